@@ -1,0 +1,1 @@
+"""Hydra finds sweeper and launcher in this namespace package."""

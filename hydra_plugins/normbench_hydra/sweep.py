@@ -1,0 +1,59 @@
+"""The sweeper and launcher of normbench: a sweep is planned and run as a whole, not job by job.
+
+Hydra imports this file at every start, so nothing heavy may be imported at its top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+
+class GridSweeper(BasicSweeper):
+    """Expands comma lists and ranges like Hydra's own, but writes no file and makes no folder."""
+
+    def __init__(self) -> None:
+        super().__init__(max_batch_size=None)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch all cells at once and keep their exit codes."""
+        parser = OverridesParser.create(self.hydra_context.config_loader)
+        (cells,) = self.split_arguments(parser.parse_overrides(arguments), None)
+        from normbench import cli
+
+        jobs = self.launcher.launch(cells, initial_job_idx=0)
+        cli.codes[:] = [job.return_value for job in jobs]
+        return cli.codes
+
+
+class PoolLauncher(Launcher):
+    """Hands all cells to `normbench.sweep`, which forks one child per run from a warm parent."""
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        """Keep nothing: the cells were composed and checked before Hydra started."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        """Run every cell and return one finished job for each, with its exit code."""
+        from normbench import cli
+
+        jobs = []
+        for overrides, code in zip(job_overrides, cli.run_cells(job_overrides), strict=True):
+            job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+            job.return_value = code
+            jobs.append(job)
+        return jobs
+
+
+for group, kind in (("sweeper", GridSweeper), ("launcher", PoolLauncher)):
+    ConfigStore.instance().store(
+        name="normbench",
+        node={"_target_": f"{__name__}.{kind.__name__}"},
+        group=f"hydra/{group}",
+        provider="normbench",
+    )

@@ -1,0 +1,8 @@
+"""`python -m normbench` is the command `normbench`."""
+
+import sys
+
+from normbench.cli import main
+
+if __name__ == "__main__":  # spawned children import this module again
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""From a config to its parts: model, optimizer, data; and the check that they fit each other."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from normbench import norms
+from normbench.config import Config, part
+from normbench.errors import PartError
+from normbench.inits._base import initialize
+from normbench.models._base import Shape
+from normbench.norms._base import Norm, Units, apply
+
+if TYPE_CHECKING:
+    from normbench.data._base import Dataset
+
+
+def norm(config: Config) -> Norm:
+    """Make the norm of a config."""
+    return norms.create(**config.norm)
+
+
+def model(config: Config, shape: Shape, classes: int) -> nn.Module:
+    """Build the model: plain layers, filled by the initializer, then changed by the norm.
+
+    So parameter paths and initial draws do not depend on the norm.
+    """
+    chosen = norm(config)
+    built = _plain(config, chosen, shape, classes)
+    initialize(built, part("init", config.init), config.activation, config.seed)
+    apply(chosen, built)
+    return built
+
+
+@cache
+def dataset(kind: str, options: tuple[tuple[str, Any], ...]) -> Dataset:
+    """Load a data set once per process; children forked later share it."""
+    loaded: Dataset = part("data", {"name": kind, **{k: _thawed(v) for k, v in options}}).load()
+    return loaded
+
+
+def data(config: Config) -> Dataset:
+    """Load the data of a config."""
+    options = {key: value for key, value in config.data.items() if key != "name"}
+    return dataset(config.data["name"], tuple((k, _frozen(v)) for k, v in options.items()))
+
+
+def memory_format(config: Config) -> torch.memory_format:
+    """Return the format of feature maps: that of the norm, where the model has such maps."""
+    from normbench import registry
+
+    spatial = registry.facts("model", config.model["name"]).constants["spatial"]
+    last = spatial and norm(config).memory_format == "channels_last"
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def check(config: Config, shape: Shape, classes: int) -> PartError | None:
+    """Build and run the model without data or memory, and return what it refuses, if anything."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            chosen = norm(config)
+            built = _plain(config, chosen, shape, classes)
+            part("init", config.init)
+            part("optimizer", config.optimizer)
+            apply(chosen, built)
+            built.train()(torch.empty(config.worker_batch, *shape))
+    except PartError as error:
+        return error
+    return None
+
+
+def _plain(config: Config, chosen: Norm, shape: Shape, classes: int) -> nn.Module:
+    """The model with plain linear layers that nobody has filled yet."""
+    units = Units(
+        chosen,
+        activation=config.activation,
+        placement=config.placement,
+        bias=config.bias,
+        dropout=config.dropout,
+    )
+    built: nn.Module = part("model", config.model).build(units, shape, classes)
+    return built
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _thawed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

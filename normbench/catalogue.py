@@ -1,0 +1,143 @@
+"""What there is to choose from: lists of parts and of data sets, read without importing torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from normbench import config, registry
+from normbench.errors import FileRefused, Mistake, NormbenchError, Refused
+from normbench.options import nearest, written
+from normbench.registry import Facts
+from normbench.report import Cell, Table
+from normbench.screen import Screen
+
+
+def show(group: str, name: str | None, screen: Screen) -> None:
+    """List the parts of a group, or explain the one called `name`."""
+    if name is not None:
+        _explain(group, name, screen)
+    elif screen.json:
+        parts = [_document(registry.facts(group, each)) for each in registry.names(group)]
+        screen.document({"command": "list", "kind": group, "parts": parts})
+    else:
+        screen.table(_norms() if group == "norm" else _parts(group))
+
+
+def show_data(screen: Screen) -> None:
+    """List the data sets, their sizes, and which are here."""
+    rows = [_data_row(name) for name in registry.names("data")]
+    if screen.json:
+        screen.document({"command": "data", "sets": rows})
+        return
+    head = ("name", "images", "shape", "classes", "split", "here")
+    cells = [tuple(Cell(str(row[key])) for key in head) for row in rows]
+    screen.table(Table("", head, tuple(cells), right=frozenset({1, 3})))
+
+
+def _norms() -> Table:
+    head = ("name", "batch stats", "running", "parameters", "description")
+    rows = []
+    for name in registry.names("norm"):
+        facts = registry.facts("norm", name)
+        known = facts.constants
+        rows.append(
+            (
+                name,
+                _yes(known["uses_batch"]),
+                _yes(known["running"]),
+                known["parameters"],
+                _described(facts),
+            )
+        )
+    return _table(head, rows, _presets("norm"))
+
+
+def _parts(group: str) -> Table:
+    rows = []
+    for name in registry.names(group):
+        facts = registry.facts(group, name)
+        options = " ".join(f"{key}={written(each.default)}" for key, each in facts.options.items())
+        rows.append((name, options, _described(facts)))
+    return _table(("name", "options", "description"), rows, _presets(group))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], notes: tuple[str, ...]) -> Table:
+    return Table("", head, tuple(tuple(map(Cell, row)) for row in rows), notes=notes)
+
+
+def _presets(group: str) -> tuple[str, ...]:
+    extra = [name for name in registry.choices(group) if name not in registry.names(group)]
+    return (f"presets and chains: {', '.join(extra)}",) if extra else ()
+
+
+def _explain(group: str, name: str, screen: Screen) -> None:
+    if name not in registry.names(group):
+        near = nearest(name, registry.names(group))
+        plural = registry.KINDS[group][0]
+        raise Refused(
+            Mistake(name, f"no {group} has this name", f"normbench list {plural} {near}")
+        )
+    facts = registry.facts(group, name)
+    if screen.json:
+        screen.document({"command": "list", "kind": group, "parts": [_document(facts)]})
+        return
+    screen.text(f"{group}={name}\n\n{facts.doc}")
+    rows = [
+        (f"{group}.{key}", each.type, written(each.default), _allowed(each))
+        for key, each in facts.options.items()
+    ]
+    if rows:
+        screen.table(_table(("option", "type", "default", "allowed"), rows, ()))
+    known = {key: value for key, value in facts.constants.items() if value not in ((), "", None)}
+    said = [(key, value if isinstance(value, str) else _plain(value)) for key, value in known.items()]
+    screen.table(_table(("fact", "value"), said, ()))
+
+
+def _document(facts: Facts) -> dict[str, Any]:
+    return {
+        "name": facts.name,
+        "package": facts.package,
+        "description": facts.summary,
+        "doc": facts.doc,
+        "options": {
+            key: {"type": each.type, "default": each.default, "limits": dict(each.limits)}
+            for key, each in facts.options.items()
+        },
+        "facts": dict(facts.constants),
+    }
+
+
+def _data_row(name: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "images": None, "shape": None, "classes": None}
+    try:
+        about = config.data_about({"data": {"name": name}})
+    except NormbenchError as error:
+        missing = "data.path=DIR" if not isinstance(error, FileRefused) else "no"
+        return {**row, "images": "any", "shape": "any", "classes": "any", "split": "-", "here": missing}
+    sizes = about.sizes
+    return {
+        "name": name,
+        "images": f"{sum(sizes):,}",
+        "shape": "x".join(map(str, about.shape)),
+        "classes": about.classes,
+        "split": "/".join(map(str, sizes)),
+        "here": "yes, part of the package",
+    }
+
+
+def _described(facts: Facts) -> str:
+    return facts.summary + ("" if facts.package == "normbench" else f" ({facts.package})")
+
+
+def _allowed(each: Any) -> str:
+    return ", ".join(each.limits["choices"]) if "choices" in each.limits else each.range()
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return _yes(value) if isinstance(value, bool) else str(value)

@@ -1,0 +1,359 @@
+"""The command line: one function per verb, each of which imports its room when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from normbench import __version__
+from normbench.errors import Mistake, NormbenchError, Refused, shown
+
+if TYPE_CHECKING:
+    from normbench.grid import Cell
+    from normbench.screen import Screen
+    from normbench.sweep import Sweep
+
+VERBS = {
+    "train": "train one configuration, or a sweep with -m",
+    "summary": "show the layers of a configuration, train nothing",
+    "list": "list norms, inits, models, data and optimizers",
+    "data": "list the data sets and say which are here",
+}
+FIRST = """\
+normbench settles arguments about normalization and initialization by running the experiment.
+
+usage: normbench COMMAND [KEY=VALUE ...] [options]
+
+{verbs}
+
+first examples:
+  normbench train norm=gn batch=2
+  normbench train -m norm=none,bn,gn batch=2,32 seeds=5
+  tensorboard --logdir outputs/runs
+
+`normbench COMMAND --help` explains a command, `normbench --version` tells the version."""
+LISTS = {
+    "norms": "norm",
+    "inits": "init",
+    "models": "model",
+    "data": "data",
+    "optimizers": "optimizer",
+}
+EXAMPLES = {
+    "train": """\
+examples:
+  normbench train norm=gn batch=2
+  normbench train norm=gn norm.groups=4 model=mlp model.depth=5 epochs=3
+  normbench train -m model=mlp norm=none,bn,gn batch=2,32 seeds=5
+  normbench train data=imagefolder data.path=DIR model=resnet20 steps=200
+  normbench train --cfg job norm=frn            print the composed settings
+
+""",
+    "summary": """\
+examples:
+  normbench summary model=blog6 norm=bn
+  normbench summary model=resnet20 norm=gn data=synthetic
+  normbench summary model=cnn norm=bn --diff norm=frn
+""",
+    "list": """\
+examples:
+  normbench list norms
+  normbench list norms gn
+  normbench list models --json
+""",
+    "data": """\
+examples:
+  normbench data list
+  normbench data list --json
+""",
+}
+
+codes: list[int] = []  # exit codes of the jobs that Hydra ran
+
+
+@dataclass
+class Session:
+    """What `train` knows before Hydra takes over: the screen and the checked cells."""
+
+    screen: Screen
+    multirun: bool
+    verbose: bool = False
+    cells: list[Cell] = field(default_factory=list)
+    sweep: Sweep | None = None
+
+
+session: Session | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (design: 0 done, 1 failed, 2 refused, ...)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    verbose = "-v" in words or "--verbose" in words
+    try:
+        return _dispatch(words)
+    except NormbenchError as error:
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: nothing is left to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        verbs = "\n".join(f"  {verb:<9} {what}" for verb, what in VERBS.items())
+        print(FIRST.format(verbs=verbs))
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"normbench {__version__}")
+        return 0
+    verb, *rest = words
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": train,
+        "summary": summary,
+        "list": list_parts,
+        "data": data,
+    }
+    if verb == "sweep":
+        raise Refused(Mistake("sweep", "is no command", "normbench train -m norm=bn,gn batch=2,32"))
+    if verb not in commands:
+        from normbench.options import nearest
+
+        fix = f"normbench {nearest(verb, commands)}    (all commands: normbench --help)"
+        raise Refused(Mistake(verb, "no command has this name", fix))
+    return commands[verb](rest)
+
+
+def train(argv: list[str]) -> int:
+    """Train one configuration, or every cell of a sweep."""
+    parser = _parser("train", "Train one configuration, or with -m every combination of lists.")
+    parser.add_argument("-m", "--multirun", action="store_true", help="run all combinations")
+    parser.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the settings only")
+    parser.add_argument("--package", metavar="GROUP", help="with --cfg: only this group")
+    parser.add_argument("--info", nargs="?", const="all", metavar="WHAT", help="explain Hydra's")
+    parser.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
+    options = _parsed(parser, argv)
+    _with_outputs(options)
+    if options.cfg is None and options.info is None:
+        code = _prepared(options)
+        if code is not None:
+            return code
+    return _hydra(options)
+
+
+def _prepared(options: argparse.Namespace) -> int | None:
+    """Check every cell before Hydra starts; an exit code if there is nothing left to start."""
+    global session
+    from normbench import grid, sweep
+
+    cells = grid.Grid(grid.loader(options.config_dir)).cells(options.overrides, options.multirun)
+    session = Session(_screen(options), options.multirun, options.verbose, cells)
+    session.sweep = sweep.plan(cells)
+    sweep.check(session.sweep)
+    if any(cell.config and cell.config.dry_run for cell in cells):
+        session.screen.lines(sweep.plan_lines(session.sweep))
+        return 0
+    return None
+
+
+def _hydra(options: argparse.Namespace) -> int:
+    """Hand over to Hydra, which composes again and calls `task` or our launcher."""
+    from unittest.mock import patch
+
+    import hydra
+
+    from normbench import registry
+
+    logging.raiseExceptions = False  # Hydra prints --info by logging; `| head` is no error
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # a defect comes up with its own traceback
+    sys.argv = ["normbench train", *_for_hydra(options)]
+    codes.clear()
+    with patch.object(argparse.ArgumentParser, "_check_help", lambda *_: None, create=True):
+        hydra.main(config_path=str(registry.configs()), config_name="train", version_base="1.3")(task)()
+    if session and session.sweep and options.multirun:
+        _finish_sweep(session)
+    return max(codes, default=0)
+
+
+def task(composed: Any) -> int:
+    """Train one composed configuration, in the process that a launcher chose."""
+    from omegaconf import OmegaConf
+
+    from normbench import grid, sweep
+
+    try:
+        tree = composed if isinstance(composed, dict) else OmegaConf.to_container(composed, resolve=True)
+        if session and not session.multirun:
+            work = session.sweep
+        else:
+            work = sweep.plan([grid.composed(tree)])
+        assert work is not None
+        code = _run(work)
+    except NormbenchError as error:
+        print(error, file=sys.stderr)
+        code = error.code
+    codes.append(code)
+    return code
+
+
+def run_cells(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Run the checked sweep for our launcher; one exit code per cell."""
+    assert session and session.sweep
+    code = _run(session.sweep)
+    return [code for _ in rows]
+
+
+def _run(work: Sweep) -> int:
+    """Train what is left of `work` with the right screen, and return the exit code."""
+    from normbench import sweep
+
+    screen = session.screen if session else _screen(argparse.Namespace(quiet=True))
+    single = len(work.items) == 1 and not (session and session.multirun)
+    if single:
+        sweep.single(work.items[0], screen)
+    else:
+        sweep.many(work, screen, heading=not (session and session.multirun))
+    return max((1 for item in work.items if item.state == "failed"), default=0)
+
+
+def _finish_sweep(current: Session) -> None:
+    """Write the sweep's folder and show its table."""
+    from normbench import sweep
+
+    assert current.sweep
+    sweep.conclude(current.sweep, current.screen)
+
+
+def summary(argv: list[str]) -> int:
+    """Show the layers of a configuration."""
+    parser = _parser("summary", "Show layers, output shapes, parameters and buffers.")
+    parser.add_argument("--diff", nargs="+", metavar="KEY=VALUE", help="beside it, with this changed")
+    parser.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
+    options = _parsed(parser, argv)
+    from normbench import overview
+
+    overview.show(options, _screen(options))
+    return 0
+
+
+def list_parts(argv: list[str]) -> int:
+    """List the parts of a kind, or explain one."""
+    parser = _parser("list", "List the parts of a kind, or explain one part.", overrides=False)
+    parser.add_argument("kind", choices=tuple(LISTS), metavar="KIND", help=" ".join(LISTS))
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    options = _parsed(parser, argv)
+    from normbench import catalogue
+
+    catalogue.show(LISTS[options.kind], options.name, _screen(options))
+    return 0
+
+
+def data(argv: list[str]) -> int:
+    """List the data sets."""
+    parser = _parser("data", "List the data sets and say which are here.", overrides=False)
+    parser.add_argument("what", choices=("list",), metavar="list")
+    options = _parsed(parser, argv)
+    from normbench import catalogue
+
+    catalogue.show_data(_screen(options))
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our form of messages."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise Refused instead of printing usage."""
+        verb = self.prog.split()[-1]
+        raise Refused(Mistake(verb, shown(message), f"normbench {verb} --help"))
+
+
+class _Help(argparse.Action):
+    """Prints the help with examples and, for `train`, every setting."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show this help")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        verb = parser.prog.split()[-1]
+        text = parser.format_help() + "\n" + EXAMPLES[verb]
+        if verb == "train":
+            text += _settings()
+        print(text.rstrip())
+        parser.exit()
+
+
+def _settings() -> str:
+    """The settings with their defaults, as the packaged file says them."""
+    from normbench import registry
+
+    lines = (registry.configs() / "train.yaml").read_text(encoding="utf-8").splitlines()
+    first, last = lines.index("# what is trained"), lines.index("hydra:")
+    groups = [
+        f"{group:<10} {' '.join(registry.choices(group))}" for group in registry.KINDS
+    ]
+    return "\n".join(
+        ["parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)", *groups, ""]
+        + ["settings: KEY=VALUE", *(line.replace(": ", "=", 1) for line in lines[first:last])]
+    )
+
+
+def _parser(verb: str, text: str, overrides: bool = True) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"normbench {verb}", description=text, add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("-h", "--help", action=_Help)
+    if overrides:
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("-q", "--quiet", action="store_true", help="errors and the result only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with the trace of errors")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--no-color", action="store_true", help="no colours")
+    parser.add_argument("--outputs", metavar="DIR", help="where runs lie (default: outputs)")
+    return parser
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    for word in argv:
+        if word.startswith("--experimental-rerun"):
+            raise Refused(Mistake(word, "is not offered: it would run a stored file", "the command"))
+    return parser.parse_intermixed_args(argv)
+
+
+def _with_outputs(options: argparse.Namespace) -> None:
+    """Let `--outputs` and `$NORMBENCH_OUTPUTS` become an override; the command line wins."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    given = [text for text in options.overrides if text.startswith("outputs=")]
+    place = options.outputs or (not given and os.environ.get("NORMBENCH_OUTPUTS"))
+    if place:
+        quoted = QuotedString(str(place), Quote.single).with_quotes()
+        options.overrides.append(f"outputs={quoted}")
+
+
+def _for_hydra(options: argparse.Namespace) -> list[str]:
+    words = ["--multirun"] if options.multirun else []
+    words += [f"--{name}={value}" for name, value in
+              (("cfg", options.cfg), ("package", options.package), ("info", options.info),
+               ("config-dir", options.config_dir)) if value]
+    return words + options.overrides
+
+
+def _screen(options: argparse.Namespace) -> Screen:
+    from normbench.screen import Screen
+
+    color = False if getattr(options, "no_color", False) else None
+    return Screen(quiet=options.quiet, json=getattr(options, "json", False), color=color)

@@ -1,0 +1,319 @@
+"""The settings of a run: their types and ranges, what follows from them, and the run's name.
+
+A `Config` is one cell of a sweep with one seed, resolved: no `auto`, share or `null` is left where
+a number follows from the other settings. Imports neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normbench import machine, registry
+from normbench.errors import Mistake
+from normbench.options import Declared, Unfit, declarations, option, written
+
+if TYPE_CHECKING:
+    from normbench.data._base import About
+
+GROUPS = tuple(registry.KINDS)
+# Settings that change how a run is done and recorded, but no number of it.
+EXECUTION = (
+    "seeds jobs log_every outputs force dry_run skip_invalid max_cells tb tb_axis".split()
+)
+ACTIVATIONS = ("auto", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "tlu", "identity")
+LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run. Defaults stand in `configs/train.yaml`, ranges here.
+
+    Parts are mappings with their `name` and options.
+    """
+
+    model: Mapping[str, Any]
+    norm: Mapping[str, Any]
+    init: Mapping[str, Any]
+    data: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    batch: int = option(None, low=1, high=1_000_000)
+    gpus: int = option(None, low=1, high=1024)
+    accumulate: int = option(None, low=1, high=100_000)
+    lr_rule: str = option(None, choices=("none", "linear", "sqrt"))
+    lr_base_batch: int = option(None, low=1, high=1_000_000)
+    schedule: str = option(None, choices=("constant", "cosine", "step"))
+    warmup: float = option(None, low=0, below=1)
+    placement: str = option(None, choices=("auto", "pre", "post", "preact"))
+    activation: str = option(None, choices=ACTIVATIONS)
+    bias: str = option(None, choices=("auto", "on", "off"))
+    dropout: float = option(None, low=0, below=1)
+    epochs: float | None = option(None, above=0, high=100_000)
+    steps: int | None = option(None, low=1, high=100_000_000)
+    eval_every: float | None = option(None, above=0, high=100_000)
+    seed: int = option(None, low=0, high=2**31 - 1)
+    device: str = option(None, choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = option(None, choices=("fp32", "bf16"))
+    threads: int = option(None, low=1, high=1024)
+    on_nan: str = option(None, choices=("record", "fail"))
+    seeds: int = option(None, low=1, high=10_000)
+    jobs: int | str = option(None, low=1, high=1024, choices=("auto",))
+    log_every: int = option(None, low=1, high=1_000_000)
+    outputs: str = option(None)
+    force: bool = option(None)
+    dry_run: bool = option(None)
+    skip_invalid: bool = option(None)
+    max_cells: int = option(None, low=1, high=100_000)
+    tb: bool = option(None)
+    tb_axis: str = option(None, choices=("examples", "step"))
+    digest: str = ""  # of the data, filled in by `resolve`
+    label: str = ""  # of the data, likewise
+    train_images: int = 0  # likewise
+
+    @property
+    def worker_batch(self) -> int:
+        """Examples of one worker in one forward pass."""
+        return self.batch // (self.gpus * self.accumulate)
+
+    @property
+    def stat_batch(self) -> int:
+        """Examples behind one batch statistic; 1 where the norm looks at no batch."""
+        if not registry.facts("norm", self.norm["name"]).constants["uses_batch"]:
+            return 1
+        asked = dict(leaves(self.norm)).get("norm_batch", "worker")
+        if asked == "global":
+            return self.batch // self.accumulate
+        return min(asked, self.worker_batch) if isinstance(asked, int) else self.worker_batch
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate: that of the optimizer times the factor of `lr_rule`."""
+        factor = LR_FACTORS[self.lr_rule](self.batch / self.lr_base_batch)
+        return float(self.optimizer["lr"] * factor)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training set; the incomplete last one is dropped."""
+        return self.train_images // self.batch
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of every setting that can change the numbers, except the seed.
+
+        Settings at their default are left out, so that a setting added to normbench later does
+        not rename the runs of today.
+        """
+        kept = {
+            key: value
+            for key, value in leaves(self.experiment())
+            if key != "seed" and (key.endswith(".name") or value != default_of(key, self))
+        }
+        text = json.dumps({**kept, "data.digest": self.digest}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """The readable name of the run's folder, the same in every sweep."""
+        label = [] if self.label == self.data["name"] else [self.label]
+        words = [self.model["name"], self.norm["name"], f"b{self.batch}", *label]
+        return "-".join([*words, self.sha256[:12]])
+
+    @property
+    def directory(self) -> Path:
+        """Where the run's files lie."""
+        return Path(self.outputs) / "runs" / self.name / f"seed{self.seed}"
+
+    def experiment(self) -> dict[str, Any]:
+        """Return the settings that make the numbers."""
+        tree = self._plain()
+        for key in EXECUTION:
+            del tree[key]
+        for key in _unhashed(self):
+            tree["data"].pop(key, None)
+        return tree
+
+    def execution(self) -> dict[str, Any]:
+        """Return the settings that make no difference to the numbers."""
+        tree = self._plain()
+        data = {key: tree["data"][key] for key in _unhashed(self) if key in tree["data"]}
+        return {**{key: tree[key] for key in EXECUTION}, "data": data}
+
+    def with_seeds(self) -> list[Config]:
+        """Return one config per seed: `seeds=3 seed=5` is seeds 5, 6 and 7."""
+        return [dataclasses.replace(self, seed=self.seed + k, seeds=1) for k in range(self.seeds)]
+
+    def _plain(self) -> dict[str, Any]:
+        tree = {each.name: copy.deepcopy(getattr(self, each.name)) for each in declared_keys()}
+        return {**{group: dict(getattr(self, group)) for group in GROUPS}, **tree}
+
+
+@cache
+def declared_keys() -> tuple[Declared, ...]:
+    """List the settings that are not parts and not derived."""
+    derived = ("digest", "label", "train_images")
+    return tuple(d for d in declarations(Config) if d.name not in (*GROUPS, *derived))
+
+
+def declared_options(group: str, name: str) -> dict[str, Declared]:
+    """Return the options of a part by name."""
+    return dict(registry.facts(group, name).options)
+
+
+def default_of(key: str, config: Config) -> Any:
+    """Return the packaged default of a dotted key."""
+    group, _, rest = key.partition(".")
+    if rest:
+        declared = declared_options(group, getattr(config, group)["name"]).get(rest)
+        return declared.default if declared else None
+    return defaults()[key]
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """Read the packaged defaults of the settings that are not parts."""
+    import yaml
+
+    tree = yaml.safe_load((registry.configs() / "train.yaml").read_text(encoding="utf-8"))
+    return {key: value for key, value in tree.items() if key not in ("defaults", "hydra")}
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a tree with their values."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in a tree."""
+    *path, last = key.split(".")
+    for name in path:
+        tree = tree.setdefault(name, {})
+    tree[last] = value
+
+
+def check_values(tree: dict[str, Any]) -> list[Mistake]:
+    """Check types and ranges of a composed tree, and put the typed values back into it."""
+    mistakes = []
+    for key, declared in _declared(tree):
+        value = dict(leaves(tree)).get(key) if "." in key else tree[key]
+        try:
+            put(tree, key, declared.check(value))
+        except Unfit as unfit:
+            fix = f"{key}={written(unfit.fix)}"
+            if declared.limits.get("choices"):
+                fix += f"    (one of: {', '.join(declared.limits['choices'])})"
+            mistakes.append(Mistake(f"{key}={written(value)}", unfit.why, fix))
+    return mistakes
+
+
+def _declared(tree: Mapping[str, Any]) -> Iterator[tuple[str, Declared]]:
+    known = defaults()
+    for each in declared_keys():
+        yield each.name, dataclasses.replace(each, default=known[each.name])
+    for group in GROUPS:
+        for name, each in declared_options(group, tree[group]["name"]).items():
+            yield f"{group}.{name}", each
+
+
+def resolve(tree: dict[str, Any], about: About) -> Config:
+    """Make the config of a checked tree: every setting that follows from others gets its value.
+
+    Raises: MachineError if the device is not there.
+    """
+    facts = registry.facts("norm", tree["norm"]["name"]).constants
+    tree = copy.deepcopy(tree)
+    tree["device"] = machine.resolve_device(tree["device"])
+    if tree["placement"] == "auto":
+        tree["placement"] = facts["placement"]
+    if tree["activation"] == "auto":
+        tree["activation"] = facts["brings"]
+    if tree["bias"] == "auto" and facts["bias"]:
+        tree["bias"] = "on"
+    per_epoch = about.sizes[0] // tree["batch"]
+    if tree["steps"] is None:
+        tree["steps"] = max(1, round(tree["epochs"] * per_epoch))
+    tree["epochs"] = None  # the steps say it, so both ways to say a length are one run
+    if tree["eval_every"] is None:
+        tree["eval_every"] = tree["steps"] / per_epoch / 10
+    _resolve_shares(tree["norm"], tree["steps"])
+    return Config(
+        **tree, digest=about.digest, label=about.label, train_images=about.sizes[0]
+    )
+
+
+def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:
+    """Turn `x_share` of the run's training forwards into `x`."""
+    for key, value in list(norm.items()):
+        if isinstance(value, Mapping):
+            _resolve_shares(norm[key], forwards)
+        elif key.endswith("_share") and value is not None:
+            norm[key], norm[key.removesuffix("_share")] = None, round(value * forwards)
+
+
+def contradictions(tree: Mapping[str, Any], about: About) -> list[Mistake]:
+    """List what in a cell cannot go together, as far as it can be known without torch."""
+    return [*_batch_mistakes(tree, about), *_place_mistakes(tree)]
+
+
+def _batch_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
+    batch, gpus, images = tree["batch"], tree["gpus"], about.sizes[0]
+    if gpus > 1:
+        yield Mistake(f"gpus={gpus}", "several workers in one run are not there yet", "gpus=1")
+    if batch > images:
+        why = f"is more than the {images} training images of {about.label}"
+        yield Mistake(f"batch={batch}", why, f"batch={images}")
+    shares = gpus * tree["accumulate"]
+    if batch % shares:
+        over = f"gpus={gpus} workers" if gpus > 1 else f"accumulate={shares} micro-batches"
+        works = sorted({max(1, batch // shares) * shares, (batch // shares + 1) * shares})
+        fix = " or ".join(f"batch={each}" for each in works)
+        yield Mistake(f"batch={batch}", f"does not divide over {over}", fix)
+
+
+def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    norm, model = tree["norm"]["name"], tree["model"]["name"]
+    facts = registry.facts("norm", norm).constants
+    place, activation = tree["placement"], tree["activation"]
+    if place not in ("auto", *facts["places"]):
+        why = f"norm={norm} has no such place (it has {', '.join(facts['places'])})"
+        yield Mistake(f"placement={place}", why, f"placement={facts['places'][0]}")
+    elif place == "preact" and not registry.facts("model", model).constants["residual"]:
+        why = f"model={model} has no residual blocks for it"
+        yield Mistake("placement=preact", why, "placement=pre")
+    if facts["own_activation"] and activation not in ("auto", facts["brings"]):
+        why = f"norm={norm} is its own activation"
+        yield Mistake(f"activation={activation}", why, "activation=auto")
+
+
+def data_about(tree: Mapping[str, Any]) -> About:
+    """Describe the data of a tree without loading it.
+
+    Raises: FileRefused if it is not here; PartError if an option does not fit.
+    """
+    about: About = part("data", tree["data"]).about()
+    return about
+
+
+def part(group: str, options: Mapping[str, Any]) -> Any:
+    """Make a part from its name and options.
+
+    Raises: PartError.
+    """
+    values = {key: value for key, value in options.items() if key != "name"}
+    return registry.find(group, options["name"])(**values)
+
+
+def _unhashed(config: Config) -> tuple[str, ...]:
+    keys: tuple[str, ...] = registry.facts("data", config.data["name"]).constants["execution"]
+    return keys

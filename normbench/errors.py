@@ -1,0 +1,129 @@
+"""Every failure that a user can cause or meet, with the exit code of the command that meets it.
+
+NormbenchError          1  a run failed
++-- Refused             2  the command line or the configuration cannot work
++-- PartError           2  a part refuses one of its options, or a use of it; also a ValueError
+|   +-- NormError          norm
+|   +-- ModelError         model
+|   +-- InitError          init
+|   +-- DataError          data
+|   +-- OptimizerError     optimizer
++-- FileRefused         3  a file or folder is missing, damaged, of something else, or in use
++-- MachineError        4  no space, no such device, no memory, no such package
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+SHOWN = 80  # characters of a user's text that a message repeats
+MISTAKES = 5  # mistakes that one message lists: two lines each
+
+
+def shown(value: object) -> str:
+    """Give a user's value as one short line that cannot repaint a terminal or a log."""
+    text = value if isinstance(value, str) else str(value)
+    text = "".join(
+        char if unicodedata.category(char)[0] not in "CZ" or char == " " else ascii(char)[1:-1]
+        for char in text[: SHOWN + 1]
+    )
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong: `subject` (`KEY=VALUE` or a path), `why`, and `fix`, what works."""
+
+    subject: str
+    why: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"normbench: error: {shown(self.subject)}: {self.why}\n  try: {self.fix}"
+
+
+class NormbenchError(Exception):
+    """An expected failure: what is wrong with which subject, and what would work instead."""
+
+    code = 1
+
+    def __init__(self, subject: str, why: str, fix: str) -> None:
+        super().__init__(subject, why, fix)
+        self.mistakes = [Mistake(subject, why, fix)]
+
+    def __str__(self) -> str:
+        lines = [str(mistake) for mistake in self.mistakes[:MISTAKES]]
+        if len(self.mistakes) > MISTAKES:
+            lines.append(f"  and {len(self.mistakes) - MISTAKES} more of this kind")
+        return "\n".join(lines)
+
+
+class Refused(NormbenchError):
+    """A command line or configuration that cannot work; lists every mistake in it."""
+
+    code = 2
+
+    def __init__(self, *mistakes: Mistake) -> None:
+        Exception.__init__(self, *mistakes)
+        self.mistakes = list(mistakes)
+
+
+class PartError(NormbenchError, ValueError):
+    """A part refuses the value of an option, or what it is asked to do."""
+
+    code = 2
+    group = ""  # the key of the configuration whose options are meant
+
+    def __init__(self, option: str, value: object, why: str, fix: object) -> None:
+        """Args: option: name, `""` for the part itself; value: as given; fix: a value that works,
+        or a text with a `=` or a space in it that is shown as it stands."""
+        key = ".".join(filter(None, (self.group, option)))
+        text = str(fix)
+        super().__init__(
+            f"{key}={'null' if value is None else value}",
+            why,
+            text if "=" in text or " " in text else f"{key}={text}",
+        )
+
+
+class NormError(PartError):
+    """A norm refuses an option or the place it is put in."""
+
+    group = "norm"
+
+
+class ModelError(PartError):
+    """A model refuses an option or the data."""
+
+    group = "model"
+
+
+class InitError(PartError):
+    """An initializer refuses an option or a layer."""
+
+    group = "init"
+
+
+class DataError(PartError):
+    """A data set refuses an option."""
+
+    group = "data"
+
+
+class OptimizerError(PartError):
+    """An optimizer refuses an option."""
+
+    group = "optimizer"
+
+
+class FileRefused(NormbenchError):
+    """A file or folder is missing, damaged, made for something else, or in use."""
+
+    code = 3
+
+
+class MachineError(NormbenchError):
+    """The machine cannot do what is asked: space, device, memory, package."""
+
+    code = 4

@@ -1,0 +1,293 @@
+"""Files that a crash cannot tear and a stranger cannot bend: atomic writes, locks, checked reads.
+
+A failure of the storage is a MachineError that names the file, the bytes needed and the bytes
+free. A file that is missing, damaged, a symbolic link or in use is a FileRefused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import stat
+from contextlib import suppress
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from normbench.errors import FileRefused, MachineError, NormbenchError, shown
+
+MODE = 0o644  # of new files, less the umask
+FOLDER_MODE = 0o755
+_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
+_STALE = re.compile(r".+\.tmp-\d+")
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader, also one after a crash, sees the old bytes or the new ones.
+
+    Raises: MachineError if the storage fails; FileRefused if `path` is a symbolic link.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    if path.is_symlink():
+        raise _link(path)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFE, MODE)
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, len(content), error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+class Appended:
+    """A file that grows by whole records, each handed to the system in one `write`.
+
+    Raises: MachineError if the storage fails; FileRefused if `path` is a symbolic link.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+        try:
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _SAFE, MODE)
+        except OSError as error:
+            raise _cannot_write(path, 0, error) from error
+
+    def write(self, data: bytes) -> None:
+        """Append `data`; it has reached the system, not yet the disk, when this returns."""
+        assert self._handle is not None
+        try:
+            # A disk that fills up takes a part without complaint and fails on the rest.
+            while data:
+                data = data[os.write(self._handle, data) :]
+        except OSError as error:
+            raise _cannot_write(self.path, len(data), error) from error
+
+    def close(self) -> None:
+        """Bring everything to the disk and close; a second call does nothing."""
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            raise _cannot_write(self.path, 0, error) from error
+        finally:
+            os.close(handle)
+
+
+class Lock:
+    """The right to write in a directory, held by one process until it leaves or dies.
+
+    The file `.lock` stays behind; what counts is the system's lock on it, which ends with the
+    process. The process id in it serves messages only.
+
+    Raises: FileRefused, naming the process, if another one holds the lock.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._handle: int | None = None
+
+    def __enter__(self) -> Self:
+        path = self.directory / ".lock"
+        content = f"{os.getpid()}\n".encode()
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE, MODE)
+        except OSError as error:
+            raise _cannot_write(path, len(content), error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, content, 0)
+        except BlockingIOError:
+            holder = _holder(handle)
+            os.close(handle)
+            self._refuse(holder)
+        except OSError as error:
+            os.close(handle)
+            raise _cannot_write(path, len(content), error) from error
+        self._handle = handle
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+    def _refuse(self, holder: str) -> NoReturn:
+        fix = f"the same command again when {holder} has ended"
+        raise FileRefused(str(self.directory), f"is in use by {holder}", fix) from None
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents where they are missing.
+
+    Raises: MachineError if the storage fails.
+    """
+    for each in reversed([each for each in (path, *path.parents) if not each.exists()]):
+        try:
+            each.mkdir(FOLDER_MODE, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(each, 0, error) from error
+
+
+def refuse_links(directory: Path) -> None:
+    """Check that a directory, its parent and the files in it are no symbolic links.
+
+    Raises: FileRefused for the first link found; nothing if there is no such directory.
+    """
+    for each in (directory.parent, directory):
+        if each.is_symlink():
+            raise _link(each)
+    for entry in _entries(directory):
+        if entry.is_symlink():
+            raise _link(Path(entry.path))
+
+
+def remove_stale(directory: Path) -> None:
+    """Remove what atomic writes left behind that were cut off; call with the lock held."""
+    for entry in _entries(directory):
+        if _STALE.fullmatch(entry.name):
+            remove(Path(entry.path))
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there.
+
+    Raises: MachineError if the storage fails.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, 0, error) from error
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a plain file of at most `limit` bytes.
+
+    Raises: FileRefused if it is missing, unreadable, larger, a link or no plain file.
+    """
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(limit + 1) if size <= limit else b""
+    if max(size, len(data)) > limit:
+        raise damaged(path, f"has {size:,} bytes, more than the {limit:,} that are read")
+    return data
+
+
+def read_json(path: Path, limit: int) -> Any:
+    """Read a JSON file of at most `limit` bytes, without NaN, infinity or endless nesting.
+
+    Raises: FileRefused as `read_bytes` does, or if the file is not JSON.
+    """
+    data = read_bytes(path, limit)
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise damaged(path, "is nested too deep") from None
+    except ValueError as error:
+        raise damaged(path, f"is not JSON: {error}") from None
+
+
+def digest(what: bytes | Path) -> str:
+    """Return the SHA-256 of bytes, or of the content of a file, as 64 hex digits.
+
+    Raises: FileRefused if the file is missing, unreadable, a link or no plain file.
+    """
+    if isinstance(what, bytes):
+        return hashlib.sha256(what).hexdigest()
+    with _opened(what) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damaged(path: Path, why: str) -> FileRefused:
+    """Return the error for a file of a run that is not as normbench wrote it."""
+    folder = shown(path.parent)
+    return FileRefused(str(path), why, f"rm -r {folder}    (then the same command again)")
+
+
+def _opened(path: Path) -> BufferedReader:
+    """Open a plain file for reading; a pipe or device in its place does not make us wait."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _SAFE)
+    except FileNotFoundError:
+        raise damaged(path, "is missing") from None
+    except OSError as error:
+        raise _cannot_read(path, error) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise damaged(path, "is no plain file")
+    return open(handle, "rb")
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _cannot_read(directory, error) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    """Name the process that wrote its id into a lock file, in words."""
+    text = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
+    return f"process {text}" if text.isdecimal() else "another process"
+
+
+def _cannot_write(path: Path, needed: int, error: OSError) -> NormbenchError:
+    if error.errno == errno.ELOOP:
+        return _link(path)
+    why = f"cannot be written: {_said(error)} ({needed:,} bytes needed, {_free(path):,} free)"
+    fix = "outputs=DIR or data.root=DIR    (a folder with space in which you may write)"
+    return MachineError(str(path), why, fix)
+
+
+def _cannot_read(path: Path, error: OSError) -> FileRefused:
+    if error.errno == errno.ELOOP:
+        return _link(path)
+    fix = f"ls -ld {shown(path)}    (it must be there, and yours to read)"
+    return FileRefused(str(path), f"cannot be read: {_said(error)}", fix)
+
+
+def _free(path: Path) -> int:
+    """Bytes that this user may still write where `path` lies; 0 if that cannot be told."""
+    for each in (path, *path.parents):
+        with suppress(OSError):
+            room = os.statvfs(each)
+            return room.f_bavail * room.f_frsize
+    return 0
+
+
+def _said(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _link(path: Path) -> FileRefused:
+    fix = f"rm {shown(path)}    (then the same command again)"
+    return FileRefused(str(path), "is a symbolic link, which is refused here", fix)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

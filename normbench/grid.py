@@ -1,0 +1,334 @@
+"""From a command line to checked cells: the one file that composes with Hydra.
+
+Composing costs 50 ms, so it is done once per choice of parts; values are then put into copies.
+Every mistake of a command line, also those inside the lists of a sweep, is collected and reported
+at once, before Hydra starts a job and without importing torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from normbench import config, registry
+from normbench.config import Config
+from normbench.errors import Mistake, Refused
+from normbench.options import nearest
+
+ALL_SETTINGS = "(all settings: normbench train --help)"
+EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a sweep: its overrides, and its config or why it does not apply."""
+
+    row: tuple[str, ...]
+    config: Config | None
+    misfits: tuple[Mistake, ...] = ()
+
+
+def loader(extra: str | None = None) -> ConfigLoaderImpl:
+    """Return Hydra's config loader on the packaged configs, `extra` (a directory) before them."""
+    setup_globals()
+    path = create_config_search_path(str(registry.configs()))
+    if extra:
+        query = SearchPathQuery(provider="schema", path=None)
+        path.prepend("command-line", f"file://{Path(extra).absolute()}", query)
+    return ConfigLoaderImpl(path)
+
+
+class Grid:
+    """Reads overrides and composes the cells that they describe."""
+
+    def __init__(self, loader: ConfigLoaderImpl) -> None:
+        self.loader, self.parser = loader, OverridesParser.create(loader)
+        self.groups = [group for group in loader.list_groups("") if group != "hydra"]
+        self.base = cache(self._base)
+        self.about = cache(self._about)
+        self.mistakes: dict[Mistake, None] = {}  # in order, each said once
+
+    def cells(self, overrides: Sequence[str], multirun: bool) -> list[Cell]:
+        """Return every cell, in the order of the command line.
+
+        Raises: Refused with all mistakes; FileRefused if the data is not here.
+        """
+        choices = [found for text in overrides if (found := self._read(text, multirun))]
+        self._given_twice([text.partition("=")[0] for text in overrides])
+        count = math.prod(len(each) for each in choices)
+        self._check_count(count, choices)
+        self._stop()
+        cells = [self.cell(row) for row in itertools.product(*choices)]
+        misfits = [mistake for cell in cells for mistake in cell.misfits]
+        skip = all(cell.config is None or cell.config.skip_invalid for cell in cells)
+        if misfits and not (multirun and skip and any(cell.config for cell in cells)):
+            self.mistakes.update(dict.fromkeys(misfits))
+        self._stop()
+        return cells
+
+    def cell(self, row: Sequence[str]) -> Cell:
+        """Compose and check one combination of `KEY=VALUE` texts."""
+        tree = self._tree(tuple(row))
+        if tree is None:
+            return Cell(tuple(row), None)
+        wrong = config.check_values(tree)
+        if wrong:
+            self.mistakes.update(dict.fromkeys(wrong))
+            return Cell(tuple(row), None)
+        about = self.about(tuple(sorted(config.leaves({"data": tree["data"]}), key=str)))
+        misfits = config.contradictions(tree, about)
+        misfits += self._both_lengths(row)
+        if misfits:
+            return Cell(tuple(row), None, tuple(misfits))
+        return Cell(tuple(row), config.resolve(tree, about))
+
+    def _read(self, text: str, multirun: bool) -> list[str]:
+        """Return the `KEY=VALUE` texts that one override stands for, none if it is refused."""
+        try:
+            override = self.parser.parse_override(text)
+        except HydraException:
+            self._say(text, "cannot be read as KEY=VALUE", "batch=2    " + ALL_SETTINGS)
+            return []
+        key = override.key_or_group
+        if override.type.name != "CHANGE" or "@" in text.partition("=")[0] or override.package:
+            self._say(text, "no setting can be added, deleted or moved", f"{key}=VALUE")
+            return []
+        if key.startswith("hydra"):
+            return self._hydra(text, key, override)
+        if "${" in text and re.search(r"\$\{[^}]*:", text):
+            self._say(text, "resolvers are not allowed in settings", f"{key}=VALUE")
+            return []
+        texts = self._elements(override, key)
+        if override.is_sweep_override() and not multirun:
+            self._say(text, "is a list: several runs", f"normbench train -m {text}")
+            return []
+        if not texts:
+            self._say(text, "is an empty list", "seed=range(0,3)")
+        checked = self._known_choice if key in self.groups else self._known_key
+        return [each for each in texts if checked(key, each)]
+
+    def _elements(self, override: Override, key: str) -> list[str]:
+        if not override.is_sweep_override():
+            return [str(override.input_line)]
+        if override.is_discrete_sweep() and hasattr(override.value(), "include"):  # glob
+            names = override.value().filter(self.loader.get_group_options(key))  # type: ignore
+            return [f"{key}={name}" for name in names]
+        return [f"{key}={each}" for each in override.sweep_string_iterator()]
+
+    def _known_choice(self, key: str, text: str) -> bool:
+        name = text.partition("=")[2].strip("'\"")
+        known = self.loader.get_group_options(key)
+        if name in known or name in registry.names(key):
+            return True
+        near = _alias(key, name) or nearest(name, known)
+        plural = registry.KINDS[key][0]
+        self._say(
+            text,
+            f"no {key if key != 'data' else 'data set'} has this name",
+            f"{key}={near}    (all names: normbench list {plural})",
+        )
+        return False
+
+    def _known_key(self, key: str, text: str) -> bool:
+        group, _, rest = key.partition(".")
+        if rest == "name" and group in self.groups:
+            self._say(text, f"the {group} is chosen by {group}=NAME", f"{group}=" + text.partition("=")[2])
+            return False
+        if group in self.groups and rest:
+            return True  # whether the part has this option is known once it is composed
+        if key in config.defaults():
+            return True
+        self._unknown_key(text, list(config.defaults()) + self.groups)
+        return False
+
+    def _hydra(self, text: str, key: str, override: Override) -> list[str]:
+        if "/" in key:
+            name = str(override.value())
+            group = key.partition("/")[2]
+            if name not in self.loader.get_group_options(key):
+                extra = EXTRAS.get(name)
+                fix = f"pip install 'normbench[{extra}]'" if extra else f"hydra/{group}=normbench"
+                self._say(text, f"no {group} of this name is installed", fix)
+        return []  # Hydra's own settings are Hydra's to check
+
+    def _given_twice(self, keys: list[str]) -> None:
+        for key in sorted({key for key in keys if keys.count(key) > 1}):
+            self._say(key, "is given twice", f"{key}=VALUE once, or {key}=A,B with -m for a sweep")
+
+    def _check_count(self, count: int, choices: list[list[str]]) -> None:
+        given = {row[0].partition("=")[0]: row[0].partition("=")[2] for row in choices if row}
+        limit = given.get("max_cells", str(config.defaults()["max_cells"]))
+        if limit.isdigit() and count > int(limit):
+            self._say(f"max_cells={limit}", f"this sweep has {count:,} cells", f"max_cells={count}")
+
+    def _tree(self, row: tuple[str, ...]) -> dict[str, Any] | None:
+        """The composed values of one combination, None where it names an unknown option."""
+        chosen = tuple(text for text in row if text.partition("=")[0] in self.groups)
+        tree = copy.deepcopy(self.base(chosen))
+        known = dict(config.leaves(tree))
+        complete = True
+        for text in row:
+            key = text.partition("=")[0]
+            if text in chosen:
+                continue
+            if key in known:
+                config.put(tree, key, self.parser.parse_override(text).value())
+            else:
+                self._unknown_option(text, key, tree)
+                complete = False
+        return self._resolved(tree) if complete else None
+
+    def _base(self, chosen: tuple[str, ...]) -> dict[str, Any]:
+        self._store_foreign(chosen)
+        try:
+            composed = self.loader.load_configuration("train", list(chosen), RunMode.RUN)
+        except (HydraException, OmegaConfBaseException) as error:
+            first = str(error).splitlines()[0]
+            raise Refused(Mistake(" ".join(chosen), first, "normbench train --cfg job")) from None
+        tree = OmegaConf.to_container(composed, resolve=False)
+        assert isinstance(tree, dict)
+        tree.pop("hydra", None)
+        self._own_files(tree)
+        return {str(key): value for key, value in tree.items()}
+
+    def _own_files(self, tree: dict[Any, Any]) -> None:
+        """Check what a user's own configuration files added: unknown keys, unknown part names."""
+        for group in registry.KINDS:
+            name = (tree.get(group) or {}).get("name")
+            known = registry.names(group)
+            if not all(each in known for each in str(name).split("+")):
+                self._say(f"{group}.name={name}", f"no {group} has this name", f"name: {nearest(str(name), known)}")
+                self._stop()
+            options = config.declared_options(group, name)
+            for key, _ in config.leaves(tree[group]):
+                if key != "name" and key not in options:
+                    fix = f"{group}.{nearest(key, options)}" if options else f"{group}={name} has none"
+                    self._say(f"{group}.{key}", f"{name} has no such option", fix)
+            for key, declared in options.items():
+                if key not in dict(config.leaves(tree[group])):
+                    config.put(tree[group], key, declared.default)
+        for key in set(tree) - set(config.defaults()) - set(registry.KINDS):
+            self._unknown_key(f"{key}={tree[key]}", list(config.defaults()))
+        self._stop()
+
+    def _resolved(self, tree: dict[str, Any]) -> dict[str, Any]:
+        texts = [(k, v) for k, v in config.leaves(tree) if isinstance(v, str) and "${" in v]
+        for key, value in texts:
+            if re.search(r"\$\{[^}]*:", value):
+                self._say(f"{key}={value}", "resolvers are not allowed in settings", f"{key}=VALUE")
+        self._stop()
+        if not texts:
+            return tree
+        try:
+            resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        except OmegaConfBaseException as error:
+            key, value = texts[-1]
+            raise Refused(Mistake(f"{key}={value}", str(error).splitlines()[0], f"{key}=VALUE")) from None
+        return {str(key): value for key, value in resolved.items()}  # type: ignore[union-attr]
+
+    def _about(self, leaves: tuple[tuple[str, Any], ...]) -> Any:
+        tree: dict[str, Any] = {}
+        for key, value in leaves:
+            config.put(tree, key, value)
+        return config.data_about(tree)
+
+    def _both_lengths(self, row: Sequence[str]) -> list[Mistake]:
+        given = dict(text.split("=", 1) for text in row)
+        if given.get("steps", "null") != "null" and given.get("epochs", "null") != "null":
+            why = f"the length is given twice, steps={given['steps']} says it too"
+            return [Mistake(f"epochs={given['epochs']}", why, f"steps={given['steps']} alone")]
+        return []
+
+    def _store_foreign(self, chosen: tuple[str, ...]) -> None:
+        """Let Hydra compose a part of another package from the fields of its class."""
+        from hydra.core.config_store import ConfigStore
+
+        for text in chosen:
+            group, _, name = text.partition("=")
+            if name in registry.names(group) and name not in self.loader.get_group_options(group):
+                options = registry.facts(group, name).options
+                node = {"name": name, **{key: each.default for key, each in options.items()}}
+                ConfigStore.instance().store(name=name, node=node, group=group)
+
+    def _unknown_option(self, text: str, key: str, tree: dict[str, Any]) -> None:
+        group, _, rest = key.partition(".")
+        if group not in self.groups:
+            return self._unknown_key(text, [k for k, _ in config.leaves(tree)])
+        name, options = tree[group]["name"], [k for k, _ in config.leaves(tree[group]) if k != "name"]
+        why = f"{group}={name} has no such option"
+        owners = [
+            other for other in registry.names(group) if rest in registry.facts(group, other).options
+        ]
+        if owners:
+            fix = f"{group}={owners[0]} {text}"
+        elif options:
+            fix = f"{group}.{nearest(rest, options)}={text.partition('=')[2]}"
+        else:
+            fix = f"{group}={name}, which has no options"
+        return self._say(text, why, fix)
+
+    def _unknown_key(self, text: str, known: Sequence[str]) -> None:
+        key, _, value = text.partition("=")
+        shown = [*known, *_options_everywhere()]
+        near = max(shown, key=lambda each: max(_like(key, each), _like(key, each.rpartition(".")[2])))
+        self._say(text, "no setting has this name", f"{near}={value}    {ALL_SETTINGS}")
+
+    def _say(self, subject: str, why: str, fix: str) -> None:
+        self.mistakes[Mistake(subject, why, fix)] = None
+
+    def _stop(self) -> None:
+        if self.mistakes:
+            raise Refused(*self.mistakes)
+
+
+def _like(word: str, other: str) -> float:
+    from difflib import SequenceMatcher
+
+    return SequenceMatcher(None, word, other).ratio()
+
+
+@cache
+def _options_everywhere() -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for group in registry.KINDS:
+        for name in registry.names(group):
+            found.update(dict.fromkeys(f"{group}.{key}" for key in registry.facts(group, name).options))
+    return tuple(found)
+
+
+def _alias(group: str, name: str) -> str | None:
+    """The part that is also called `name`."""
+    for known in registry.names(group):
+        if name in registry.facts(group, known).constants.get("aliases", ()):
+            return known
+    return None
+
+
+def composed(tree: dict[str, Any]) -> Cell:
+    """Check a configuration that Hydra composed for a job of another launcher."""
+    mistakes = config.check_values(tree)
+    if mistakes:
+        raise Refused(*mistakes)
+    about = config.data_about(tree)
+    misfits = config.contradictions(tree, about)
+    if misfits:
+        raise Refused(*misfits)
+    return Cell((), config.resolve(tree, about))

@@ -1,0 +1,1 @@
+"""Weight initializers, one file each."""

@@ -1,0 +1,31 @@
+"""Normal weights whose variance is a compromise between the two directions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from normbench.inits._base import Init, fans
+from normbench.options import option
+
+
+@dataclass(frozen=True)
+class XavierNormal(Init):
+    """Normal weights that keep variance forward and backward as nearly as both can be kept.
+
+    w ~ N(0, s^2), s = gain * sqrt(2 / (fan_in + fan_out)), b = 0. Derived for linear units, close
+    for tanh around 0.
+
+    Args: gain: factor on the standard deviation, the same for every activation.
+    Source: Glorot & Bengio 2010, AISTATS, eq. 12; the paper draws from a uniform distribution.
+    """
+
+    gain: float = option(1.0, above=0, high=1e30)
+
+    def weight(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
+        """Fill `weight`; `act` plays no role."""
+        std = self.gain * math.sqrt(2 / sum(fans(weight)))
+        weight.normal_(0, std, generator=generator)

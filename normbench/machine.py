@@ -1,0 +1,138 @@
+"""What this machine is: device, cores, threads, memory allocator, and what of it is recorded."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from normbench.errors import MachineError
+
+PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "tensorboard")
+
+
+def resolve_device(name: str) -> str:
+    """Return `cpu`, `cuda` or `mps` for a `device` setting.
+
+    Raises: MachineError if the device is not there; it is never replaced silently.
+    """
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return "cpu"
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.device_count() else "cpu"
+    there = torch.cuda.device_count() if name == "cuda" else torch.backends.mps.is_available()
+    if not there:
+        raise MachineError(f"device={name}", "this machine has no such device", "device=cpu")
+    return name
+
+
+def cores() -> int:
+    """Count the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def prepare(threads: int) -> None:
+    """Set the thread count and keep freed memory in the process; call before the first tensor.
+
+    glibc gives large blocks back to the system after each step, and every step then pays page
+    faults again. Where the allocator is another one nothing happens.
+    """
+    _keep_memory()
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Describe what a run depends on besides its configuration; no names of users or hosts."""
+    return {
+        "normbench": version("normbench"),
+        "source": source_digest(),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "device": device,
+        "device_name": _device_name(device),
+        "threads": threads,
+    }
+
+
+@cache
+def source_digest() -> str:
+    """Return the SHA-256 over the names and bytes of the package's Python files."""
+    import hashlib
+
+    folder = Path(__file__).resolve().parent
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        total.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def memory_mib() -> float:
+    """Return the peak resident memory of this process in MiB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _may_have_gpu() -> bool:
+    """Whether it is worth importing torch to ask for a GPU."""
+    return sys.platform != "linux" or any(
+        Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/proc/driver/nvidia", "/dev/dxg")
+    )
+
+
+def _keep_memory() -> None:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    mallopt(-4, 0)  # M_MMAP_MAX: never map a block of its own
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give the top of the heap back
+    mallopt(-2, 64 * 2**20)  # M_TOP_PAD: grow the heap in large pieces
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _device_name(device: str) -> str:
+    if device != "cuda":
+        return _cpu_model()
+    import torch
+
+    return torch.cuda.get_device_name()

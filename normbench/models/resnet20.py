@@ -1,0 +1,32 @@
+"""ResNet-20 for small images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from normbench.models import _resnet
+from normbench.models._base import Model, Shape
+from normbench.norms._base import Units
+
+
+@dataclass(frozen=True)
+class ResNet20(Model):
+    """Residual net of 20 layers for small images: three stages of 3 blocks, 16, 32, 64 channels.
+
+    A block is y = act(norm(conv(act(norm(conv(x))))) + skip(x)), in another order at `preact`.
+    272,474 parameters on CIFAR-10 with two per normalized channel.
+
+    Raises: ModelError for images smaller than 8x8.
+    Source: He, Zhang, Ren & Sun 2016, arXiv 1512.03385, section 4.2; `preact`: arXiv 1603.05027.
+    Where the shape changes the skip is a 1x1 convolution (option B), not padding with zeros.
+    """
+
+    residual: ClassVar[bool] = True
+    spatial: ClassVar[bool] = True
+
+    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+        """Build for images of at least 8x8."""
+        return _resnet.build("resnet20", units, shape, classes, blocks=3)

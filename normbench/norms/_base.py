@@ -1,0 +1,391 @@
+"""What every norm shares: the class `Norm` with its hooks, and `Units`, which puts norms in models.
+
+`Units` is the only place that knows the order of linear layer, norm, activation and dropout.
+Models are written against it and never name a norm.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from normbench.errors import NormError
+from normbench.options import Options
+
+PLACES = ("pre", "post", "preact")
+BATCH_AXES = {0: (2, "(N, C)"), 1: (3, "(N, C, L)"), 2: (4, "(N, C, H, W)")}
+
+
+@dataclass(frozen=True)
+class Norm(Options):
+    """The options of a normalization method and the hooks by which it enters a model.
+
+    A norm holds no tensors: the modules that its hooks return do. Each hook has a neutral default.
+    The facts below tell what the code around a norm must know of it.
+    """
+
+    error: ClassVar[type[NormError]] = NormError
+    aliases: ClassVar[tuple[str, ...]] = ()  # other names, only for the answer to an unknown name
+    bias: ClassVar[bool] = True  # a bias directly before the norm is of use
+    placement: ClassVar[str] = "pre"  # where it stands unless the user says otherwise
+    places: ClassVar[tuple[str, ...]] = ("pre", "post", "preact")
+    brings: ClassVar[str] = "relu"  # the activation that stands where the user names none
+    own_activation: ClassVar[bool] = False  # it is its own activation: a named one is refused
+    uses_batch: ClassVar[bool] = False  # in training, a sample's output depends on its batch
+    running: ClassVar[bool] = False  # keeps running statistics for evaluation
+    parameters: ClassVar[str] = "none"  # learned numbers for C channels, for `list norms`
+    memory_format: ClassVar[str] = "channels_last"  # the faster format of feature maps on a CPU
+
+    def linear(self, layer: nn.Module) -> nn.Module:
+        """Return the module that takes the place of a Linear or Conv2d with its first weights."""
+        return layer
+
+    def layer(self, channels: int, dims: int) -> nn.Module | None:
+        """Return the module features -> features for `dims` spatial axes, None if there is none."""
+        return None
+
+    def activation(self, act: nn.Module | None, channels: int, dims: int) -> nn.Module:
+        """Return what stands in the activation's place; `act` is None if the run names none."""
+        return act or nn.ReLU()
+
+    def over_time(self, channels: int, steps: int) -> nn.Module | None:
+        """Return a module `(x, t) -> y` for a recurrent cell, None if the norm has no layer.
+
+        Without running statistics one layer serves all time steps. With them there is one per
+        step, sharing weight and bias; longer sequences use the last.
+        """
+        count = steps if self.has_modes() else 1
+        layers = [self.layer(channels, 0) for _ in range(count)]
+        return None if layers[0] is None else OverTime([each for each in layers if each])
+
+    def after_backward(self, model: nn.Module) -> None:
+        """Act on the gradients of a step; passes on to the modules that have this hook."""
+        _pass_on(model, "after_backward")
+
+    def after_step(self, model: nn.Module) -> None:
+        """Act after the optimizer's step; passes on to the modules that have this hook."""
+        _pass_on(model, "after_step")
+
+    def has_modes(self) -> bool:
+        """Tell whether training and evaluation compute different things."""
+        return self.running
+
+
+class OverTime(nn.Module):
+    """Applies the t-th layer at time t, the last one at all later times."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        for layer in layers[1:]:  # one weight and bias for all steps
+            for name, parameter in layers[0].named_parameters():
+                owner, _, leaf = name.rpartition(".")
+                setattr(layer.get_submodule(owner), leaf, parameter)
+
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        """Normalize `x` of shape (N, C) at time `t` >= 0."""
+        y: Tensor = self.layers[min(t, len(self.layers) - 1)](x)
+        return y
+
+
+class TLU(nn.Module):
+    """Thresholded linear unit: y = max(x, tau), one learned tau per channel, starting at 0.
+
+    Where x = tau the gradient is split evenly between the two. x: (N, C, ...); tau: (C,).
+    Source: Singh & Krishnan 2020, arXiv 1911.09737, section 3.
+    """
+
+    def __init__(self, channels: int, dims: int) -> None:
+        super().__init__()
+        self.tau = nn.Parameter(torch.zeros(channels))
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the elementwise maximum of `x` and its channel's threshold."""
+        return torch.maximum(x, self.tau.reshape(-1, *[1] * self.dims).to(x.dtype))
+
+
+class Dropout(nn.Module):
+    """Zeroes each element with probability p in training and divides the others by 1 - p.
+
+    The mask comes from `generator`, which the engine sets for each epoch, never from global state.
+    Source: Srivastava et al. 2014, JMLR 15.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` with a random mask applied in training, `x` itself in evaluation."""
+        if not self.training:
+            return x
+        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * keep.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        """Show the probability."""
+        return f"p={self.p}"
+
+
+ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
+    "relu": lambda channels, dims: nn.ReLU(),
+    "leaky_relu": lambda channels, dims: nn.LeakyReLU(),
+    "tanh": lambda channels, dims: nn.Tanh(),
+    "sigmoid": lambda channels, dims: nn.Sigmoid(),
+    "gelu": lambda channels, dims: nn.GELU(),
+    "silu": lambda channels, dims: nn.SiLU(),
+    "tlu": TLU,
+    "identity": lambda channels, dims: nn.Identity(),
+}
+
+
+class Unit(nn.Sequential):
+    """A linear layer with its norm, activation and dropout, in the order of the placement.
+
+    Children are `linear`, `norm`, `act` and `drop`; absent ones are left out. After
+    initialization `apply` lets the norm replace the linear child.
+    """
+
+    def __init__(self, children: list[tuple[str, nn.Module | None]]) -> None:
+        super().__init__(OrderedDict((name, child) for name, child in children if child))
+
+
+class Units:
+    """Builds the units of a model for one norm, activation, placement, bias and dropout.
+
+    Args: activation: a name of `ACTIVATIONS` or `auto`, what the norm brings; placement: `pre`
+        (linear, norm, activation), `post` (linear, activation, norm), `preact` (norm, activation,
+        linear; residual nets) or `auto`, the norm's own; bias: `on`, `off`, or `auto`, which drops
+        it where the norm comes next and removes any constant; dropout: probability, 0 <= p < 1.
+    Raises: NormError if the norm has no such placement or is its own activation.
+    """
+
+    def __init__(
+        self,
+        norm: Norm,
+        *,
+        activation: str = "auto",
+        placement: str = "auto",
+        bias: str = "auto",
+        dropout: float = 0.0,
+    ) -> None:
+        self.norm = norm
+        self.placement = norm.placement if placement == "auto" else placement
+        self.auto = activation == "auto"
+        self.named = None if activation in ("auto", norm.brings) else activation
+        self.bias, self.dropout = bias, dropout
+        kind = type(norm).__name__
+        if self.placement not in norm.places:
+            raise NormError(
+                "",
+                kind.lower(),
+                f"cannot stand at placement={self.placement}",
+                f"placement={norm.places[0]}",
+            )
+        if self.named and norm.own_activation:
+            raise NormError(
+                "",
+                kind.lower(),
+                f"is its own activation, activation={self.named} has no place",
+                "activation=auto",
+            )
+
+    def conv(self, cin: int, cout: int, k: int, *, act: bool = True, **how: Any) -> Unit:
+        """Build a unit around a 2-D convolution; `act=False` for the last one of a branch."""
+        return self._unit(lambda bias: _plain(nn.Conv2d, cin, cout, k, bias=bias, **how), 2, act)
+
+    def linear(self, fin: int, fout: int, *, act: bool = True) -> Unit:
+        """Build a unit around a dense layer."""
+        return self._unit(lambda bias: _plain(nn.Linear, fin, fout, bias=bias), 0, act)
+
+    def stem(self, cin: int, cout: int, k: int, **how: Any) -> Unit:
+        """Build the first layer of a residual net: bare at `preact`, else as `conv`."""
+        if self.placement != "preact":
+            return self.conv(cin, cout, k, **how)
+        return Unit([("linear", _plain(nn.Conv2d, cin, cout, k, bias=self.bias != "off", **how))])
+
+    def shortcut(self, cin: int, cout: int, stride: int) -> Unit:
+        """Build the 1x1 convolution of a skip connection: normed, but bare at `preact`."""
+        direct = self.placement != "preact"
+        conv = _plain(nn.Conv2d, cin, cout, 1, stride=stride, bias=self._biased(direct))
+        return Unit([("linear", conv), ("norm", self.norm.layer(cout, 2) if direct else None)])
+
+    def join(self, channels: int, dims: int) -> nn.Module:
+        """Build what follows the addition of a residual block: the activation, if any."""
+        return nn.Identity() if self.placement == "preact" else self._act(channels, dims)
+
+    def finish(self, channels: int, dims: int) -> nn.Module:
+        """Build what stands before the pooling: norm and activation at `preact`, else nothing."""
+        if self.placement != "preact":
+            return nn.Identity()
+        return Unit(
+            [("norm", self.norm.layer(channels, dims)), ("act", self._act(channels, dims))]
+        )
+
+    def bare(self, fin: int, fout: int, *, bias: bool = False) -> Unit:
+        """Build a dense layer of a recurrent cell, without norm or activation.
+
+        `bias` asks for one, in one of the layers that are summed; the rule of `Units` decides.
+        """
+        biased = bias and self._biased(self.placement == "pre")
+        return Unit([("linear", _plain(nn.Linear, fin, fout, bias=biased))])
+
+    def act_over_time(self, channels: int, steps: int, default: str) -> nn.Module:
+        """Build the activation `(x, t) -> y` of a recurrent cell.
+
+        `default` stands where neither the run nor the norm names one. An activation with running
+        statistics has one layer per step, as `Norm.over_time`.
+        """
+        named = self.named
+        if self.auto and not self.norm.own_activation and self.norm.brings == "relu":
+            named = default
+
+        def layer() -> nn.Module:
+            act = ACTIVATIONS[named](channels, 0) if named else None
+            return self.norm.activation(act, channels, 0)
+
+        first = layer()
+        count = steps if next(first.buffers(), None) is not None else 1
+        return OverTime([first, *(layer() for _ in range(count - 1))])
+
+    def head(self, fin: int, classes: int) -> nn.Linear:
+        """Build the classifier: dense, with bias, never normed."""
+        head: nn.Linear = _plain(nn.Linear, fin, classes)
+        return head
+
+    def _unit(self, layer: Callable[[bool], nn.Module], dims: int, act: bool) -> Unit:
+        # At preact a unit that is not the last of its branch is followed by the next one's norm.
+        direct = act if self.placement == "preact" else self.placement == "pre" or not act
+        linear = layer(self._biased(direct))
+        cin, cout = _widths(linear)
+        channels = cin if self.placement == "preact" else cout
+        norm = ("norm", self.norm.layer(channels, dims))
+        active = act or self.placement == "preact"
+        acts: list[tuple[str, nn.Module | None]] = []
+        if active:
+            acts = [("act", self._act(channels, dims))]
+            acts += [("drop", Dropout(self.dropout))] if self.dropout else []
+        if self.placement == "preact":
+            return Unit([norm, *acts, ("linear", linear)])
+        if self.placement == "post":
+            return Unit([("linear", linear), *acts, norm])
+        return Unit([("linear", linear), norm, *acts])
+
+    def _biased(self, direct: bool) -> bool:
+        """Whether a linear layer has a bias; `direct`: the norm is what comes next."""
+        return (self.norm.bias or not direct) if self.bias == "auto" else self.bias == "on"
+
+    def _act(self, channels: int, dims: int) -> nn.Module:
+        named = ACTIVATIONS[self.named](channels, dims) if self.named else None
+        return self.norm.activation(named, channels, dims)
+
+
+def apply(norm: Norm, model: nn.Module) -> None:
+    """Let the norm replace the linear layer of each unit, after the initializer has filled them."""
+    for module in model.modules():
+        if isinstance(module, Unit) and hasattr(module, "linear"):
+            module.linear = norm.linear(module.linear)
+
+
+def calibrate(model: nn.Module, batch: Tensor) -> None:
+    """Let each module that has `calibrate` set itself from its input, predecessors already set.
+
+    One forward of `batch` in training mode; the buffers of all layers are put back afterwards.
+    Does nothing when no module asks.
+    """
+    asking = [module for module in model.modules() if hasattr(module, "calibrate")]
+    if not asking:
+        return
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        module.calibrate(inputs[0])  # type: ignore[operator]
+
+    hooks = [module.register_forward_pre_hook(before) for module in asking]
+    with torch.no_grad(), buffers_kept(model):
+        model.train()(batch)
+    for hook in hooks:
+        hook.remove()
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put all buffers back as they were when the block ends."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    yield
+    with torch.no_grad():
+        for buffer, value in kept:
+            buffer.copy_(value)
+
+
+def check_rank(layer: nn.Module, x: Tensor, dims: int) -> None:
+    """Raise NormError unless `x` has `dims` spatial axes behind (N, C)."""
+    axes, form = BATCH_AXES.get(dims, (0, "(N, C), (N, C, L) or (N, C, H, W)"))
+    if x.dim() != axes:
+        name = type(layer).__name__
+        raise NormError("", name, f"got shape {tuple(x.shape)}, needs {form}", f"shape={form}")
+
+
+def check_count(layer: nn.Module, shape: Sequence[int], count: int, over: str) -> None:
+    """Raise NormError if a variance would be taken over fewer than two values."""
+    if count < 2:
+        name = type(layer).__name__
+        raise NormError(
+            "",
+            name,
+            f"input {tuple(shape)} leaves {count} value{'s' * (count != 1)} {over} "
+            "to take statistics of, at least 2 are needed",
+            "a larger batch",
+        )
+
+
+def divisors(number: int) -> list[int]:
+    """List the divisors of `number` in ascending order."""
+    return [each for each in range(1, number + 1) if number % each == 0]
+
+
+def groups_of(groups: int | None, channels: int) -> int:
+    """Resolve `groups`: None is the divisor nearest to 8 that leaves two channels a group.
+
+    Of two that are equally near the larger is taken. A single channel is one group.
+    Raises: NormError if `groups` does not divide `channels`.
+    """
+    if groups is None:
+        usable = [each for each in divisors(channels) if channels // each >= 2] or [1]
+        return min(usable, key=lambda each: (abs(each - 8), -each))
+    if channels % groups:
+        works = divisors(channels)
+        raise NormError(
+            "groups",
+            groups,
+            f"{channels} channels do not divide into {groups} groups "
+            f"(divisors: {', '.join(map(str, works))})",
+            min(works, key=lambda each: abs(each - groups)),
+        )
+    return groups
+
+
+def _plain(kind: type[nn.Module], *args: Any, **how: Any) -> Any:
+    """A layer whose values are left to the initializer: torch's own draw would be wasted."""
+    return skip_init(kind, *args, device=torch.get_default_device(), **how)
+
+
+def _widths(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels, layer.out_channels
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features, layer.out_features
+
+
+def _pass_on(model: nn.Module, hook: str) -> None:
+    for module in model.modules():
+        if hasattr(module, hook):
+            getattr(module, hook)()

@@ -1,0 +1,45 @@
+"""Batch normalization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from normbench.norms._base import Norm
+from normbench.norms._batch import BatchNorm
+from normbench.options import option
+
+
+@dataclass(frozen=True)
+class BN(Norm):
+    """Batch normalization: each channel by its mean and variance over the samples of a batch.
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias;  x: (N, C, ...); mean, var: (C,) over samples
+    and positions, var biased; weight, bias: (C,). Evaluation takes running_mean and running_var,
+    which follow mean and the unbiased variance.
+
+    Args: eps: added to the variance. momentum: weight of the new value in the running statistics;
+        null is the plain average of all steps. affine: learn weight and bias. norm_batch: samples
+        behind one statistic; `worker` one worker's batch, `global` that of all workers, a number
+        less than a worker's share contiguous chunks of it, more the batches of several workers.
+    Raises: NormError in training if a statistic has a single value.
+    Source: Ioffe & Szegedy 2015, arXiv 1502.03167. The running variance is unbiased, as there; its
+        moving average is torch's. Two values a channel always become -weight and +weight.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("batch",)
+    bias: ClassVar[bool] = False
+    uses_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = True
+    parameters: ClassVar[str] = "2 C"
+
+    eps: float = option(1e-5, low=0)
+    momentum: float | None = option(0.1, low=0, high=1)
+    affine: bool = True
+    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
+
+    def layer(self, channels: int, dims: int) -> nn.Module:
+        """Return the layer with its running statistics."""
+        return BatchNorm(channels, dims, self)

@@ -1,0 +1,94 @@
+"""Decorrelated batch normalization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from normbench.errors import NormError
+from normbench.norms._base import Norm
+from normbench.norms._whitening import Whitening
+from normbench.options import option
+
+
+@dataclass(frozen=True)
+class DBN(Norm):
+    """Decorrelated batch normalization: groups of channels whitened by their batch covariance.
+
+    y = P (x - mean) * weight + bias;  P = (E[z z^T] + eps I)^(-1/2), symmetric (ZCA), z = x - mean;
+    x: (N, C, ...); z: (G, d, m), G groups of d = C/G contiguous channels, m samples and positions;
+    P: (G, d, d); weight, bias: (C,). Evaluation takes running_mean and running_proj, which follow
+    mean and P. The cost grows with d^3: at most 64 channels a group are sensible.
+
+    Args: groups: number of groups, a divisor of C. eps: added to the diagonal of the covariance.
+        momentum: weight of the new value in the running statistics. affine: learn weight and bias.
+    Raises: NormError if groups does not divide C; in training if m <= d, where no covariance has
+        full rank.
+    Source: Huang, Yang, Lang & Deng 2018, arXiv 1804.08450. The gradient is taken through the
+        inverse root itself, not through single eigenvectors, so equal eigenvalues do no harm. On a
+        GPU the eigenvalues make the host wait once per layer and step.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("zca",)
+    bias: ClassVar[bool] = False
+    uses_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = True
+    parameters: ClassVar[str] = "2 C"
+    memory_format: ClassVar[str] = "contiguous"
+
+    groups: int = option(1, low=1)
+    eps: float = option(1e-5, low=0)
+    momentum: float = option(0.1, low=0, high=1)
+    affine: bool = True
+
+    def layer(self, channels: int, dims: int) -> nn.Module:
+        """Return the layer with its groups and running statistics."""
+        return DecorrelatedBatchNorm(channels, dims, self)
+
+
+class DecorrelatedBatchNorm(Whitening):
+    """Whitening by the symmetric inverse root of the covariance."""
+
+    def check(self, shape: torch.Size, count: int) -> None:
+        """Raise NormError unless a covariance of `count` values can have full rank."""
+        width = shape[1] // self.groups
+        if count <= width:
+            raise NormError(
+                "",
+                type(self).__name__,
+                f"input {tuple(shape)} leaves {count} value{'s' * (count != 1)} per channel for the "
+                f"covariance of {width} channels, at least {width + 1} are needed",
+                "more groups or a larger batch",
+            )
+
+    def projection(self, cov: Tensor) -> Tensor:
+        """Return cov^(-1/2)."""
+        proj: Tensor = _InverseRoot.apply(cov, self.eps)
+        return proj
+
+
+class _InverseRoot(torch.autograd.Function):
+    """The symmetric inverse square root of (..., d, d) whose eigenvalues are at least `low`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, low: float) -> tuple[Tensor, Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(matrix)
+        roots = values.clamp_min(low).sqrt()  # rounding can take small ones below
+        return (vectors / roots.unsqueeze(-2)) @ vectors.mT, roots, vectors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        roots, vectors = ctx.saved_tensors
+        turned = vectors.mT @ (grads[0] + grads[0].mT) @ vectors / 2
+        left, right = roots.unsqueeze(-1), roots.unsqueeze(-2)
+        turned = -turned / (left * right * (left + right))
+        return vectors @ turned @ vectors.mT, None

@@ -1,0 +1,15 @@
+"""No normalization: the reference point of every comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from normbench.norms._base import Norm
+
+
+@dataclass(frozen=True)
+class NoNorm(Norm):
+    """No normalization: adds nothing, changes nothing.
+
+    y = x. The linear layer keeps its bias and the activation stays where it is.
+    """

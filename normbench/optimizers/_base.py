@@ -1,0 +1,114 @@
+"""What every optimizer shares: the flat parameters of a model, and the step over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from normbench.errors import OptimizerError
+from normbench.options import Options, option
+
+ALIGN = 16  # each parameter starts at a multiple of this many elements: 64 bytes in float32
+
+
+@dataclass(frozen=True)
+class Optimizer(Options):
+    """The options of an optimizer; `bind` gives the object that steps a model."""
+
+    error: ClassVar[type[OptimizerError]] = OptimizerError
+
+    lr: float = option(0.1, above=0, high=1e30)
+
+    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
+        """Flatten the parameters of `model`, which is on its device and in its memory format.
+
+        Args: decay_all: decay every parameter, not only those with two or more axes.
+        """
+        raise NotImplementedError
+
+
+class Flat:
+    """All parameters of a model as views of one tensor, and their gradients as views of another.
+
+    Decayed parameters (two or more axes, or all) come first, so that weight decay is one slice.
+    Shared parameters appear once. A view has the strides of its parameter, so channels-last
+    weights stay so. Gaps between parameters (see `ALIGN`) are 0 in both tensors and stay 0.
+    Whatever replaces a parameter or a gradient afterwards (`model.to`, `set_to_none`) breaks this.
+
+    Args: model: its trainable parameters share one dtype and one device.
+    """
+
+    def __init__(self, model: nn.Module, decay_all: bool = False) -> None:
+        trained = [each for each in model.parameters() if each.requires_grad]
+        trained.sort(key=lambda each: not (decay_all or each.dim() >= 2))  # stable
+        starts, self.decayed, size = [], 0, 0
+        for parameter in trained:
+            starts.append(size)
+            size += -(-parameter.numel() // ALIGN) * ALIGN
+            if decay_all or parameter.dim() >= 2:
+                self.decayed = size
+        like = trained[0]
+        self.params = torch.zeros(size, dtype=like.dtype, device=like.device)
+        self.grad = torch.zeros_like(self.params)
+        for parameter, start in zip(trained, starts, strict=True):
+            assert (parameter.dtype, parameter.device) == (like.dtype, like.device)
+            # empty_like has dense strides, also where the parameter itself has gaps.
+            place = (parameter.shape, torch.empty_like(parameter).stride(), start)
+            view = self.params.as_strided(*place)
+            view.copy_(parameter.detach())
+            parameter.data = view
+            parameter.grad = self.grad.as_strided(*place)
+
+
+class Stepper:
+    """Steps the flat parameters of one model; subclasses fill `state` and implement `step`.
+
+    `params` and `grad` are the flat parameters and gradients: their norm, or their sum over
+    workers, is one call.
+    """
+
+    def __init__(self, flat: Flat) -> None:
+        self.params, self.grad = flat.params, flat.grad
+        self.state: dict[str, Tensor] = {}
+        self._decayed = slice(0, flat.decayed)
+
+    def step(self, lr: float) -> None:
+        """Change the parameters by their gradients, which it uses up: read their norm before."""
+        raise NotImplementedError
+
+    def zero_grad(self) -> None:
+        """Set all gradients to 0, in place: their tensors are views and must stay."""
+        self.grad.zero_()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors, by name, without which training cannot go on; not copies."""
+        return dict(self.state)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy tensors saved by the same optimizer for the same model.
+
+        Raises: OptimizerError if a name, shape or dtype differs; nothing is changed then.
+        """
+        wrong = next(self._differences(state), None)
+        if wrong:
+            raise OptimizerError("", type(self).__name__, wrong, "the state of this very model")
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+
+    def _decay(self, weight_decay: float) -> None:
+        """Add the gradient of weight_decay/2 * |p|^2 for the decayed parameters."""
+        if weight_decay:
+            self.grad[self._decayed].add_(self.params[self._decayed], alpha=weight_decay)
+
+    def _differences(self, state: Mapping[str, Tensor]) -> Iterator[str]:
+        if state.keys() != self.state.keys():
+            yield f"saved state holds {sorted(state)}, needed are {sorted(self.state)}"
+            return
+        for name, own in self.state.items():
+            saved, needed = (f"{t.dtype} {tuple(t.shape)}" for t in (state[name], own))
+            if saved != needed:
+                yield f"saved {name} is {saved}, needed is {needed}"

@@ -1,0 +1,61 @@
+"""Adam: steps scaled by running moments of the gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from normbench.optimizers._base import Flat, Optimizer, Stepper
+from normbench.options import option
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam: each parameter's step is divided by the running size of its gradient.
+
+    d = g + weight_decay * p;  m <- beta1 * m + (1 - beta1) * d;
+    s <- beta2 * s + (1 - beta2) * d^2;  at step t = 1, 2, ...
+    p <- p - lr * (m / (1 - beta1^t)) / (sqrt(s / (1 - beta2^t)) + eps).
+    p, g, m, s: all parameters; m and s start at 0. As torch's.
+
+    Args: lr: learning rate, before the schedule. beta1: share of m that stays. beta2: share of s
+        that stays. eps: added to the root. weight_decay: on parameters with two or more axes
+        only, added to the gradient.
+    Source: Kingma & Ba 2015, arXiv 1412.6980, algorithm 1.
+    """
+
+    lr: float = option(1e-3, above=0, high=1e30)
+    beta1: float = option(0.9, low=0, below=1)
+    beta2: float = option(0.999, low=0, below=1)
+    eps: float = option(1e-8, low=0)
+    weight_decay: float = option(0.0, low=0, high=1e30)
+
+    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
+        """Return the stepper for the parameters of `model`."""
+        return AdamStepper(Flat(model, decay_all), self)
+
+
+class AdamStepper(Stepper):
+    """At most eight tensor calls per step, whatever the number of parameters."""
+
+    def __init__(self, flat: Flat, options: Adam) -> None:
+        super().__init__(flat)
+        self.options = options
+        self.state = {
+            "mean": torch.zeros_like(self.params),
+            "square": torch.zeros_like(self.params),
+            "steps": torch.zeros((), dtype=torch.int64, device="cpu"),  # read without waiting
+        }
+
+    def step(self, lr: float) -> None:
+        """Change the parameters by their gradients, which it uses up: read their norm before."""
+        how, mean, square = self.options, self.state["mean"], self.state["square"]
+        steps = int(self.state["steps"].add_(1))
+        self._decay(how.weight_decay)
+        mean.lerp_(self.grad, 1 - how.beta1)
+        square.mul_(how.beta2).addcmul_(self.grad, self.grad, value=1 - how.beta2)
+        root = square.sqrt().div_(math.sqrt(1 - how.beta2**steps)).add_(how.eps)
+        self.params.addcdiv_(mean, root, value=-lr / (1 - how.beta1**steps))

@@ -1,0 +1,185 @@
+"""Typed settings with ranges: one way to declare and check them, for keys and for parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import SequenceMatcher
+from typing import Any, ClassVar
+
+from normbench.errors import PartError, shown
+
+KINDS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
+
+
+def option(
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """Declare a dataclass field with its range: `low` and `high` inclusive, others exclusive."""
+    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    return field(default=default, metadata=given)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One setting as declared: its name, type (`"int | None"`), default and limits."""
+
+    name: str
+    type: str
+    default: Any
+    limits: Mapping[str, Any]
+
+    def check(self, value: Any) -> Any:
+        """Return `value` in the declared type (an int becomes a float where a float is declared).
+
+        Raises: Unfit, with the reason and a value that would do.
+        """
+        kinds = [kind.strip() for kind in self.type.split("|")]
+        value = _typed(value, kinds)
+        if value is _WRONG:
+            raise Unfit(f"is not {_article(kinds, self.limits)}", self._fix())
+        if isinstance(value, str) and "choices" in self.limits:
+            choices = self.limits["choices"]
+            if value not in choices:
+                raise Unfit(f"is none of {', '.join(choices)}", nearest(value, choices))
+        numbers = value if isinstance(value, list) else [value]
+        if not all(self._within(number) for number in numbers):
+            raise Unfit(f"is not {self.range()}", self._clamped(value))
+        return value
+
+    def range(self) -> str:
+        """Say the allowed range in words, such as `in 0 .. 1` or `at least 1`."""
+        limits = self.limits
+        low, high = limits.get("low"), limits.get("high")
+        words = []
+        if low is not None and high is not None:
+            words.append(f"in {low} .. {high}")
+        elif low is not None:
+            words.append(f"at least {low}")
+        elif high is not None:
+            words.append(f"at most {high}")
+        if "above" in limits:
+            words.append(f"above {limits['above']}")
+        if "below" in limits:
+            words.append(f"below {limits['below']}")
+        return " and ".join(words)
+
+    def _within(self, number: Any) -> bool:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            return True
+        limits = self.limits
+        return bool(
+            number >= limits.get("low", -math.inf)
+            and number <= limits.get("high", math.inf)
+            and number > limits.get("above", -math.inf)
+            and number < limits.get("below", math.inf)
+        )
+
+    def _fix(self) -> Any:
+        if "choices" in self.limits:
+            return self.limits["choices"][0]
+        if self.default is None:
+            return "null"
+        return written(self.default)
+
+    def _clamped(self, value: Any) -> Any:
+        """The nearest value inside the range where one exists, else the default."""
+        if isinstance(value, int | float):
+            low, high = self.limits.get("low"), self.limits.get("high")
+            if low is not None and value < low:
+                return low
+            if high is not None and value > high:
+                return high
+        return self._fix()
+
+
+class Unfit(ValueError):
+    """A value that a declared setting does not take; `why`, and `fix`, a value that it takes."""
+
+    def __init__(self, why: str, fix: Any) -> None:
+        super().__init__(why)
+        self.why, self.fix = why, fix
+
+
+@dataclass(frozen=True)
+class Options:
+    """The base of every part: a frozen set of options, each checked when the part is made.
+
+    Raises: the `error` of the kind of part, naming the option, its value and a value that works.
+    """
+
+    error: ClassVar[type[PartError]] = PartError
+
+    def __post_init__(self) -> None:
+        for declared in declarations(type(self)):
+            value = getattr(self, declared.name)
+            try:
+                object.__setattr__(self, declared.name, declared.check(value))
+            except Unfit as unfit:
+                raise self.error(declared.name, shown(value), unfit.why, unfit.fix) from None
+
+
+def declarations(kind: type) -> list[Declared]:
+    """List the settings of a dataclass in the order of their declaration."""
+    return [
+        Declared(each.name, str(each.type), _plain_default(each), each.metadata)
+        for each in fields(kind)
+    ]
+
+
+def written(value: Any) -> str:
+    """Write a value as the command line takes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(written(each) for each in value) + "]"
+    return str(value)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The choice most like `word`."""
+    return max(choices, key=lambda choice: SequenceMatcher(None, word, choice).ratio())
+
+
+_WRONG = object()
+
+
+def _typed(value: Any, kinds: list[str]) -> Any:
+    """`value` in the first kind that takes it, or `_WRONG`."""
+    for kind in kinds:
+        if kind == "list[int]":
+            if isinstance(value, list | tuple) and all(type(each) is int for each in value):
+                return list(value)
+        elif kind == "float":
+            if type(value) in (int, float) and abs(value) <= 1.7e308:  # also refuses nan
+                return float(value)
+        elif type(value) is KINDS[kind]:
+            return value
+    return _WRONG
+
+
+def _article(kinds: list[str], limits: Mapping[str, Any]) -> str:
+    words = {
+        "int": "an integer",
+        "float": "a finite number",
+        "bool": "true or false",
+        "str": " or ".join(limits["choices"]) if "choices" in limits else "a word",
+        "list[int]": "a list of integers",
+        "None": "null",
+    }
+    return " or ".join(words[kind] for kind in kinds)
+
+
+def _plain_default(each: dataclasses.Field[Any]) -> Any:
+    return None if each.default is dataclasses.MISSING else each.default

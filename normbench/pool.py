@@ -1,0 +1,231 @@
+"""A pool of children that trains many runs, one forked child each.
+
+The parent imports torch and loads the data once, single-threaded, and touches neither CUDA nor
+autograd; then it forks one child per run. On a GPU a child goes on with further runs, since a
+CUDA context costs seconds. Children tell their rows as JSON lines through a pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Any
+
+from normbench import build, machine, record, registry
+from normbench.errors import FileRefused
+from normbench.plan import FINAL, Item
+from normbench.rows import Row, from_json, to_json
+from normbench.run import first_line, run
+
+BUSY_WAIT_S = 1.0  # between two looks at a run that another process works on
+TRIES = 2  # a child that was killed is tried once more
+
+Tell = Callable[[int, str, Row | None, str], None]
+
+
+def jobs_of(items: list[Item]) -> int:
+    """How many runs go at a time: `jobs`, or one per core (one per GPU) and never more than runs."""
+    config, left = items[0].config, sum(not item.finished for item in items)
+    if isinstance(config.jobs, int):
+        return min(config.jobs, left)
+    if config.device == "cuda":
+        import torch
+
+        return min(torch.cuda.device_count(), left)
+    return min(max(1, machine.cores() // config.threads), left)
+
+
+def work(items: list[Item], tell: Tell) -> None:
+    """Train every unfinished run; `tell(index, state, row, note)` hears of all that happens.
+
+    Raises: KeyboardInterrupt or SystemExit once all children are gone.
+    """
+    todo = [item for item in items if not item.finished]
+    if not todo:
+        return
+    _warm(todo)
+    if sys.platform == "linux":
+        _Pool(items, tell).work()
+        return
+    for index, item in enumerate(items):  # forking is not safe with macOS's frameworks
+        if not item.finished:
+            alone(item, lambda row, index=index: tell(index, "running", row, ""))  # type: ignore[misc]
+            tell(index, item.state, None, item.message or "")
+
+
+def _warm(todo: list[Item]) -> None:
+    """Import and load in the parent what every child needs."""
+    machine.prepare(todo[0].config.threads)
+    record.warm()
+    for item in todo:
+        build.data(item.config)
+        for group in registry.KINDS:
+            name = getattr(item.config, group)["name"]
+            for member in name.split("+"):
+                registry.find(group, member)
+
+
+def alone(item: Item, each: Callable[[Row], None]) -> None:
+    """Run one item in this process and note how it ended."""
+    try:
+        item.state = run(item.config, each).state
+    except FileRefused:
+        item.state = "busy"
+    except Exception as error:  # a failed run must not stop the others; its folder has the trace
+        item.state, item.message = "failed", first_line(error)
+
+@dataclass
+class _Child:
+    """A forked child: its process, the pipe to it and from it, and the run it works on."""
+
+    pid: int
+    orders: IO[str]
+    news: int
+    index: int
+    rest: bytes = b""
+
+
+class _Pool:
+    """Keeps `jobs` children busy until every run is done."""
+
+    def __init__(self, items: list[Item], tell: Tell) -> None:
+        self.items, self.tell, self.jobs = items, tell, jobs_of(items)
+        self.waiting = deque(i for i, item in enumerate(self.items) if not item.finished)
+        self.busy: list[tuple[float, int]] = []
+        self.children: list[_Child] = []
+        self.selector = selectors.DefaultSelector()
+        self.reuse = self.items[0].config.device == "cuda"
+
+    def work(self) -> None:
+        try:
+            while self.waiting or self.children or self.busy:
+                self._look_again()
+                while self.waiting and len(self.children) < self.jobs:
+                    self._start(self.waiting.popleft())
+                for key, _ in self.selector.select(BUSY_WAIT_S):
+                    self._hear(key.data)
+        finally:
+            self._end()
+
+    def _start(self, index: int) -> None:
+        order_end, orders = os.pipe()
+        news, news_end = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            os.close(orders)
+            os.close(news)
+            _child(self.items, order_end, news_end)
+        os.close(order_end)
+        os.close(news_end)
+        child = _Child(pid, os.fdopen(orders, "w"), news, index)
+        self.children.append(child)
+        self.selector.register(news, selectors.EVENT_READ, child)
+        self._order(child, index)
+
+    def _order(self, child: _Child, index: int) -> None:
+        child.index = index
+        self.items[index].tries += 1
+        self.tell(index, "running", None, "")
+        child.orders.write(f"{index}\n")
+        child.orders.flush()
+
+    def _hear(self, child: _Child) -> None:
+        data = os.read(child.news, 1 << 16)
+        if not data:
+            self._gone(child)
+            return
+        *lines, child.rest = (child.rest + data).split(b"\n")
+        for line in lines:
+            news = json.loads(line)
+            if "row" in news:
+                self.tell(child.index, "running", from_json(news["row"]), "")
+            else:
+                self._ended(child, news)
+
+    def _ended(self, child: _Child, news: dict[str, Any]) -> None:
+        item, index = self.items[child.index], child.index
+        item.state, item.message = news["state"], news["message"]
+        child.index = -1
+        if item.state == "busy":
+            self.busy.append((time.monotonic() + BUSY_WAIT_S, index))
+            self.tell(index, "busy", None, "another process works on it")
+        else:
+            self.tell(index, item.state, None, item.message or "")
+        if self.reuse and self.waiting:
+            self._order(child, self.waiting.popleft())
+        else:
+            child.orders.close()
+
+    def _gone(self, child: _Child) -> None:
+        self.selector.unregister(child.news)
+        os.close(child.news)
+        with suppress(OSError):
+            child.orders.close()
+        os.waitpid(child.pid, 0)
+        self.children.remove(child)
+        if child.index < 0:
+            return
+        item = self.items[child.index]  # it died before it could say how it ended
+        if item.tries < TRIES:
+            self.waiting.append(child.index)
+        else:
+            item.state, item.message = "failed", "its process was killed"
+            self.tell(child.index, "failed", None, item.message)
+
+    def _look_again(self) -> None:
+        now = time.monotonic()
+        due = [index for when, index in self.busy if when <= now]
+        self.busy = [(when, index) for when, index in self.busy if when > now]
+        for index in due:
+            status = record.read_status(self.items[index].config.directory) or {}
+            if status.get("state") in FINAL:
+                self.items[index].state = status["state"]
+                self.tell(index, status["state"], None, "by another process")
+            else:
+                self.waiting.append(index)
+
+    def _end(self) -> None:
+        for child in self.children:
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGTERM)
+        for child in self.children:
+            with suppress(ChildProcessError):
+                os.waitpid(child.pid, 0)
+        self.selector.close()
+
+
+def _child(items: list[Item], order_end: int, news_end: int) -> None:
+    """Serve orders until the pipe closes; never returns."""
+    machine.end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too and sends SIGTERM
+    code = 1
+    try:
+        with os.fdopen(news_end, "w", buffering=1) as news, os.fdopen(order_end) as orders:
+            for order in _lines(orders):
+                item = items[int(order)]
+                alone(item, lambda row: _say(news, {"row": to_json(row)}))
+                _say(news, {"state": item.state, "message": item.message})
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    finally:
+        os._exit(code)  # no clean-up of what belongs to the parent
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    return iter(stream.readline, "")
+
+
+def _say(stream: IO[str], news: dict[str, Any]) -> None:
+    stream.write(json.dumps(news) + "\n")
+    stream.flush()

@@ -1,0 +1,339 @@
+"""The engine: `fit` trains a model and yields rows; it knows no files, no screen, no processes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normbench import seeds
+from normbench.norms._base import Dropout, Norm, buffers_kept
+from normbench.rows import Row
+
+if TYPE_CHECKING:
+    from normbench.data._base import Split
+    from normbench.optimizers._base import Stepper
+
+Batch = tuple[Tensor, Tensor]
+FOLD = 64  # steps whose losses are kept apart before they are reduced on the device
+GAP_IMAGES = 1000  # validation images on which the two modes of a model are compared
+EVAL_BATCH = {"cpu": 250}  # never the training batch: batch 2 would cost ten times as much
+EVAL_BATCH_GPU = 2000
+
+
+class Feed:
+    """Batches of one split, made on the device from its uint8 images.
+
+    The images lie as rows of H*W*C bytes, so that a gathered batch already is channels-last.
+    x = (pixel / 255 - mean) / std, in float32, as one multiply and one add.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        statistics: tuple[tuple[float, ...], tuple[float, ...]],
+        device: torch.device,
+        memory_format: torch.memory_format,
+    ) -> None:
+        mean, std = statistics
+        count, self.channels, self.height, self.width = split.images.shape
+        rows = split.images.permute(0, 2, 3, 1).reshape(count, -1)
+        self.rows, self.labels = rows.to(device), split.labels.to(device)
+        self.device, self.memory_format = device, memory_format
+        scale = [1 / (255 * each) for each in std]
+        shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        self.scale: Any = scale[0]
+        self.shift: Any = shift[0]
+        if len(scale) > 1:  # a number per channel; for a single channel a plain number is faster
+            self.scale = torch.tensor(scale, device=device).reshape(-1, 1, 1)
+            self.shift = torch.tensor(shift, device=device).reshape(-1, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, index: Tensor) -> Batch:
+        """Return the images (B, C, H, W) and labels (B,) at `index` (B,)."""
+        return self._scaled(self.rows.index_select(0, index)), self.labels.index_select(0, index)
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Return the images and labels from `start` up to `stop`."""
+        return self._scaled(self.rows[start:stop]), self.labels[start:stop]
+
+    def order(self, seed: int, epoch: int, batch: int) -> Tensor:
+        """Return the indices (steps, batch) of an epoch; the incomplete last batch is dropped."""
+        steps = len(self) // batch
+        order = torch.randperm(len(self), generator=seeds.generator(seed, "order", epoch))
+        return order[: steps * batch].reshape(steps, batch).to(self.device)
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        shape = (len(rows), self.height, self.width, self.channels)
+        x = rows.reshape(shape).permute(0, 3, 1, 2).to(torch.float32)
+        return x.mul_(self.scale).add_(self.shift).contiguous(memory_format=self.memory_format)
+
+
+class Update:
+    """One optimizer step: forward, loss, backward, optimizer, and the hooks of the norm.
+
+    Nothing is read back from the device until `read`, which reports on all steps since it was
+    last called.
+    """
+
+    def __init__(
+        self, model: nn.Module, stepper: Stepper, norm: Norm, accumulate: int, precision: str
+    ) -> None:
+        self.model, self.stepper, self.norm = model, stepper, norm
+        self.accumulate, self.precision = accumulate, precision
+        self.device_type = next(model.parameters()).device.type
+        self.hooks = {name: _asks(norm, model, name) for name in ("after_backward", "after_step")}
+        self.losses: list[Tensor] = []
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self.folded: list[tuple[Tensor, Tensor, int]] = []
+
+    def __call__(self, batch: Batch, lr: float) -> None:
+        """Train on one batch with learning rate `lr`; the model is in training mode."""
+        self.stepper.zero_grad()
+        for x, y in self._micro(batch):
+            with self.cast():
+                logits = self.model(x)
+                loss = F.cross_entropy(logits, y)
+            (loss / self.accumulate if self.accumulate > 1 else loss).backward()
+            self.losses.append(loss.detach())
+            self.logits.append(logits.detach())
+            self.labels.append(y)
+        if self.hooks["after_backward"]:
+            self.norm.after_backward(self.model)
+        self.stepper.step(lr)
+        if self.hooks["after_step"]:
+            self.norm.after_step(self.model)
+        if len(self.losses) >= FOLD * self.accumulate:
+            self._fold()
+
+    def read(self) -> dict[str, float]:
+        """Return mean loss, accuracy and the last gradient norm since the last call.
+
+        `bad`: how many steps ago the first loss that is not finite came, 0 for the last step;
+        absent if all are finite.
+        """
+        self._fold()
+        losses = torch.cat([losses for losses, _, _ in self.folded]).tolist()
+        correct = sum(int(correct) for _, correct, _ in self.folded)
+        count = sum(count for _, _, count in self.folded)
+        norm = float(torch.linalg.vector_norm(self.stepper.grad))
+        self.folded = []
+        values = {
+            "train/loss": math.fsum(losses) / len(losses) if _finite(losses) else math.nan,
+            "train/accuracy": correct / count,
+            "optim/grad_norm": norm,
+        }
+        steps = len(losses) // self.accumulate
+        for place, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                return {**values, "bad": steps - 1 - place // self.accumulate}
+        return values
+
+    def cast(self) -> AbstractContextManager[Any]:
+        """Return the autocast context of the run's precision."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device_type, dtype=torch.bfloat16)
+
+    def _micro(self, batch: Batch) -> Iterator[Batch]:
+        if self.accumulate == 1:
+            return iter([batch])
+        x, y = batch
+        return zip(x.chunk(self.accumulate), y.chunk(self.accumulate), strict=True)
+
+    def _fold(self) -> None:
+        if self.losses:
+            hits = torch.cat(self.logits).argmax(1) == torch.cat(self.labels)
+            self.folded.append((torch.stack(self.losses).float(), hits.sum(), len(hits)))
+            self.losses, self.logits, self.labels = [], [], []
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate by step: a linear warm-up, then `constant`, `cosine` to zero, or `step`.
+
+    With T steps, of which W = round(warmup * T) warm up: lr(t) = peak (t + 1) / W for t < W; then,
+    with u = (t - W) / (T - W), peak, peak (1 + cos(pi u)) / 2, or peak / 10 from u = 1/2 and
+    peak / 100 from u = 3/4.
+    """
+
+    kind: str
+    peak: float
+    steps: int
+    warmup: float
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of `step`, 0 <= step < steps."""
+        warm = round(self.warmup * self.steps)
+        if step < warm:
+            return self.peak * (step + 1) / warm
+        done = (step - warm) / max(1, self.steps - warm)
+        if self.kind == "cosine":
+            return self.peak * (1 + math.cos(math.pi * done)) / 2
+        if self.kind == "step":
+            return self.peak * (0.01 if done >= 0.75 else 0.1 if done >= 0.5 else 1.0)
+        return self.peak
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how often: steps in all, per epoch, between training rows and validations."""
+
+    steps: int
+    batch: int
+    steps_per_epoch: int
+    log_every: int
+    eval_steps: int
+    seed: int
+
+    def row(self, kind: str, step: int, values: dict[str, Any]) -> Row:
+        """Return a row of `values` after `step` optimizer steps."""
+        epoch = round(step / self.steps_per_epoch, 6)
+        return Row(kind, step, step * self.batch, epoch, values)
+
+
+def fit(
+    feed: Feed,
+    update: Callable[[Batch, float], None],
+    schedule: Callable[[int], float],
+    judge: Judge,
+    plan: Plan,
+) -> Iterator[Row]:
+    """Train and yield rows: `val` at step 0, `train` and `val` on the way, `test` and `end`.
+
+    A loss that is not finite ends the run after the row in which it is read: the `end` row then
+    has `state` diverged with the first bad step and quantity, and there is no test.
+    """
+    yield plan.row("val", 0, judge.validate(0))
+    step = 0
+    while step < plan.steps:
+        epoch = step // plan.steps_per_epoch
+        judge.begin(epoch)
+        for index in feed.order(plan.seed, epoch, plan.batch)[: plan.steps - step]:
+            lr = schedule(step)
+            update(feed.gather(index), lr)
+            step += 1
+            last = step == plan.steps
+            if step % plan.log_every == 0 or last:
+                values = judge.read()
+                bad = values.pop("bad", None)
+                yield plan.row("train", step, {**values, "optim/lr": lr})
+                if bad is not None:
+                    yield plan.row("end", step, _diverged(step - int(bad), "train/loss"))
+                    return
+            if step % plan.eval_steps == 0 or last:
+                yield plan.row("val", step, judge.validate(step))
+    yield plan.row("test", step, judge.test())
+    yield plan.row("end", step, {"state": "finished"})
+
+
+class Judge:
+    """Looks at a model in training: what the update saw, validation, gap and test.
+
+    `wall_s` is the time spent on evaluation so far, so that training speed can be told without it.
+    """
+
+    def __init__(self, update: Update, val: Feed, test: Feed, plan: Plan) -> None:
+        self.update, self.model = update, update.model
+        self.val, self.test_feed, self.plan = val, test, plan
+        self.batch = EVAL_BATCH.get(val.device.type, EVAL_BATCH_GPU)
+        self.dropouts = [each for each in self.model.modules() if isinstance(each, Dropout)]
+        self.modes_differ = update.norm.has_modes() or bool(self.dropouts)
+        self.wall_s = 0.0
+
+    def begin(self, epoch: int) -> None:
+        """Put the model into training mode, with the random numbers of this epoch."""
+        self.model.train()
+        self._seed(self.plan.seed, "dropout", epoch)
+
+    def read(self) -> dict[str, float]:
+        """Return what the update saw since the last call."""
+        return self.update.read()
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Return loss and accuracy on the validation split, and the gap of the two modes."""
+        start = time.perf_counter()
+        loss, accuracy = self._evaluate(self.val)
+        values = {"val/loss": loss, "val/accuracy": accuracy, "gap/accuracy": self._gap(step)}
+        self.model.train()
+        self.wall_s += time.perf_counter() - start
+        return values
+
+    def test(self) -> dict[str, float]:
+        """Return loss and accuracy on the test set."""
+        loss, accuracy = self._evaluate(self.test_feed)
+        return {"test/loss": loss, "test/accuracy": accuracy}
+
+    @torch.inference_mode()
+    def _evaluate(self, feed: Feed) -> tuple[float, float]:
+        self.model.eval()
+        pieces = [
+            self._judged(feed, start, min(start + self.batch, len(feed)))
+            for start in range(0, len(feed), self.batch)
+        ]
+        losses, hits = zip(*pieces, strict=True)
+        return _total(losses) / len(feed), _total(hits) / len(feed)
+
+    def _gap(self, step: int) -> float:
+        """Accuracy in training mode, in batches as in training, minus that in evaluation mode."""
+        if not self.modes_differ:
+            return 0.0
+        size = self.plan.batch // self.update.accumulate
+        count = min(GAP_IMAGES, len(self.val))
+        size = min(size, count)
+        starts = range(0, count - size + 1, size)
+        kept = [each.generator for each in self.dropouts]
+        self._seed(self.plan.seed, "noise", step)
+        with torch.no_grad():
+            self.model.eval()
+            quiet = _total([self._judged(self.val, s, s + size)[1] for s in starts])
+            with buffers_kept(self.model):
+                self.model.train()
+                loud = _total([self._judged(self.val, s, s + size)[1] for s in starts])
+        for dropout, generator in zip(self.dropouts, kept, strict=True):
+            dropout.generator = generator
+        return (loud - quiet) / (len(starts) * size)
+
+    def _judged(self, feed: Feed, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Sum of losses and number of hits, still on the device."""
+        x, y = feed.slice(start, stop)
+        with self.update.cast():
+            logits = self.model(x)
+        loss = F.cross_entropy(logits.float(), y, reduction="sum")
+        return loss, (logits.argmax(1) == y).sum()
+
+    def _seed(self, seed: int, purpose: str, index: int) -> None:
+        if self.dropouts:
+            device = str(self.val.device)
+            shared = seeds.generator(seed, purpose, index, device=device)
+            for dropout in self.dropouts:
+                dropout.generator = shared
+
+
+def _diverged(step: int, quantity: str) -> dict[str, Any]:
+    return {"state": "diverged", "bad_step": step, "bad_quantity": quantity}
+
+
+def _asks(norm: Norm, model: nn.Module, hook: str) -> bool:
+    """Whether a hook does anything, so that a step does not look through the model for nothing."""
+    own = getattr(type(norm), hook) is not getattr(Norm, hook)
+    return own or any(hasattr(module, hook) for module in model.modules())
+
+
+def _finite(numbers: list[float]) -> bool:
+    return all(map(math.isfinite, numbers))
+
+
+def _total(parts: Any) -> float:
+    """Sum of small device tensors, in float64 on the host."""
+    return math.fsum(torch.stack(list(parts)).tolist())

@@ -1,0 +1,12 @@
+"""Equal weights."""
+
+OPTIONS = [{}, {"value": -0.25}, {"value": 0}]
+REFUSED = [({"value": "big"}, "init.value=big: is not a finite number")]
+
+
+def spread(shape, act, value=0.1):
+    return 0.0, None
+
+
+def exact(weight, act, value=0.1):
+    assert (weight == value).all()

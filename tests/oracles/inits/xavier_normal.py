@@ -1,0 +1,13 @@
+"""Glorot & Bengio 2010: Var[w] = 2 / (fan_in + fan_out), normal."""
+
+import math
+
+OPTIONS = [{}, {"gain": 2.5}]
+REFUSED = [({"gain": -1.0}, r"init\.gain=-1\.0: is not at most 1e\+30 and above 0")]
+
+
+def spread(shape, act, gain=1.0):
+    out, fan_in = shape[0], math.prod(shape[1:])
+    fan_out = out * math.prod(shape[2:])
+    std = gain * math.sqrt(2 / (fan_in + fan_out))
+    return std, None
