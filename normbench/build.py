@@ -29,10 +29,22 @@ def model(config: Config, shape: Shape, classes: int) -> nn.Module:
 
     So parameter paths and initial draws do not depend on the norm.
     """
-    chosen = norm(config)
-    built = _plain(config, chosen, shape, classes)
+    built = unfilled(config, shape, classes)
     initialize(built, part("init", config.init), config.activation, config.seed)
-    apply(chosen, built)
+    apply(norm(config), built)
+    return built
+
+
+def unfilled(config: Config, shape: Shape, classes: int) -> nn.Module:
+    """Build the model with plain linear layers that nobody has filled yet."""
+    units = Units(
+        norm(config),
+        activation=config.activation,
+        placement=config.placement,
+        bias=config.bias,
+        dropout=config.dropout,
+    )
+    built: nn.Module = part("model", config.model).build(units, shape, classes)
     return built
 
 
@@ -62,28 +74,14 @@ def check(config: Config, shape: Shape, classes: int) -> PartError | None:
     """Build and run the model without data or memory, and return what it refuses, if anything."""
     try:
         with torch.device("meta"), torch.no_grad():
-            chosen = norm(config)
-            built = _plain(config, chosen, shape, classes)
+            built = unfilled(config, shape, classes)
             part("init", config.init)
             part("optimizer", config.optimizer)
-            apply(chosen, built)
+            apply(norm(config), built)
             built.train()(torch.empty(config.worker_batch, *shape))
     except PartError as error:
         return error
     return None
-
-
-def _plain(config: Config, chosen: Norm, shape: Shape, classes: int) -> nn.Module:
-    """The model with plain linear layers that nobody has filled yet."""
-    units = Units(
-        chosen,
-        activation=config.activation,
-        placement=config.placement,
-        bias=config.bias,
-        dropout=config.dropout,
-    )
-    built: nn.Module = part("model", config.model).build(units, shape, classes)
-    return built
 
 
 def _frozen(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from normbench import config, registry
@@ -35,7 +36,7 @@ def show_data(screen: Screen) -> None:
 
 
 def _norms() -> Table:
-    head = ("name", "batch stats", "running", "parameters", "description")
+    head = ("name", "batch stats", "running", "parameters", "description", "source")
     rows = []
     for name in registry.names("norm"):
         facts = registry.facts("norm", name)
@@ -47,6 +48,7 @@ def _norms() -> Table:
                 _yes(known["running"]),
                 known["parameters"],
                 _described(facts),
+                facts.source,
             )
         )
     return _table(head, rows, _presets("norm"))
@@ -61,7 +63,7 @@ def _parts(group: str) -> Table:
     return _table(("name", "options", "description"), rows, _presets(group))
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], notes: tuple[str, ...]) -> Table:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], notes: tuple[str, ...]) -> Table:
     return Table("", head, tuple(tuple(map(Cell, row)) for row in rows), notes=notes)
 
 
@@ -74,9 +76,7 @@ def _explain(group: str, name: str, screen: Screen) -> None:
     if name not in registry.names(group):
         near = nearest(name, registry.names(group))
         plural = registry.KINDS[group][0]
-        raise Refused(
-            Mistake(name, f"no {group} has this name", f"normbench list {plural} {near}")
-        )
+        raise Refused(Mistake(name, f"no {group} has this name", f"normbench list {plural} {near}"))
     facts = registry.facts(group, name)
     if screen.json:
         screen.document({"command": "list", "kind": group, "parts": [_document(facts)]})
@@ -89,7 +89,9 @@ def _explain(group: str, name: str, screen: Screen) -> None:
     if rows:
         screen.table(_table(("option", "type", "default", "allowed"), rows, ()))
     known = {key: value for key, value in facts.constants.items() if value not in ((), "", None)}
-    said = [(key, value if isinstance(value, str) else _plain(value)) for key, value in known.items()]
+    said = [
+        (key, value if isinstance(value, str) else _plain(value)) for key, value in known.items()
+    ]
     screen.table(_table(("fact", "value"), said, ()))
 
 
@@ -98,6 +100,7 @@ def _document(facts: Facts) -> dict[str, Any]:
         "name": facts.name,
         "package": facts.package,
         "description": facts.summary,
+        "source": facts.source,
         "doc": facts.doc,
         "options": {
             key: {"type": each.type, "default": each.default, "limits": dict(each.limits)}
@@ -113,7 +116,14 @@ def _data_row(name: str) -> dict[str, Any]:
         about = config.data_about({"data": {"name": name}})
     except NormbenchError as error:
         missing = "data.path=DIR" if not isinstance(error, FileRefused) else "no"
-        return {**row, "images": "any", "shape": "any", "classes": "any", "split": "-", "here": missing}
+        return {
+            **row,
+            "images": "any",
+            "shape": "any",
+            "classes": "any",
+            "split": "-",
+            "here": missing,
+        }
     sizes = about.sizes
     return {
         "name": name,

@@ -8,16 +8,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from normbench import __version__
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 
 if TYPE_CHECKING:
-    from normbench.grid import Cell
+    from normbench.plan import Sweep
     from normbench.screen import Screen
-    from normbench.sweep import Sweep
 
 VERBS = {
     "train": "train one configuration, or a sweep with -m",
@@ -79,13 +78,11 @@ codes: list[int] = []  # exit codes of the jobs that Hydra ran
 
 @dataclass
 class Session:
-    """What `train` knows before Hydra takes over: the screen and the checked cells."""
+    """What `train` knows before Hydra takes over: the screen, and the checked runs."""
 
     screen: Screen
+    sweep: Sweep
     multirun: bool
-    verbose: bool = False
-    cells: list[Cell] = field(default_factory=list)
-    sweep: Sweep | None = None
 
 
 session: Session | None = None
@@ -147,26 +144,25 @@ def train(argv: list[str]) -> int:
     parser.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
     options = _parsed(parser, argv)
     _with_outputs(options)
-    if options.cfg is None and options.info is None:
-        code = _prepared(options)
-        if code is not None:
-            return code
+    explains = options.cfg is not None or options.info is not None
+    if not explains and not _prepared(options):
+        return 0
     return _hydra(options)
 
 
-def _prepared(options: argparse.Namespace) -> int | None:
-    """Check every cell before Hydra starts; an exit code if there is nothing left to start."""
+def _prepared(options: argparse.Namespace) -> bool:
+    """Check every cell before Hydra starts; False if there is nothing to start."""
     global session
-    from normbench import grid, sweep
+    from normbench import grid, plan, sweep
 
     cells = grid.Grid(grid.loader(options.config_dir)).cells(options.overrides, options.multirun)
-    session = Session(_screen(options), options.multirun, options.verbose, cells)
-    session.sweep = sweep.plan(cells)
-    sweep.check(session.sweep)
-    if any(cell.config and cell.config.dry_run for cell in cells):
-        session.screen.lines(sweep.plan_lines(session.sweep))
-        return 0
-    return None
+    work = plan.plan(cells)
+    sweep.check(work)
+    session = Session(_screen(options), work, options.multirun)
+    if any(item.config.dry_run for item in work.items):
+        session.screen.text("\n".join(sweep.plan_lines(work)))
+        return False
+    return True
 
 
 def _hydra(options: argparse.Namespace) -> int:
@@ -182,26 +178,20 @@ def _hydra(options: argparse.Namespace) -> int:
     sys.argv = ["normbench train", *_for_hydra(options)]
     codes.clear()
     with patch.object(argparse.ArgumentParser, "_check_help", lambda *_: None, create=True):
-        hydra.main(config_path=str(registry.configs()), config_name="train", version_base="1.3")(task)()
-    if session and session.sweep and options.multirun:
-        _finish_sweep(session)
+        hydra.main(config_path=str(registry.configs()), config_name="train", version_base="1.3")(
+            task
+        )()
+    if session:
+        from normbench import sweep
+
+        sweep.conclude(session.sweep, session.screen, session.multirun)
     return max(codes, default=0)
 
 
 def task(composed: Any) -> int:
     """Train one composed configuration, in the process that a launcher chose."""
-    from omegaconf import OmegaConf
-
-    from normbench import grid, sweep
-
     try:
-        tree = composed if isinstance(composed, dict) else OmegaConf.to_container(composed, resolve=True)
-        if session and not session.multirun:
-            work = session.sweep
-        else:
-            work = sweep.plan([grid.composed(tree)])
-        assert work is not None
-        code = _run(work)
+        code = _task(composed)
     except NormbenchError as error:
         print(error, file=sys.stderr)
         code = error.code
@@ -209,43 +199,47 @@ def task(composed: Any) -> int:
     return code
 
 
+def _task(composed: Any) -> int:
+    from omegaconf import OmegaConf
+
+    from normbench import grid, plan
+
+    if session and not session.multirun:  # composed and checked before, in this very process
+        return _train(session.sweep, session.screen)
+    tree = OmegaConf.to_container(OmegaConf.create(composed), resolve=True)
+    cell = grid.composed({str(key): value for key, value in tree.items()})  # type: ignore[union-attr]
+    return _train(plan.plan([cell]), _screen(argparse.Namespace(quiet=True)))
+
+
 def run_cells(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Run the checked sweep for our launcher; one exit code per cell."""
-    assert session and session.sweep
-    code = _run(session.sweep)
-    return [code for _ in rows]
+    """Train the checked sweep for our launcher; one exit code per row."""
+    assert session
+    code = _train(session.sweep, session.screen)
+    return [code] * len(rows)
 
 
-def _run(work: Sweep) -> int:
-    """Train what is left of `work` with the right screen, and return the exit code."""
+def _train(work: Sweep, screen: Screen) -> int:
     from normbench import sweep
 
-    screen = session.screen if session else _screen(argparse.Namespace(quiet=True))
-    single = len(work.items) == 1 and not (session and session.multirun)
-    if single:
+    if len(work.items) == 1 and not work.skipped:
         sweep.single(work.items[0], screen)
     else:
-        sweep.many(work, screen, heading=not (session and session.multirun))
-    return max((1 for item in work.items if item.state == "failed"), default=0)
-
-
-def _finish_sweep(current: Session) -> None:
-    """Write the sweep's folder and show its table."""
-    from normbench import sweep
-
-    assert current.sweep
-    sweep.conclude(current.sweep, current.screen)
+        sweep.many(work, screen)
+    return 1 if any(item.state == "failed" for item in work.items) else 0
 
 
 def summary(argv: list[str]) -> int:
     """Show the layers of a configuration."""
     parser = _parser("summary", "Show layers, output shapes, parameters and buffers.")
-    parser.add_argument("--diff", nargs="+", metavar="KEY=VALUE", help="beside it, with this changed")
+    parser.add_argument(
+        "--diff", nargs="+", metavar="KEY=VALUE", help="beside it, with this changed"
+    )
     parser.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
     options = _parsed(parser, argv)
-    from normbench import overview
+    from normbench import grid, overview
 
-    overview.show(options, _screen(options))
+    composer = grid.Grid(grid.loader(options.config_dir))
+    overview.show(composer, options.overrides, options.diff or [], _screen(options))
     return 0
 
 
@@ -302,19 +296,19 @@ def _settings() -> str:
 
     lines = (registry.configs() / "train.yaml").read_text(encoding="utf-8").splitlines()
     first, last = lines.index("# what is trained"), lines.index("hydra:")
-    groups = [
-        f"{group:<10} {' '.join(registry.choices(group))}" for group in registry.KINDS
-    ]
+    groups = [f"{group:<10} {' '.join(registry.choices(group))}" for group in registry.KINDS]
     return "\n".join(
         ["parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)", *groups, ""]
-        + ["settings: KEY=VALUE", *(line.replace(": ", "=", 1) for line in lines[first:last])]
+        + ["settings: KEY=VALUE", *map(_as_override, lines[first:last])]
     )
+
+
+def _as_override(line: str) -> str:
+    return line if line.startswith("#") else line.replace(": ", "=", 1)
 
 
 def _parser(verb: str, text: str, overrides: bool = True) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=f"normbench {verb}", description=text, add_help=False, allow_abbrev=False
-    )
+    parser = _Parser(prog=f"normbench {verb}", description=text, add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action=_Help)
     if overrides:
         parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
@@ -329,7 +323,9 @@ def _parser(verb: str, text: str, overrides: bool = True) -> argparse.ArgumentPa
 def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     for word in argv:
         if word.startswith("--experimental-rerun"):
-            raise Refused(Mistake(word, "is not offered: it would run a stored file", "the command"))
+            raise Refused(
+                Mistake(word, "is not offered: it would run a stored file", "the command")
+            )
     return parser.parse_intermixed_args(argv)
 
 
@@ -346,10 +342,17 @@ def _with_outputs(options: argparse.Namespace) -> None:
 
 def _for_hydra(options: argparse.Namespace) -> list[str]:
     words = ["--multirun"] if options.multirun else []
-    words += [f"--{name}={value}" for name, value in
-              (("cfg", options.cfg), ("package", options.package), ("info", options.info),
-               ("config-dir", options.config_dir)) if value]
-    return words + options.overrides
+    words += [
+        f"--{name}={value}"
+        for name, value in (
+            ("cfg", options.cfg),
+            ("package", options.package),
+            ("info", options.info),
+            ("config-dir", options.config_dir),
+        )
+        if value
+    ]
+    return [*words, *options.overrides]
 
 
 def _screen(options: argparse.Namespace) -> Screen:

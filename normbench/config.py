@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 GROUPS = tuple(registry.KINDS)
 # Settings that change how a run is done and recorded, but no number of it.
 EXECUTION = (
-    "seeds jobs log_every outputs force dry_run skip_invalid max_cells tb tb_axis".split()
+    *("seeds", "jobs", "log_every", "outputs", "force", "dry_run"),
+    *("skip_invalid", "max_cells", "tb", "tb_axis"),
 )
 ACTIVATIONS = ("auto", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "tlu", "identity")
 LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
@@ -211,8 +212,6 @@ def check_values(tree: dict[str, Any]) -> list[Mistake]:
             put(tree, key, declared.check(value))
         except Unfit as unfit:
             fix = f"{key}={written(unfit.fix)}"
-            if declared.limits.get("choices"):
-                fix += f"    (one of: {', '.join(declared.limits['choices'])})"
             mistakes.append(Mistake(f"{key}={written(value)}", unfit.why, fix))
     return mistakes
 
@@ -247,9 +246,7 @@ def resolve(tree: dict[str, Any], about: About) -> Config:
     if tree["eval_every"] is None:
         tree["eval_every"] = tree["steps"] / per_epoch / 10
     _resolve_shares(tree["norm"], tree["steps"])
-    return Config(
-        **tree, digest=about.digest, label=about.label, train_images=about.sizes[0]
-    )
+    return Config(**tree, digest=about.digest, label=about.label, train_images=about.sizes[0])
 
 
 def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:

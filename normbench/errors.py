@@ -9,6 +9,7 @@ NormbenchError          1  a run failed
 |   +-- DataError          data
 |   +-- OptimizerError     optimizer
 +-- FileRefused         3  a file or folder is missing, damaged, of something else, or in use
+|   +-- InUse              another process works on the folder, or has just finished it
 +-- MachineError        4  no space, no such device, no memory, no such package
 """
 
@@ -24,11 +25,18 @@ MISTAKES = 5  # mistakes that one message lists: two lines each
 def shown(value: object) -> str:
     """Give a user's value as one short line that cannot repaint a terminal or a log."""
     text = value if isinstance(value, str) else str(value)
-    text = "".join(
-        char if unicodedata.category(char)[0] not in "CZ" or char == " " else ascii(char)[1:-1]
-        for char in text[: SHOWN + 1]
-    )
+    text = escaped(text[: SHOWN + 1])
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def escaped(text: str) -> str:
+    """Give a text of any length with control and direction-changing characters written out."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char if unicodedata.category(char)[0] not in "CZ" or char == " " else ascii(char)[1:-1]
+        for char in text
+    )
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,10 @@ class FileRefused(NormbenchError):
     """A file or folder is missing, damaged, made for something else, or in use."""
 
     code = 3
+
+
+class InUse(FileRefused):
+    """Another process works on a run's folder, or has finished it in the meantime."""
 
 
 class MachineError(NormbenchError):

@@ -13,15 +13,17 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from normbench.errors import FileRefused, MachineError, NormbenchError, shown
+from normbench.errors import FileRefused, InUse, MachineError, NormbenchError, shown
 
 MODE = 0o644  # of new files, less the umask
 FOLDER_MODE = 0o755
+DEPTH = 10  # levels of nesting in a YAML file at most
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _STALE = re.compile(r".+\.tmp-\d+")
 
@@ -32,19 +34,27 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises: MachineError if the storage fails; FileRefused if `path` is a symbolic link.
     """
     content = data.encode() if isinstance(data, str) else data
+    write_pieces(path, [content], len(content))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
+    """Write a file as `write_atomic` does, from consecutive pieces of `size` bytes in all.
+
+    Raises: MachineError if the storage fails; FileRefused if `path` is a symbolic link.
+    """
     if path.is_symlink():
         raise _link(path)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFE, MODE)
         with open(handle, "wb") as file:
-            file.write(content)
+            file.writelines(pieces)
             file.flush()
             os.fsync(handle)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _cannot_write(path, len(content), error) from error
+        raise _cannot_write(path, size, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -93,7 +103,7 @@ class Lock:
     The file `.lock` stays behind; what counts is the system's lock on it, which ends with the
     process. The process id in it serves messages only.
 
-    Raises: FileRefused, naming the process, if another one holds the lock.
+    Raises: InUse, naming the process, if another one holds the lock; MachineError.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -128,7 +138,7 @@ class Lock:
 
     def _refuse(self, holder: str) -> NoReturn:
         fix = f"the same command again when {holder} has ended"
-        raise FileRefused(str(self.directory), f"is in use by {holder}", fix) from None
+        raise InUse(str(self.directory), f"is in use by {holder}", fix) from None
 
 
 def make_directory(path: Path) -> None:
@@ -143,24 +153,31 @@ def make_directory(path: Path) -> None:
             raise _cannot_write(each, 0, error) from error
 
 
-def refuse_links(directory: Path) -> None:
-    """Check that a directory, its parent and the files in it are no symbolic links.
+def names(directory: Path) -> list[str]:
+    """List the files of a directory; none if it does not exist.
 
-    Raises: FileRefused for the first link found; nothing if there is no such directory.
+    Raises: FileRefused if it cannot be read, or if it, its parent or a file in it is a link.
     """
     for each in (directory.parent, directory):
         if each.is_symlink():
             raise _link(each)
-    for entry in _entries(directory):
+    try:
+        with os.scandir(directory) as entries:
+            found = list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _cannot_read(directory, error) from None
+    for entry in found:
         if entry.is_symlink():
             raise _link(Path(entry.path))
+    return sorted(entry.name for entry in found)
 
 
 def remove_stale(directory: Path) -> None:
     """Remove what atomic writes left behind that were cut off; call with the lock held."""
-    for entry in _entries(directory):
-        if _STALE.fullmatch(entry.name):
-            remove(Path(entry.path))
+    for name in filter(_STALE.fullmatch, names(directory)):
+        remove(directory / name)
 
 
 def remove(path: Path) -> None:
@@ -201,6 +218,41 @@ def read_json(path: Path, limit: int) -> Any:
         raise damaged(path, f"is not JSON: {error}") from None
 
 
+def write_yaml(path: Path, tree: Any) -> str:
+    """Write plain values as YAML, atomically and in ASCII, and return the text.
+
+    Raises: as `write_atomic` does.
+    """
+    import yaml  # here, since what only looks at states does not need it
+
+    text: str = yaml.safe_dump(tree, sort_keys=False)
+    write_atomic(path, text)
+    return text
+
+
+def read_yaml(path: Path, limit: int) -> Any:
+    """Read a YAML file of at most `limit` bytes: one document without aliases and tags.
+
+    Raises: FileRefused as `read_bytes` does, or if the file is not such YAML, or nested too deep.
+    """
+    import yaml
+
+    data = read_bytes(path, limit)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
+    depth = 0
+    try:
+        for event in yaml.parse(data, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH:
+                raise damaged(path, "is nested too deep")
+            if getattr(event, "anchor", None) or getattr(event, "tag", None):
+                raise damaged(path, "holds an alias or a tag")
+        return yaml.load(data, Loader=loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise damaged(path, f"is not YAML: {str(error).splitlines()[0]}") from None
+
+
 def digest(what: bytes | Path) -> str:
     """Return the SHA-256 of bytes, or of the content of a file, as 64 hex digits.
 
@@ -230,16 +282,6 @@ def _opened(path: Path) -> BufferedReader:
         os.close(handle)
         raise damaged(path, "is no plain file")
     return open(handle, "rb")
-
-
-def _entries(directory: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            return list(entries)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise _cannot_read(directory, error) from None
 
 
 def _sync_folder(folder: Path) -> None:

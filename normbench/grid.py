@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
@@ -30,11 +31,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normbench import config, registry
 from normbench.config import Config
-from normbench.errors import Mistake, Refused
+from normbench.errors import Mistake, PartError, Refused
 from normbench.options import nearest
 
+if TYPE_CHECKING:
+    from normbench.data._base import About
+
 ALL_SETTINGS = "(all settings: normbench train --help)"
-EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+EXTRAS = {
+    "joblib": "joblib",
+    "ray": "ray",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,11 @@ class Grid:
         if wrong:
             self.mistakes.update(dict.fromkeys(wrong))
             return Cell(tuple(row), None)
-        about = self.about(tuple(sorted(config.leaves({"data": tree["data"]}), key=str)))
+        try:
+            about = self.about(json.dumps(tree["data"]))
+        except PartError as error:
+            self.mistakes.update(dict.fromkeys(error.mistakes))
+            return Cell(tuple(row), None)
         misfits = config.contradictions(tree, about)
         misfits += self._both_lengths(row)
         if misfits:
@@ -103,9 +116,10 @@ class Grid:
     def _read(self, text: str, multirun: bool) -> list[str]:
         """Return the `KEY=VALUE` texts that one override stands for, none if it is refused."""
         try:
-            override = self.parser.parse_override(text)
+            (override,) = self.parser.parse_overrides([text])
         except HydraException:
-            self._say(text, "cannot be read as KEY=VALUE", "batch=2    " + ALL_SETTINGS)
+            fix = "batch=2    (a value with special characters needs quotes: data.path='a (1)')"
+            self._say(text, "cannot be read as KEY=VALUE", fix)
             return []
         key = override.key_or_group
         if override.type.name != "CHANGE" or "@" in text.partition("=")[0] or override.package:
@@ -116,7 +130,9 @@ class Grid:
         if "${" in text and re.search(r"\$\{[^}]*:", text):
             self._say(text, "resolvers are not allowed in settings", f"{key}=VALUE")
             return []
-        texts = self._elements(override, key)
+        texts = [str(override.input_line)]
+        if override.is_sweep_override():
+            texts = [f"{key}={each}" for each in override.sweep_string_iterator()]
         if override.is_sweep_override() and not multirun:
             self._say(text, "is a list: several runs", f"normbench train -m {text}")
             return []
@@ -124,14 +140,6 @@ class Grid:
             self._say(text, "is an empty list", "seed=range(0,3)")
         checked = self._known_choice if key in self.groups else self._known_key
         return [each for each in texts if checked(key, each)]
-
-    def _elements(self, override: Override, key: str) -> list[str]:
-        if not override.is_sweep_override():
-            return [str(override.input_line)]
-        if override.is_discrete_sweep() and hasattr(override.value(), "include"):  # glob
-            names = override.value().filter(self.loader.get_group_options(key))  # type: ignore
-            return [f"{key}={name}" for name in names]
-        return [f"{key}={each}" for each in override.sweep_string_iterator()]
 
     def _known_choice(self, key: str, text: str) -> bool:
         name = text.partition("=")[2].strip("'\"")
@@ -150,7 +158,9 @@ class Grid:
     def _known_key(self, key: str, text: str) -> bool:
         group, _, rest = key.partition(".")
         if rest == "name" and group in self.groups:
-            self._say(text, f"the {group} is chosen by {group}=NAME", f"{group}=" + text.partition("=")[2])
+            self._say(
+                text, f"the {group} is chosen by {group}=NAME", f"{group}=" + text.partition("=")[2]
+            )
             return False
         if group in self.groups and rest:
             return True  # whether the part has this option is known once it is composed
@@ -212,15 +222,20 @@ class Grid:
     def _own_files(self, tree: dict[Any, Any]) -> None:
         """Check what a user's own configuration files added: unknown keys, unknown part names."""
         for group in registry.KINDS:
-            name = (tree.get(group) or {}).get("name")
+            name = str((tree.get(group) or {}).get("name"))
             known = registry.names(group)
-            if not all(each in known for each in str(name).split("+")):
-                self._say(f"{group}.name={name}", f"no {group} has this name", f"name: {nearest(str(name), known)}")
+            if not all(each in known for each in name.split("+")):
+                fix = f"name: {nearest(name, known)}"
+                self._say(f"{group}.name={name}", f"no {group} has this name", fix)
                 self._stop()
             options = config.declared_options(group, name)
             for key, _ in config.leaves(tree[group]):
                 if key != "name" and key not in options:
-                    fix = f"{group}.{nearest(key, options)}" if options else f"{group}={name} has none"
+                    fix = (
+                        f"{group}.{nearest(key, options)}"
+                        if options
+                        else f"{group}={name} has none"
+                    )
                     self._say(f"{group}.{key}", f"{name} has no such option", fix)
             for key, declared in options.items():
                 if key not in dict(config.leaves(tree[group])):
@@ -241,14 +256,13 @@ class Grid:
             resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
         except OmegaConfBaseException as error:
             key, value = texts[-1]
-            raise Refused(Mistake(f"{key}={value}", str(error).splitlines()[0], f"{key}=VALUE")) from None
+            raise Refused(
+                Mistake(f"{key}={value}", str(error).splitlines()[0], f"{key}=VALUE")
+            ) from None
         return {str(key): value for key, value in resolved.items()}  # type: ignore[union-attr]
 
-    def _about(self, leaves: tuple[tuple[str, Any], ...]) -> Any:
-        tree: dict[str, Any] = {}
-        for key, value in leaves:
-            config.put(tree, key, value)
-        return config.data_about(tree)
+    def _about(self, data: str) -> About:
+        return config.data_about({"data": json.loads(data)})
 
     def _both_lengths(self, row: Sequence[str]) -> list[Mistake]:
         given = dict(text.split("=", 1) for text in row)
@@ -272,13 +286,16 @@ class Grid:
         group, _, rest = key.partition(".")
         if group not in self.groups:
             return self._unknown_key(text, [k for k, _ in config.leaves(tree)])
-        name, options = tree[group]["name"], [k for k, _ in config.leaves(tree[group]) if k != "name"]
+        name, options = (
+            tree[group]["name"],
+            [k for k, _ in config.leaves(tree[group]) if k != "name"],
+        )
         why = f"{group}={name} has no such option"
         owners = [
             other for other in registry.names(group) if rest in registry.facts(group, other).options
         ]
         if owners:
-            fix = f"{group}={owners[0]} {text}"
+            fix = f"{group}={min(owners, key=len)} {text}"
         elif options:
             fix = f"{group}.{nearest(rest, options)}={text.partition('=')[2]}"
         else:
@@ -288,7 +305,9 @@ class Grid:
     def _unknown_key(self, text: str, known: Sequence[str]) -> None:
         key, _, value = text.partition("=")
         shown = [*known, *_options_everywhere()]
-        near = max(shown, key=lambda each: max(_like(key, each), _like(key, each.rpartition(".")[2])))
+        near = max(
+            shown, key=lambda each: max(_like(key, each), _like(key, each.rpartition(".")[2]))
+        )
         self._say(text, "no setting has this name", f"{near}={value}    {ALL_SETTINGS}")
 
     def _say(self, subject: str, why: str, fix: str) -> None:
@@ -310,7 +329,9 @@ def _options_everywhere() -> tuple[str, ...]:
     found: dict[str, None] = {}
     for group in registry.KINDS:
         for name in registry.names(group):
-            found.update(dict.fromkeys(f"{group}.{key}" for key in registry.facts(group, name).options))
+            found.update(
+                dict.fromkeys(f"{group}.{key}" for key in registry.facts(group, name).options)
+            )
     return tuple(found)
 
 

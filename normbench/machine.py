@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from normbench import __version__
 from normbench.errors import MachineError
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "tensorboard")
@@ -62,7 +63,7 @@ def end_with_parent() -> None:
 def environment(device: str, threads: int) -> dict[str, Any]:
     """Describe what a run depends on besides its configuration; no names of users or hosts."""
     return {
-        "normbench": version("normbench"),
+        "normbench": __version__,
         "source": source_digest(),
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
@@ -97,7 +98,8 @@ def memory_mib() -> float:
 def _may_have_gpu() -> bool:
     """Whether it is worth importing torch to ask for a GPU."""
     return sys.platform != "linux" or any(
-        Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/proc/driver/nvidia", "/dev/dxg")
+        Path(path).exists()
+        for path in ("/dev/nvidiactl", "/dev/kfd", "/proc/driver/nvidia", "/dev/dxg")
     )
 
 

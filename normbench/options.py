@@ -38,6 +38,10 @@ class Declared:
     default: Any
     limits: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        if isinstance(self.default, tuple):  # how a dataclass has to write the default of a list
+            object.__setattr__(self, "default", list(self.default))
+
     def check(self, value: Any) -> Any:
         """Return `value` in the declared type (an int becomes a float where a float is declared).
 
@@ -47,31 +51,27 @@ class Declared:
         value = _typed(value, kinds)
         if value is _WRONG:
             raise Unfit(f"is not {_article(kinds, self.limits)}", self._fix())
-        if isinstance(value, str) and "choices" in self.limits:
-            choices = self.limits["choices"]
-            if value not in choices:
-                raise Unfit(f"is none of {', '.join(choices)}", nearest(value, choices))
+        choices = self.limits.get("choices")
+        if choices and isinstance(value, str) and value not in choices:
+            others = [kind for kind in kinds if kind != "str"]
+            why = f"is none of {', '.join(choices)}"
+            if others:
+                why = f"is not {_article(kinds, self.limits)}"
+            raise Unfit(why, nearest(value, choices))
         numbers = value if isinstance(value, list) else [value]
         if not all(self._within(number) for number in numbers):
-            raise Unfit(f"is not {self.range()}", self._clamped(value))
+            raise Unfit(f"must be {self.range()}", self._clamped(value))
         return value
 
     def range(self) -> str:
-        """Say the allowed range in words, such as `in 0 .. 1` or `at least 1`."""
+        """Say the allowed range in words, such as `in 0 .. 1` or `above 0`, "" if there is none."""
         limits = self.limits
-        low, high = limits.get("low"), limits.get("high")
-        words = []
-        if low is not None and high is not None:
-            words.append(f"in {low} .. {high}")
-        elif low is not None:
-            words.append(f"at least {low}")
-        elif high is not None:
-            words.append(f"at most {high}")
-        if "above" in limits:
-            words.append(f"above {limits['above']}")
-        if "below" in limits:
-            words.append(f"below {limits['below']}")
-        return " and ".join(words)
+        if "low" in limits and "high" in limits:
+            return f"in {limits['low']} .. {limits['high']}"
+        names = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
+        return " and ".join(
+            f"{word} {limits[name]}" for name, word in names.items() if name in limits
+        )
 
     def _within(self, number: Any) -> bool:
         if isinstance(number, bool) or not isinstance(number, int | float):
@@ -170,6 +170,7 @@ def _typed(value: Any, kinds: list[str]) -> Any:
 
 
 def _article(kinds: list[str], limits: Mapping[str, Any]) -> str:
+    """The types in words: `an integer`, `a finite number or null`, `an integer or auto`."""
     words = {
         "int": "an integer",
         "float": "a finite number",

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from normbench.config import Config
+from normbench.errors import PartError
 from normbench.grid import Cell
-from normbench.record import read_status
-
-FINAL = ("finished", "diverged")
+from normbench.record import FINAL, read_status
 
 
 @dataclass
 class Item:
-    """One run of a sweep with its typed settings and what is known of it."""
+    """One run with the settings that the command line gave it, and what is known of it."""
 
     config: Config
     settings: dict[str, str]
@@ -41,20 +40,30 @@ class Sweep:
         """The runs that are left."""
         return [item for item in self.items if not item.finished]
 
+    @property
+    def seeds_only(self) -> bool:
+        """Whether the runs differ in nothing but the seed."""
+        return len({item.config.name for item in self.items}) == 1
+
+    def skip(self, item: Item, error: PartError) -> None:
+        """Move a run whose parts do not fit to the cells that do not apply."""
+        self.items.remove(item)
+        row = tuple(f"{key}={value}" for key, value in item.settings.items() if key != "seed")
+        if row not in [cell.row for cell in self.skipped]:
+            self.skipped.append(Cell(row, None, tuple(error.mistakes)))
+
 
 def plan(cells: Sequence[Cell]) -> Sweep:
-    """Expand seeds and look up which runs are finished; torch is not imported.
+    """Expand seeds and look up which runs are finished.
 
     Raises: FileRefused if a run's files are damaged.
     """
-    sweep = Sweep([], [cell for cell in cells if cell.config is None])
     known: dict[Path, Item] = {}
     for cell in cells:
         for config in cell.config.with_seeds() if cell.config else []:
             settings = {**dict(text.split("=", 1) for text in cell.row), "seed": str(config.seed)}
             item = known.setdefault(config.directory, Item(config, settings))
-            status = read_status(config.directory)
-            if status and not config.force:
-                item.state = status["state"] if status["state"] in FINAL else "planned"
-    sweep.items = list(known.values())
-    return sweep
+            status = None if config.force else read_status(config.directory)
+            if status and status["state"] in FINAL:
+                item.state = status["state"]
+    return Sweep(list(known.values()), [cell for cell in cells if cell.config is None])

@@ -19,9 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
-from normbench import build, machine, record, registry
+from normbench import build, events, machine, registry
 from normbench.errors import FileRefused
-from normbench.plan import FINAL, Item
+from normbench.plan import Item
+from normbench.record import FINAL, read_status
 from normbench.rows import Row, from_json, to_json
 from normbench.run import first_line, run
 
@@ -32,7 +33,7 @@ Tell = Callable[[int, str, Row | None, str], None]
 
 
 def jobs_of(items: list[Item]) -> int:
-    """How many runs go at a time: `jobs`, or one per core (one per GPU) and never more than runs."""
+    """How many runs go at a time: `jobs`, or one per core (one per GPU), not more than are left."""
     config, left = items[0].config, sum(not item.finished for item in items)
     if isinstance(config.jobs, int):
         return min(config.jobs, left)
@@ -57,14 +58,14 @@ def work(items: list[Item], tell: Tell) -> None:
         return
     for index, item in enumerate(items):  # forking is not safe with macOS's frameworks
         if not item.finished:
-            alone(item, lambda row, index=index: tell(index, "running", row, ""))  # type: ignore[misc]
+            alone(item, lambda row, index=index: tell(index, "running", row, ""))
             tell(index, item.state, None, item.message or "")
 
 
 def _warm(todo: list[Item]) -> None:
     """Import and load in the parent what every child needs."""
     machine.prepare(todo[0].config.threads)
-    record.warm()
+    events.load_tensorboard()
     for item in todo:
         build.data(item.config)
         for group in registry.KINDS:
@@ -81,6 +82,7 @@ def alone(item: Item, each: Callable[[Row], None]) -> None:
         item.state = "busy"
     except Exception as error:  # a failed run must not stop the others; its folder has the trace
         item.state, item.message = "failed", first_line(error)
+
 
 @dataclass
 class _Child:
@@ -148,7 +150,9 @@ class _Pool:
         for line in lines:
             news = json.loads(line)
             if "row" in news:
-                self.tell(child.index, "running", from_json(news["row"]), "")
+                row = from_json(news["row"])
+                assert isinstance(row, Row)
+                self.tell(child.index, "running", row, "")
             else:
                 self._ended(child, news)
 
@@ -187,7 +191,7 @@ class _Pool:
         due = [index for when, index in self.busy if when <= now]
         self.busy = [(when, index) for when, index in self.busy if when > now]
         for index in due:
-            status = record.read_status(self.items[index].config.directory) or {}
+            status = read_status(self.items[index].config.directory) or {}
             if status.get("state") in FINAL:
                 self.items[index].state = status["state"]
                 self.tell(index, status["state"], None, "by another process")

@@ -6,7 +6,6 @@ What is read back from a folder is untrusted: size-limited, checked, plain data.
 from __future__ import annotations
 
 import json
-import math
 import re
 import secrets
 import time
@@ -14,34 +13,42 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
-import yaml
-
 from normbench import files
-from normbench.errors import FileRefused, MachineError, shown
-from normbench.rows import Row, TimeRow, finite, from_json, to_json
+from normbench.errors import InUse, MachineError, shown
+from normbench.events import Events, load_tensorboard
+from normbench.rows import Row, TimeRow, Value, finite, from_json, to_json
 
 CONFIG, ENVIRONMENT, STATUS = "config.yaml", "environment.json", "status.json"
 METRICS, TIMING, ERROR = "metrics.jsonl", "timing.jsonl", "error.txt"
 EVENTS = "events.out.tfevents."
-WORK = ("checkpoint.safetensors", METRICS, TIMING)  # only a run that began leaves one of these
+ATTEMPT = (
+    "checkpoint.safetensors",
+    METRICS,
+    TIMING,
+    ERROR,
+)  # and events: what a run that began left
 
 FINAL = ("finished", "diverged")
 STATES = ("planned", "running", *FINAL, "interrupted", "failed")
 EXIT_CODES = {
-    **{"sigint": 130, "sigterm": 143},
-    **{"oom": 4, "storage": 4, "artifact": 3, "data": 3},
-    **{"error": 1, "rank_lost": 1, "worker_killed": 1, "timeout": 1},
+    "sigint": 130,
+    "sigterm": 143,
+    "oom": 4,
+    "storage": 4,
+    "artifact": 3,
+    "data": 3,
+    "error": 1,
+    "rank_lost": 1,
+    "worker_killed": 1,
+    "timeout": 1,
 }  # by the reason of a run that was interrupted or failed
 
 STATUS_EVERY_S = 5.0  # so that, with rows that come this often too, no status is older than 10 s
 SMALL = 2**18  # bytes of a configuration or status at most
 LARGE = 2**28  # bytes of all rows of a run at most
-DEPTH = 10  # levels of nesting in a configuration at most
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # so none that Hydra or OmegaConf give a meaning
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -73,7 +80,7 @@ class Record:
     def __enter__(self) -> Self:
         if self.tb:
             load_tensorboard()  # before anything is created, for it may be missing
-        files.refuse_links(self.directory)
+        files.names(self.directory)  # raises if there are links
         files.make_directory(self.directory)
         with ExitStack() as stack:
             stack.enter_context(files.Lock(self.directory))
@@ -121,7 +128,8 @@ class Record:
         """
         assert state in STATES[2:]
         # A run that fails because the disk is full must still be able to say so.
-        with suppress(*[MachineError] if state == "failed" else []):
+        endured = (MachineError,) if state == "failed" else ()
+        with suppress(*endured):
             self._close(state)
         default = 130 if state == "interrupted" else 1
         changes: dict[str, Any] = {
@@ -142,31 +150,32 @@ class Record:
     def _start(self, stack: ExitStack) -> None:
         """Write what is known before the first step; the status comes last, then the old goes."""
         before = read_status(self.directory)
-        text = yaml.dump(_plain(self.config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        config = json.loads(json.dumps(self.config, allow_nan=False))
         if before:
-            self._check(before, text)
+            self._check(before, config["experiment"])
         files.remove_stale(self.directory)
-        files.write_atomic(self.directory / CONFIG, text)
+        text = files.write_yaml(self.directory / CONFIG, config)
         entries = json.dumps([self.environment], indent=1, allow_nan=False)
         files.write_atomic(self.directory / ENVIRONMENT, entries + "\n")
-        self._process, self._last = secrets.token_hex(8), {}
+        self._process = secrets.token_hex(8)
+        self._last: dict[str, Value] = {}
         self._status = self._first_status(before)
         self._save()
-        for name in (METRICS, TIMING, ERROR, *_events(self.directory)):
+        for name in filter(_is_of_attempt, files.names(self.directory)):
             files.remove(self.directory / name)
         self._metrics = self._append(stack, METRICS)
         self._timing = self._append(stack, TIMING)
-        self._events = None
+        self._events: Events | None = None
         if self.tb:
             # Named by attempt: a running TensorBoard goes on to the next name, never back.
             file = self._append(stack, f"{EVENTS}{self._status['attempts']:06d}.normbench")
             self._events = Events(file, self.tb_axis)
             self._events.begin(self.hparams, text)
 
-    def _check(self, before: Mapping[str, Any], text: str) -> None:
+    def _check(self, before: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
         """Refuse a folder that is final or of another configuration."""
         stored = dict(_leaves(read_config(self.directory)["experiment"]))
-        mine = dict(_leaves(_load_yaml(self.directory / CONFIG, text.encode())["experiment"]))
+        mine = dict(_leaves(experiment))
         # A setting that came after the folder was written is at its default: the name says so.
         differing = [
             f"{key} is {shown(stored[key])} there and {shown(mine.get(key))} here"
@@ -177,7 +186,7 @@ class Record:
             why = f"is of another configuration: {', '.join(differing[:4])}"
             raise files.damaged(self.directory / CONFIG, why)
         if before["state"] in FINAL and not self.config["execution"].get("force"):
-            raise FileRefused(str(self.directory), f"is {before['state']} already", "force=true")
+            raise InUse(str(self.directory), f"is {before['state']} already", "force=true")
 
     def _first_status(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
         experiment = json.dumps(self.config["experiment"], sort_keys=True)
@@ -209,8 +218,9 @@ class Record:
     def _close(self, state: str) -> None:
         self._metrics.close()
         self._timing.close()
-        if self._events:
-            self._events.end(state)
+        events, self._events = self._events, None
+        if events:
+            events.end(state)
 
     def _save(self, **changes: Any) -> None:
         self._status.update(changes, updated_at=_now())
@@ -219,101 +229,122 @@ class Record:
         self._due = time.monotonic() + STATUS_EVERY_S
 
 
-class Events:
-    """TensorBoard's view of a run: one file, derived from the rows and never read back.
+def read_status(directory: Path) -> dict[str, Any] | None:
+    """Read a run's state without taking its lock; None if no run began in the folder.
 
-    Args: file: where the events go. axis: `examples` or `step`, the horizontal axis.
+    Raises: FileRefused if the status is malformed, a link, or missing beside other files of a run.
     """
-
-    def __init__(self, file: files.Appended, axis: str) -> None:
-        self.file, self.axis, self.tb = file, axis, load_tensorboard()
-        self.records = self.tb.RecordWriter(file)
-
-    def begin(self, hparams: Mapping[str, float | str | bool], config: str) -> None:
-        """Write the version, the run's columns, the layout of the charts and the configuration."""
-        tb = self.tb
-        self._event(file_version="brain.Event:2")
-        infos = [tb.HParamInfo(name=name, type=_hparam_type(v)) for name, v in hparams.items()]
-        metrics = [
-            tb.MetricInfo(name=tb.MetricName(tag=tag), display_name=tag)
-            for tag in ("test/accuracy", "gap/accuracy")
-        ]
-        experiment = tb.Experiment(hparam_infos=infos, metric_infos=metrics)
-        start = tb.SessionStartInfo(start_time_secs=time.time())
-        for name, value in hparams.items():
-            setattr(start.hparams[name], _hparam_field(value), value)
-        self._hparams(tb.hparams.EXPERIMENT_TAG, experiment=experiment)
-        self._hparams(tb.hparams.SESSION_START_INFO_TAG, session_start_info=start)
-        layout = tb.layout.CONFIG_SUMMARY_TAG, tb.layout.create_summary_metadata()
-        self._bytes(*layout, _layout(tb).SerializeToString())
-        code = "".join(f"    {line}\n" for line in config.splitlines())
-        self._bytes("config", tb.text.create_summary_metadata("config", ""), code.encode())
-
-    def add(self, row: Row | TimeRow) -> None:
-        """Write the finite numbers among a row's values whose name is a tag."""
-        step = row.examples if self.axis == "examples" else row.step
-        event = self.tb.Event(wall_time=time.time(), step=step)
-        add = event.summary.value.add
-        for tag, value in row.values.items():
-            if "/" in tag and isinstance(value, int | float) and math.isfinite(value):
-                add(tag=tag, simple_value=value)
-        self.records.write(event.SerializeToString())
-
-    def end(self, state: str) -> None:
-        """Write how the run ended, and close the file."""
-        status = 1 if state == "finished" else 2  # STATUS_SUCCESS, STATUS_FAILURE
-        end = self.tb.SessionEndInfo(status=status, end_time_secs=time.time())
-        self._hparams(self.tb.hparams.SESSION_END_INFO_TAG, session_end_info=end)
-        self.file.close()
-
-    def _hparams(self, tag: str, **content: Any) -> None:
-        tb = self.tb
-        metadata = tb.hparams.create_summary_metadata(tb.HParamsPluginData(**content))
-        self._summary(tag, metadata, tb.hparams.NULL_TENSOR)
-
-    def _bytes(self, tag: str, metadata: Any, content: bytes) -> None:
-        tensor = self.tb.TensorProto(dtype=7, string_val=[content])  # DT_STRING
-        tensor.tensor_shape.SetInParent()  # a scalar, not of unknown shape
-        self._summary(tag, metadata, tensor)
-
-    def _summary(self, tag: str, metadata: Any, tensor: Any) -> None:
-        value = self.tb.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
-        self._event(summary=self.tb.Summary(value=[value]))
-
-    def _event(self, **content: Any) -> None:
-        event = self.tb.Event(wall_time=time.time(), **content)
-        self.records.write(event.SerializeToString())
+    path = directory / STATUS
+    names = files.names(directory)
+    if STATUS not in names:
+        if any(map(_is_of_attempt, names)):
+            raise files.damaged(path, "is missing")
+        return None
+    status = files.read_json(path, SMALL)
+    why = _unlike_status(status)
+    if why:
+        raise files.damaged(path, why)
+    return dict(status)
 
 
-@cache
-def load_tensorboard() -> SimpleNamespace:
-    """Import what writes TensorBoard's files; a process that forks many runs calls it first.
+def read_config(directory: Path) -> dict[str, dict[str, Any]]:
+    """Read the maps `experiment` and `execution` of a run.
 
-    Raises: MachineError if the package is missing.
+    Raises: FileRefused if the file is missing, no plain YAML of these two maps, nested too deep,
+        or holds an alias, a tag, an interpolation or a key with a meaning to Hydra.
     """
-    try:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.compat.proto.tensor_pb2 import TensorProto
-        from tensorboard.plugins.custom_scalar import layout_pb2, metadata as layout
-        from tensorboard.plugins.hparams import api_pb2, metadata as hparams, plugin_data_pb2
-        from tensorboard.plugins.text import metadata as text
-        from tensorboard.summary.writer.record_writer import RecordWriter
-    except ImportError as error:
-        why = f"the package tensorboard cannot be imported ({shown(error)})"
-        raise MachineError("tb=true", why, "tb=false, or: pip install tensorboard") from error
-    messages = {
-        name: getattr(module, name)
-        for module in (api_pb2, plugin_data_pb2, layout_pb2)
-        for name in module.DESCRIPTOR.message_types_by_name
-    }
-    return SimpleNamespace(
-        **messages,
-        Event=Event,
-        Summary=Summary,
-        TensorProto=TensorProto,
-        RecordWriter=RecordWriter,
-        hparams=hparams,
-        layout=layout,
-        text=text,
-    )
+    path = directory / CONFIG
+    tree = files.read_yaml(path, SMALL)
+    if not isinstance(tree, dict) or set(tree) != {"experiment", "execution"}:
+        raise files.damaged(path, "has not the two maps experiment and execution")
+    for name, settings in tree.items():
+        why = _unlike_setting(name, settings) if isinstance(settings, dict) else f"{name} is no map"
+        if why:
+            raise files.damaged(path, why)
+    return tree
+
+
+def read_rows(directory: Path) -> list[Row]:
+    """Read the rows of a run; a last line that was cut off is left out.
+
+    Raises: FileRefused if the file is missing or a line is no row.
+    """
+    path = directory / METRICS
+    rows = []
+    for number, line in enumerate(files.read_bytes(path, LARGE).split(b"\n")[:-1], 1):
+        try:
+            row = from_json(line.decode())
+        except ValueError as error:
+            raise files.damaged(path, f"line {number} is no row: {error}") from None
+        if not isinstance(row, Row):
+            raise files.damaged(path, f"line {number} is a row of times")
+        rows.append(row)
+    return rows
+
+
+def write_error(directory: Path, text: str) -> None:
+    """Write a traceback to the run's `error.txt`."""
+    files.write_atomic(directory / ERROR, text.encode(errors="backslashreplace"))
+
+
+_STATUS_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("config_sha256", "started_at", "updated_at"), (str,)),
+    **dict.fromkeys(("reason", "message", "state_sha256", "finished_at"), (str, type(None))),
+    **dict.fromkeys(("step", "attempts"), (int,)),
+    **dict.fromkeys(("steps_total", "exit_code"), (int, type(None))),
+    "epoch": (int, float),
+    "final": (dict, type(None)),
+    **dict.fromkeys(("resumed_at", "warnings"), (list,)),
+}
+
+
+def _unlike_status(status: Any) -> str | None:
+    """Say what of a status is not as `Record` writes it."""
+    if not isinstance(status, dict):
+        return "is no JSON object"
+    if status.get("schema") != 1:
+        return f"has schema {shown(status.get('schema'))}, this normbench reads 1"
+    if status.get("state") not in STATES:
+        return f"has the state {shown(status.get('state'))}, which is none of {', '.join(STATES)}"
+    for name, types in _STATUS_TYPES.items():
+        if name not in status or type(status[name]) not in types:
+            return f"{name} is {shown(status.get(name, 'missing'))}"
+    if not all(type(step) is int for step in status["resumed_at"]):
+        return "resumed_at is no list of steps"
+    if not all(type(text) is str for text in status["warnings"]):
+        return "warnings is no list of texts"
+    final = (status["final"] or {}).values()
+    if not all(type(value) in _PLAIN and finite(value) == value for value in final):
+        return "final holds more than numbers"
+    return None
+
+
+def _unlike_setting(key: Any, value: Any) -> str | None:
+    """Say why a key with its value is no setting, or no map of settings."""
+    if not isinstance(key, str) or not _KEY.fullmatch(key) or key in ("hydra", "defaults"):
+        return f"holds the key {shown(key)}, which is no setting"
+    if isinstance(value, dict):
+        return next(filter(None, (_unlike_setting(*item) for item in value.items())), None)
+    for each in value if isinstance(value, list) else [value]:
+        if type(each) not in _PLAIN:
+            return f"{key} is no number, word or null"
+        if isinstance(each, str) and "${" in each:
+            return f"{key} holds an interpolation"
+    return None
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_of_attempt(name: str) -> bool:
+    """Whether a file holds something of an attempt, so that it goes when the run starts over."""
+    return name in ATTEMPT or name.startswith(EVENTS)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,12 @@ class Facts:
     def summary(self) -> str:
         """The first sentence of the docstring."""
         return self.doc.split("\n\n")[0].replace("\n", " ").removesuffix(".")
+
+    @property
+    def source(self) -> str:
+        """Authors and year of the method, "" where the docstring names none."""
+        found = re.search(r"Source: +(.*?\d{4})", self.doc.replace("\n", " "))
+        return re.sub(r" +", " ", found[1]) if found else ""
 
 
 def names(group: str) -> list[str]:

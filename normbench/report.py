@@ -1,11 +1,11 @@
-"""Turns finished runs into tables, Markdown, CSV and plain documents; draws nothing itself."""
+"""Turns recorded runs into tables, Markdown, CSV and plain documents; draws nothing itself."""
 
 from __future__ import annotations
 
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
@@ -16,14 +16,14 @@ from normbench.options import written
 Settings = Mapping[str, object]  # flat dotted keys: `norm`, `norm.groups`, `batch`, `seed`
 Key = tuple[str, ...]  # the values of some keys, as written on a command line
 
-PARTS = ("model", "norm", "init", "data", "optimizer")  # whose values say what they are
+PARTS = ("model", "norm", "init", "data", "optimizer")  # their values say what they are
 SEEDS = ("seed", "seeds")
 COLUMNS = 6  # values of a key up to which they stand side by side
 SEED_COLUMNS = 5  # seeds up to which each has a column
 LISTED = 5  # messages of failed runs under a table
-CLOSE = 2.0  # points within which a table shows two decimals
+CLOSE = 2.0  # points within which one decimal would hide the differences
 RESULTS = ("finished", "diverged")  # states of a run that has a result
-STATES = ("failed", "interrupted", "running", "planned", "does not apply", "diverged", "finished")
+STATES = ("failed", "interrupted", "running", "planned", "does not apply", *reversed(RESULTS))
 STAR = "* better than every other in its column (Holm, 5 %)"
 RISKY = ("=", "+", "-", "@")  # with these a spreadsheet takes a cell for a formula
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -56,12 +56,11 @@ class Result:
 
     def outcome(self, metric: str) -> stats.Outcome | None:
         """Give the value that counts, chance level if the run diverged, None without a result."""
-        if self.state not in RESULTS:
-            return None
         diverged = self.state == "diverged"
-        if metric not in self.final and not diverged:
-            return None
-        return stats.outcome(self.final.get(metric), _chance(metric, self.classes), diverged)
+        if diverged or (self.state in RESULTS and metric in self.final):
+            chance = _chance(metric, self.classes)
+            return stats.outcome(self.final.get(metric), chance, diverged)
+        return None
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class Cell:
 class Table:
     """A table as text: the first `labels` columns name a row, the others hold its values.
 
-    Args: title: stands above the labels; head: one text per column; right: columns of numbers,
-    set to the right; notes: lines below.
+    Args: title: stands above the labels; head: one text per column; right: columns set to the
+    right; notes: lines below.
     """
 
     title: str
@@ -88,14 +87,14 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def narrow(self) -> Table:
-        """Give the table with one line per value, its columns one below the other as blocks."""
+        """Give the table with one value per line: its columns become blocks of rows."""
         rows = tuple(
-            (Cell(self.head[column]), *row[: self.labels], row[column])
+            (Cell("" if place else self.head[column]), *row[: self.labels], row[column])
             for column in range(self.labels, len(self.head))
-            for row in self.rows
+            for place, row in enumerate(self.rows)
         )
-        notes = tuple(note.replace("in its column", "in its block") for note in self.notes)
         head = ("", *self.head[: self.labels], "")
+        notes = tuple(note.replace("in its column", "in its block") for note in self.notes)
         return replace(self, head=head, rows=rows, labels=self.labels + 1, notes=notes)
 
 
@@ -116,24 +115,21 @@ def swept(cells: Iterable[Settings], among: Sequence[str] | None = None) -> list
 def label(key: str, value: object, keys: Sequence[str] = ()) -> str:
     """Say a setting in a table: `bn` for a part, `batch 2` or `groups 8` for the others.
 
-    Args: keys: all that are shown; a last component shared by two of them is not enough.
+    Args: keys: all that are shown; where two share their last component it is not enough.
     """
     text = shown(written(value))
     if key in PARTS:
         return text
     last = key.rpartition(".")[2]
-    shared = [each for each in keys if each.rpartition(".")[2] == last]
-    return f"{key if len(shared) > 1 else last} {text}"
+    shared = sum(each.rpartition(".")[2] == last for each in keys) > 1
+    return f"{key if shared else last} {text}"
 
 
 def labels(cells: Sequence[Settings], keys: Sequence[str]) -> list[str]:
-    """Say each cell of a sweep in one line, its settings below each other: `bn  batch 32`."""
-    rows = [_labels(cell, keys) for cell in cells]
+    """Say each cell of a sweep in one line, their settings below each other: `bn  batch 32`."""
+    rows = [_labels(cell, keys, keys) for cell in cells]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def table(results: Sequence[Result], keys: Sequence[str], metric: str = "test/accuracy") -> Table:
@@ -147,22 +143,21 @@ def table(results: Sequence[Result], keys: Sequence[str], metric: str = "test/ac
     there is one row.
     Raises: ValueError if two runs of one cell have the same seed: a key is missing.
     """
-    across = [keys[-1]] if len(keys) > 1 and _width(results, keys[-1]) <= COLUMNS else []
-    down = [key for key in keys if key not in across]
-    named = down or [key for key in ("model", "norm") if results and key in results[0].settings]
-    heads, names, cells = _grid(results, across, named, keys)
-    groups = [[_Group(cells.get((i, j), []), metric) for i in names] for j in heads]
-    flat = [group for column in groups for group in column]
-    columns = [_column(column, metric, _digits(flat, metric)) for column in groups]
+    last = list(keys[-1:])
+    wide = len(keys) > 1 and len({_key(each.settings, last) for each in results}) <= COLUMNS
+    across, down = (last, list(keys[:-1])) if wide else ([], list(keys))
+    down = down or [key for key in ("model", "norm") if results and key in results[0].settings]
+    heads, names, cells = _grid(results, across, down, keys)
+    columns = [[_Group(cells.get((row, head), []), metric) for row in names] for head in heads]
+    groups = [group for column in columns for group in column]
+    filled = [_column(column, metric, _digits(groups, metric)) for column in columns]
     rows = tuple(
-        (*map(Cell, name), *(column[i] for column in columns))
-        for i, name in enumerate(names.values())
+        (*map(Cell, name), *cells) for name, *cells in zip(names.values(), *filled, strict=True)
     )
-    head = (*named, *(heads.values() if across else [_seed_count(flat)] * len(heads)))
-    starred = any(cell.text.endswith("*") for column in columns for cell in column)
-    notes = [STAR] * starred + _interval_notes(flat) + _chance_notes(flat, metric)
-    notes += _failures(flat, keys)
-    return Table(_title(metric), head, rows, len(named), frozenset(), tuple(notes))
+    head = (*down, *(heads.values() if wide else [_seed_count(groups)] * len(heads)))
+    starred = any(cell.text.endswith("*") for column in filled for cell in column)
+    notes = [STAR] * starred + _notes(groups, metric, keys)
+    return Table(_title(metric), head, rows, len(down), frozenset(), tuple(notes))
 
 
 def seeds(results: Sequence[Result]) -> Table:
@@ -170,21 +165,24 @@ def seeds(results: Sequence[Result]) -> Table:
 
     Each seed has a column up to 5 seeds, beyond that the lowest and the highest value have one.
     """
-    results = sorted(results, key=lambda result: result.seed)
-    single = [f"seed {each.seed}" for each in results]
-    head = ["", *(single if len(results) <= SEED_COLUMNS else ["lowest", "highest"])]
-    accuracy = _Group(results, "test/accuracy")
-    notes = _chance_notes([accuracy], "test/accuracy") + _failures([accuracy], [])
-    if len(results) > 1:
+    accuracy, gap = (_Group(results, metric) for metric in ("test/accuracy", "gap/accuracy"))
+    each = [f"seed {result.seed}" for result in accuracy.results]
+    head = ["", *(each if len(each) <= SEED_COLUMNS else ["lowest", "highest"])]
+    if len(each) > 1:
         head += ["mean", "95 % interval"]
-        few = [note for note in _interval_notes([accuracy]) if note.startswith("too few")]
-        notes = few + notes
-    rows = (_seeds_row(accuracy, ".{}f"), _seeds_row(_Group(results, "gap/accuracy"), "+.{}f"))
+    values = [100 * value for value in accuracy.values]
+    digits = 2 if values and max(values) - min(values) < CLOSE else 1
+    rows = (
+        (Cell("test accuracy"), *_across(accuracy, f".{digits}f", len(head) - 1)),
+        (Cell("train-eval gap"), *_across(gap, f"+.{digits}f", len(head) - 1)),
+    )
+    dull = ("mean",) if len(each) > 1 else ("mean", "too few")  # the columns say it
+    notes = [note for note in _notes([accuracy], accuracy.metric, []) if not note.startswith(dull)]
     return Table("", tuple(head), rows, 1, frozenset(range(1, len(head))), tuple(notes))
 
 
 def runs(results: Sequence[Result], metric: str = "test/accuracy") -> list[dict[str, object]]:
-    """Give one plain document per configuration, its seeds side by side, numbers unrounded."""
+    """Give one plain document per configuration, its seeds together, numbers as fractions."""
     folders: dict[str, list[Result]] = {}
     for result in results:
         folders.setdefault(str(PurePath(result.directory).parent), []).append(result)
@@ -193,13 +191,15 @@ def runs(results: Sequence[Result], metric: str = "test/accuracy") -> list[dict[
 
 def markdown(table: Table) -> str:
     """Write a table as Markdown; text of the user cannot become markup."""
-    lines = [table.title, ""] if table.title else []
-    head = [*map(_plain, table.head[: table.labels]), *map(_plain, table.head[table.labels :])]
-    marks = ["---:" if i in table.right else "---" for i in range(len(head))]
-    rows = [[_plain(" ".join(cell.text.split())) for cell in row] for row in table.rows]
-    lines += [f"| {' | '.join(cells)} |" for cells in [head, marks, *rows]]
-    lines += ["", *(f"- {_plain(note)}" for note in table.notes)] if table.notes else []
-    return "\n".join(lines) + "\n"
+    marks = ["---:" if i in table.right else "---" for i in range(len(table.head))]
+    rows = [
+        [_plain(cell.text) if i < table.labels else _piece(cell.text) for i, cell in enumerate(row)]
+        for row in table.rows
+    ]
+    lines = [f"| {' | '.join(cells)} |" for cells in [list(map(_plain, table.head)), marks, *rows]]
+    title = [_plain(table.title), ""] if table.title else []
+    notes = ["", *(f"- {_plain(note)}" for note in table.notes)] if table.notes else []
+    return "\n".join([*title, *lines, *notes]) + "\n"
 
 
 def csv(results: Sequence[Result], keys: Sequence[str]) -> str:
@@ -223,52 +223,37 @@ def csv(results: Sequence[Result], keys: Sequence[str]) -> str:
 
 
 class _Group:
-    """The runs of one cell of a table, by seed."""
+    """The runs of one cell of a table, in the order of their seeds, and what they say together."""
 
     def __init__(self, results: Iterable[Result], metric: str) -> None:
+        self.metric = metric
         self.results: list[Result] = []
         self.outcomes: dict[int, stats.Outcome] = {}
         for result in sorted(results, key=lambda each: each.seed):
             if result in self.results:
                 continue  # listed by two sweeps
             if result.seed in self.outcomes:
-                raise ValueError(f"two runs of one cell have seed {result.seed}: {result.directory}")
+                raise ValueError(f"two runs of one cell have seed {result.seed}: {result.name}")
             self.results.append(result)
             found = result.outcome(metric)
             if found is not None:
                 self.outcomes[result.seed] = found
-
-    @property
-    def values(self) -> dict[int, float]:
-        """The values that count, by seed."""
-        return {seed: each.value for seed, each in self.outcomes.items()}
-
-    @property
-    def mean(self) -> float | None:
-        """The mean of the values, None where there is none."""
-        return stats.mean(list(self.values.values())) if self.outcomes else None
-
-    @property
-    def interval(self) -> stats.Interval | None:
-        """The 95 % interval of the mean, None below 3 values."""
-        return stats.interval(list(self.values.values()))
-
-    @property
-    def diverged(self) -> int:
-        """How many of the values stand in for runs that diverged."""
-        return sum(each.diverged for each in self.outcomes.values())
-
-    @property
-    def state(self) -> str:
-        """The state most in need of being seen."""
-        found = {result.state for result in self.results}
-        return next((state for state in STATES if state in found), "missing")
+        self.values = [each.value for each in self.outcomes.values()]
+        self.mean = stats.mean(self.values) if self.values else None
+        self.interval = stats.interval(self.values)
+        self.diverged = sum(each.diverged for each in self.outcomes.values())
+        states = [result.state for result in self.results]
+        self.state = min(states, key=_rank, default="missing")
 
 
 def _chance(metric: str, classes: int) -> float:
     if metric.startswith("gap/"):
         return 0.0
     return math.log(classes) if metric.endswith("loss") else 1 / classes
+
+
+def _rank(state: str) -> int:
+    return STATES.index(state) if state in STATES else 0
 
 
 def _percent(metric: str) -> bool:
@@ -282,10 +267,6 @@ def _title(metric: str) -> str:
 
 def _key(settings: Settings, keys: Sequence[str]) -> Key:
     return tuple(written(settings[key]) if key in settings else "" for key in keys)
-
-
-def _width(results: Sequence[Result], key: str) -> int:
-    return len({_key(result.settings, [key]) for result in results})
 
 
 def _labels(settings: Settings, keys: Sequence[str], among: Sequence[str]) -> Key:
@@ -308,10 +289,9 @@ def _grid(
 
 
 def _digits(groups: Sequence[_Group], metric: str) -> int:
-    """Decimals of a table: two where one would hide the differences."""
     if not _percent(metric):
         return 3
-    means = [group.mean for group in groups if group.mean is not None]
+    means = [100 * group.mean for group in groups if group.mean is not None]
     return 2 if means and max(means) - min(means) < CLOSE else 1
 
 
@@ -319,24 +299,24 @@ def _column(groups: Sequence[_Group], metric: str, digits: int) -> list[Cell]:
     """The cells of a column, their numbers below each other."""
     best = None
     if not metric.startswith("gap/"):
-        column = {i: group.values for i, group in enumerate(groups)}
-        best = stats.best_of(column, largest=_percent(metric))
-    numbers = [_numbers(group, metric, digits) for group in groups]
+        values = {
+            place: {seed: each.value for seed, each in group.outcomes.items()}
+            for place, group in enumerate(groups)
+        }
+        best = stats.best_of(values, largest=_percent(metric))
+    numbers = [_numbers(group, digits) for group in groups]
     widths = [max(map(len, texts)) for texts in zip(*numbers, strict=True)]
     return [
-        _cell(group, [*map(str.rjust, texts, widths)], i == best)
-        for i, (group, texts) in enumerate(zip(groups, numbers, strict=True))
+        _cell(group, list(map(str.rjust, texts, widths)), place == best)
+        for place, (group, texts) in enumerate(zip(groups, numbers, strict=True))
     ]
 
 
-def _numbers(group: _Group, metric: str, digits: int) -> tuple[str, str, str]:
+def _numbers(group: _Group, digits: int) -> list[str]:
     """Mean and bounds as text, empty where there is none."""
-    scale, found = 100 if _percent(metric) else 1, group.interval
-    bounds = (None, None) if found is None else (found.low, found.high)
-    numbers = [
-        "" if value is None else f"{value * scale:.{digits}f}" for value in (group.mean, *bounds)
-    ]
-    return numbers[0], numbers[1], numbers[2]
+    scale, found = 100 if _percent(group.metric) else 1, group.interval
+    values = [group.mean, found.low if found else None, found.high if found else None]
+    return ["" if value is None else f"{value * scale:.{digits}f}" for value in values]
 
 
 def _cell(group: _Group, numbers: Sequence[str], best: bool) -> Cell:
@@ -345,23 +325,47 @@ def _cell(group: _Group, numbers: Sequence[str], best: bool) -> Cell:
         return Cell(state, "failed" if state == "failed" else "faint")
     mean, low, high = numbers
     without = [each.state for each in group.results if each.seed not in group.outcomes]
-    text = f"{mean} [{low}, {high}]" if low.strip() else mean
+    words = [f"{mean} [{low}, {high}]" if group.interval else mean]
     if group.diverged:
-        text += " diverged" if len(group.outcomes) == 1 else f" {group.diverged} diverged"
-    for state in dict.fromkeys(without):
-        text += f" {without.count(state)} {state}"
-    style = "failed" if "failed" in without else "diverged" if group.diverged else ""
-    return Cell(f"{text} *", style or "best") if best else Cell(text, style)
+        words.append("diverged" if len(group.values) == 1 else f"{group.diverged} diverged")
+    words += [f"{without.count(state)} {state}" for state in dict.fromkeys(without)]
+    words += ["*"] * best
+    style = "failed" if "failed" in without else "diverged" if group.diverged else "best" * best
+    return Cell(" ".join(words), style)
 
 
-def _counts(groups: Sequence[_Group]) -> list[int]:
-    """The numbers of seeds of the cells that have a value."""
-    return [len(group.outcomes) for group in groups if group.outcomes]
+def _across(group: _Group, form: str, columns: int) -> list[Cell]:
+    """One row of the table of seeds: each seed or the extremes, then mean and interval."""
+
+    def points(value: float) -> str:
+        text = format(100 * value, form)
+        return text.lstrip("+-") if float(text) == 0 else text
+
+    if len(group.results) > SEED_COLUMNS:
+        extremes = (min(group.values), max(group.values)) if group.values else ()
+        cells = [Cell(points(value)) for value in extremes]
+    else:
+        cells = [_seed_cell(each, group, points) for each in group.results]
+    if len(group.results) > 1 and group.mean is not None:
+        found = group.interval if any(group.values) else None
+        cells.append(Cell(points(group.mean)))
+        cells.append(Cell(f"{points(found.low)} .. {points(found.high)}" if found else ""))
+    return cells + [Cell("-", "faint")] * (columns - len(cells))
+
+
+def _seed_cell(result: Result, group: _Group, points: Callable[[float], str]) -> Cell:
+    found = group.outcomes.get(result.seed)
+    if found is None:
+        state = "missing" if result.state in RESULTS else result.state
+        return Cell(state, "failed" if state == "failed" else "faint")
+    if found.diverged:
+        return Cell("diverged", "diverged")
+    return Cell(points(found.value))
 
 
 def _seed_count(groups: Sequence[_Group]) -> str:
     """What stands above the only column of values."""
-    counts = _counts(groups)
+    counts = [len(group.values) for group in groups if group.values]
     found = {seed for group in groups for seed in group.outcomes}
     if set(counts) == {1}:
         return f"seed {found.pop()}" if len(found) == 1 else "one seed"
@@ -373,84 +377,61 @@ def _span(counts: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _interval_notes(groups: Sequence[_Group]) -> list[str]:
-    """Say over how many seeds the intervals are, and where there are too few for one."""
-    counts = _counts(groups)
+def _notes(groups: Sequence[_Group], metric: str, keys: Sequence[str]) -> list[str]:
+    """Say what the intervals are over, what stands in for diverged runs, and what failed."""
+    counts = [len(group.values) for group in groups if group.values]
     enough = [count for count in counts if count >= stats.FEWEST]
     few = [count for count in counts if count < stats.FEWEST]
     notes = [f"mean and 95 % interval of {_span(enough)} seeds"] if enough else []
     if few:
         where = f" in {len(few)} of {len(counts)} cells" if enough else ""
         notes.append(f"too few seeds for an interval{where}: {_span(few)}, {stats.FEWEST} give one")
-    return notes
+    diverged = [each for group in groups for each in group.outcomes.values() if each.diverged]
+    if diverged:
+        scale, digits = (100, 1) if _percent(metric) else (1, 3)
+        levels = sorted({f"{each.value * scale:.{digits}f}" for each in diverged})
+        notes.append(f"diverged runs count as chance, {' or '.join(levels)}")
+    return notes + _failures([each for group in groups for each in group.results], keys)
 
 
-def _chance_notes(groups: Sequence[_Group], metric: str) -> list[str]:
-    """Say what stands in for diverged runs."""
-    levels = {
-        each.value for group in groups for each in group.outcomes.values() if each.diverged
-    }
-    scale, digits = (100, 1) if _percent(metric) else (1, 3)
-    chance = " or ".join(f"{level * scale:.{digits}f}" for level in sorted(levels))
-    return [f"diverged runs count as chance, {chance}"] if levels else []
-
-
-def _failures(groups: Sequence[_Group], keys: Sequence[str]) -> list[str]:
+def _failures(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
     """The first line of the message of each run that failed or does not apply."""
     lines: dict[str, None] = {}
-    for result in (each for group in groups for each in group.results):
+    for result in results:
         if result.state in ("failed", "does not apply"):
-            where = list(filter(None, _labels(result.settings, keys, keys)))
+            where = [f"{result.state}:", *filter(None, _labels(result.settings, keys, keys))]
             if result.state == "failed":
                 where.append(f"seed {result.seed}")
-            why = shown((result.message or "no message").strip().partition("\n")[0])
-            lines["  ".join([f"{result.state}:", *where]) + f": {why}"] = None
+            why = (result.message or "no message").strip().partition("\n")[0]
+            lines[f"{'  '.join(where)}: {shown(why)}"] = None
     more = len(lines) - LISTED
     return [*lines][:LISTED] + ([f"and {more} more of this kind"] if more > 0 else [])
 
 
-def _seeds_row(group: _Group, form: str) -> tuple[Cell, ...]:
-    values = [value * 100 for value in group.values.values()]
-    digits = 2 if form == ".{}f" and values and max(values) - min(values) < CLOSE * 100 else 1
-
-    def points(value: float) -> str:
-        text = format(value, form.format(digits))
-        return text.lstrip("+-") if float(text) == 0 else text
-
-    name = Cell(_title(group.metric).removesuffix(", %"))
-    if len(group.results) > SEED_COLUMNS:
-        cells = [Cell(points(limit(values)) if values else "-") for limit in (min, max)]
-    else:
-        cells = [_seed_cell(each, group.outcomes.get(each.seed), points) for each in group.results]
-    if len(group.results) < 2:
-        return name, *cells
-    mean = points(stats.mean(values)) if values else "-"
-    found = stats.interval(values) if any(values) else None
-    return name, *cells, Cell(mean), Cell(f"{points(found.low)} .. {points(found.high)}" if found else "")
-
-def _document(directory: str, group: Sequence[Result], metric: str) -> dict[str, object]:
-    group = sorted(group, key=lambda result: result.seed)
-    values = list(_Group(group).values(metric).values())
-    scale = _scale(metric)
-    plain = [value / scale for value in values]
-    found = stats.interval(plain)
+def _document(folder: str, group: _Group) -> dict[str, object]:
+    settings = group.results[0].settings
     return {
-        "dir": directory,
-        "state": next((s for s in STATES if s in {each.state for each in group}), group[0].state),
-        "config": {key: value for key, value in group[0].settings.items() if key not in SEEDS},
+        "dir": folder,
+        "state": group.state,
+        "config": {key: value for key, value in settings.items() if key not in SEEDS},
         "seeds": [
             {"seed": each.seed, "state": each.state, "final": each.final, "message": each.message}
-            for each in group
+            for each in group.results
         ],
-        "mean": stats.mean(plain) if plain else None,
-        "interval": [found.low, found.high] if found else None,
+        "mean": group.mean,
+        "interval": [group.interval.low, group.interval.high] if group.interval else None,
     }
 
 
 def _plain(text: str) -> str:
-    """Escape what Markdown or HTML would take for markup."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*|\[\]])", r"\\\1", text)
+    """Escape what Markdown would take for markup."""
+    return _piece(re.sub(r"([\\`*\[\]])", r"\\\1", text))
+
+
+def _piece(text: str) -> str:
+    """Escape what would end a cell or begin a tag; numbers in brackets stay readable."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("|", r"\|")
 
 
 def _csv_cell(value: object) -> str:

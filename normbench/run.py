@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,15 +44,16 @@ def run(config: Config, each: Callable[[Row], None] = lambda row: None) -> Outco
         config.directory,
         settings,
         environment,
-        steps_total=config.steps or 0,
         tb=config.tb,
         tb_axis=config.tb_axis,
         hparams=hparams(config),
+        steps_total=config.steps,
     ) as record:
         try:
             return _recorded(config, record, each)
-        except (KeyboardInterrupt, SystemExit):
-            record.finish("interrupted", reason="signal", message="stopped by a signal")
+        except (KeyboardInterrupt, SystemExit) as stop:
+            signal = "sigint" if isinstance(stop, KeyboardInterrupt) else "sigterm"
+            record.finish("interrupted", reason=signal, message=f"stopped by {signal.upper()}")
             raise
         except Exception as error:
             _record_failure(config, record, error)
@@ -110,7 +109,7 @@ class Job:
             for name in ("train", "val", "test")
         }
         model = build.model(config, data.shape, len(data.classes))
-        self.model = model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.model = model.to(device).to(memory_format=memory_format)
         self.stepper = part("optimizer", config.optimizer).bind(self.model)
         norm = build.norm(config)
         self.update = Update(self.model, self.stepper, norm, config.accumulate, config.precision)
@@ -202,8 +201,3 @@ def first_line(error: BaseException) -> str:
         mistake = error.mistakes[0]
         return f"{mistake.subject}: {mistake.why}"
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def smaller_batch(config: Config) -> int:
-    """Half the batch, as what to try when memory does not suffice."""
-    return max(1, math.floor(config.batch / 2))

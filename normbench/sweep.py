@@ -1,20 +1,26 @@
-"""Many runs: what is finished already, what does not fit, what came of it, and the result table."""
+"""Many runs: do their parts fit, train what is left, and compare what came of them."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from normbench.config import data_about
+from normbench import __version__, config, files, registry, report
+from normbench.config import Config
 from normbench.errors import Mistake, PartError, Refused
+from normbench.options import written
+from normbench.plan import Item, Sweep
 from normbench.record import read_status
 from normbench.report import Result
+from normbench.rows import Row
 
 if TYPE_CHECKING:
-    from normbench.grid import Cell
-    from normbench.pool import Item
+    from normbench.screen import Screen
+
+AGAIN = "(force=true trains again)"
 
 
 def check(sweep: Sweep) -> None:
@@ -26,46 +32,200 @@ def check(sweep: Sweep) -> None:
     if not sweep.todo:
         return
     from normbench import build
-    from normbench.grid import Cell
 
     seen: dict[str, PartError | None] = {}
     mistakes: dict[Mistake, None] = {}
     for item in sweep.todo:
-        name = item.config.name
-        if name not in seen:
-            about = data_about({"data": item.config.data})
-            seen[name] = build.check(item.config, about.shape, about.classes)
-        error = seen[name]
-        if error is None:
-            continue
-        if item.config.skip_invalid:
-            row = tuple(f"{key}={value}" for key, value in item.settings.items() if key != "seed")
-            if row not in [cell.row for cell in sweep.skipped]:
-                sweep.skipped.append(Cell(row, None, tuple(error.mistakes)))
-            sweep.items.remove(item)
-        else:
+        if item.config.name not in seen:
+            about = config.data_about({"data": item.config.data})
+            seen[item.config.name] = build.check(item.config, about.shape, about.classes)
+        error = seen[item.config.name]
+        if error and item.config.skip_invalid:
+            sweep.skip(item, error)
+        elif error:
             mistakes.update(dict.fromkeys(error.mistakes))
     if mistakes:
         raise Refused(*mistakes)
 
+
+def single(item: Item, screen: Screen) -> None:
+    """Train one run in this process, with its heading, progress and result."""
+    if not item.finished:
+        from normbench.run import run
+
+        screen.heading(heading(item.config, 1))
+        with screen.progress(item.config.steps or 0) as progress:
+            item.state = run(item.config, progress.row).state
+    else:
+        screen.heading([f"{item.state} already: {item.config.directory} {AGAIN}"])
+
+
+def many(sweep: Sweep, screen: Screen) -> None:
+    """Train what is left of several runs in a pool of children, with a live table."""
+    items = sweep.items
+    done = sum(item.finished for item in items)
+    lines = [f"plan: {len(items)} runs" + (f", {done} finished already {AGAIN}" if done else "")]
+    if sweep.seeds_only:
+        lines = [*heading(items[0].config, len(items)), *(lines if done else [])]
+    screen.heading([*lines, *_skipped_lines(sweep)])
+    if not sweep.todo:
+        return
+    from normbench import pool
+
+    with screen.sweep(labels(sweep), [item.config.steps or 0 for item in items]) as live:
+        for index, item in enumerate(items):
+            if item.finished:
+                live.cell(index, item.state, None, "finished already")
+
+        def tell(index: int, state: str, row: Row | None, note: str) -> None:
+            live.cell(index, state, row, note)
+
+        pool.work(items, tell)
+
+
+def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
+    """Show what came of the runs, and write a sweep's folder."""
+    found = results(sweep)
+    if screen.json:
+        screen.document({"command": "train", "runs": _runs(sweep, found)})
+        return
+    if not multirun:
+        screen.table(report.seeds(found))
+    else:
+        keys = report.swept([result.settings for result in found])
+        table = report.table(found, keys)
+        folder = write(sweep, found, keys, report.markdown(table))
+        screen.heading([f"sweep {folder}"])
+        screen.table(table)
+    screen.heading([f"tensorboard --logdir {Path(sweep.items[0].config.outputs) / 'runs'}"])
+
+
+def write(sweep: Sweep, found: Sequence[Result], keys: Sequence[str], table: str) -> Path:
+    """Write `sweep.json`, `results.csv` and `table.md`; the same command finds the folder again."""
+    runs = sorted(result.name for result in found)
+    short = hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:8]
+    folder = Path(sweep.items[0].config.outputs) / "sweeps" / f"{'-'.join(keys) or 'seed'}-{short}"
+    files.make_directory(folder)
+    states = {result.name: result.state for result in found}
+    document = {
+        "schema": 1,
+        "keys": list(keys),
+        "cells": [{"run": n, "state": states[n]} for n in runs],
+    }
+    files.write_atomic(folder / "sweep.json", json.dumps(document, indent=1) + "\n")
+    files.write_atomic(folder / "results.csv", report.csv(found, keys))
+    files.write_atomic(folder / "table.md", table)
+    return folder
+
+
 def results(sweep: Sweep) -> list[Result]:
-    """Read what every run came to from its folder."""
+    """Read what every run came to from its folder, and add the cells that do not apply."""
     found = []
     for item in sweep.items:
         status = read_status(item.config.directory) or {}
         found.append(
             Result(
                 directory=str(item.config.directory),
-                settings={**item.settings},
-                state=item.state if item.state == "failed" else status.get("state", "planned"),
+                settings=item.settings,
+                state="failed" if item.state == "failed" else status.get("state", "planned"),
                 final=status.get("final") or {},
                 message=item.message or status.get("message"),
-                classes=_classes(item.config),
+                classes=config.data_about({"data": item.config.data}).classes,
             )
         )
     return found
 
 
-def _classes(config: Config) -> int:
-    return data_about({"data": config.data}).classes
+def heading(config: Config, seeds: int) -> list[str]:
+    """Say what is trained: parts, batch and its statistics, learning rate, folder."""
+    about = _about(config)
+    sizes = "/".join(map(str, about.sizes))
+    parts = [_part(config, group) for group in ("model", "norm", "init")]
+    first = [*parts, f"{about.label} {sizes}", f"{config.device} {config.precision}"]
+    over = f"{config.stat_batch} example{'s' * (config.stat_batch > 1)}"
+    batched = "" if _uses_batch(config) else " (no batch)"
+    ratio = f"{config.batch}/{config.lr_base_batch}"
+    rule = f"{config.optimizer['lr']:g} x {ratio}" if config.lr_rule != "none" else ""
+    second = [
+        f"batch {config.batch} = {config.gpus} worker{'s' * (config.gpus > 1)} x "
+        f"{config.batch // config.gpus}",
+        f"statistics over {over}{batched}",
+        f"lr {config.lr:g}" + f" = {rule}" * bool(rule) + f" (lr_rule={config.lr_rule})",
+    ]
+    if seeds > 1:
+        second.append(f"{seeds} seeds")
+    return [
+        f"normbench {__version__}  " + " | ".join(first),
+        "   ".join(second),
+        str(config.directory if seeds == 1 else config.directory.parent),
+    ]
 
+
+def labels(sweep: Sweep) -> list[str]:
+    """Name each run of a sweep by what varies."""
+    settings = [item.settings for item in sweep.items]
+    keys = report.swept(settings)
+    several = len({each["seed"] for each in settings}) > 1
+    return [
+        "  ".join(
+            [report.label(key, each[key], keys) for key in keys]
+            + [f"seed {each['seed']}"] * (several or not keys)
+        )
+        for each in settings
+    ]
+
+
+def plan_lines(sweep: Sweep) -> list[str]:
+    """List what a command would do."""
+    lines = [
+        f"{'finished already' if item.finished else 'to train':<17} {item.config.directory}"
+        f"   {label}   steps {item.config.steps}   lr {item.config.lr:g}"
+        f"   statistics over {item.config.stat_batch}"
+        for item, label in zip(sweep.items, labels(sweep), strict=True)
+    ]
+    return [
+        f"plan: {len(sweep.items)} runs, {len(sweep.todo)} to train",
+        *lines,
+        *_skipped_lines(sweep),
+    ]
+
+
+def _skipped_lines(sweep: Sweep) -> list[str]:
+    return [
+        f"does not apply: {' '.join(cell.row)}   "
+        + "; ".join(f"{mistake.subject}: {mistake.why}" for mistake in cell.misfits)
+        for cell in sweep.skipped
+    ]
+
+
+def _runs(sweep: Sweep, found: Sequence[Result]) -> list[dict[str, Any]]:
+    """One entry per configuration with all its seeds."""
+    documents = report.runs(found)
+    configs = {str(item.config.directory.parent): item.config for item in sweep.items}
+    return [
+        {**document, "config": configs[str(document["dir"])].experiment()} for document in documents
+    ]
+
+
+def _part(config: Config, group: str) -> str:
+    """A part with the options that differ from their defaults: `gn(groups=4)`."""
+    options = getattr(config, group)
+    declared = registry.facts(group, options["name"]).options
+    changed = [
+        f"{key}={written(value)}"
+        for key, value in _leaves(options)
+        if key in declared and value != declared[key].default
+    ]
+    return str(options["name"]) + (f"({', '.join(changed)})" if changed else "")
+
+
+def _leaves(options: Any) -> list[tuple[str, Any]]:
+    return list(config.leaves(options))
+
+
+def _about(chosen: Config) -> Any:
+    return config.data_about({"data": chosen.data})
+
+
+def _uses_batch(config: Config) -> bool:
+    return bool(registry.facts("norm", config.norm["name"]).constants["uses_batch"])

@@ -44,7 +44,7 @@ class Feed:
     ) -> None:
         mean, std = statistics
         count, self.channels, self.height, self.width = split.images.shape
-        rows = split.images.permute(0, 2, 3, 1).reshape(count, -1)
+        rows = split.images.permute(0, 2, 3, 1).reshape(count, -1)  # a view: they lie like this
         self.rows, self.labels = rows.to(device), split.labels.to(device)
         self.device, self.memory_format = device, memory_format
         scale = [1 / (255 * each) for each in std]
@@ -95,7 +95,8 @@ class Update:
         self.losses: list[Tensor] = []
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
-        self.folded: list[tuple[Tensor, Tensor, int]] = []
+        self.norms: list[Tensor] = []
+        self.folded: list[tuple[Tensor, Tensor, Tensor, int]] = []
 
     def __call__(self, batch: Batch, lr: float) -> None:
         """Train on one batch with learning rate `lr`; the model is in training mode."""
@@ -104,40 +105,38 @@ class Update:
             with self.cast():
                 logits = self.model(x)
                 loss = F.cross_entropy(logits, y)
-            (loss / self.accumulate if self.accumulate > 1 else loss).backward()
+            share = loss / self.accumulate if self.accumulate > 1 else loss
+            share.backward()  # type: ignore[no-untyped-call]
             self.losses.append(loss.detach())
             self.logits.append(logits.detach())
             self.labels.append(y)
         if self.hooks["after_backward"]:
             self.norm.after_backward(self.model)
+        self.norms.append(torch.linalg.vector_norm(self.stepper.grad))
         self.stepper.step(lr)
         if self.hooks["after_step"]:
             self.norm.after_step(self.model)
         if len(self.losses) >= FOLD * self.accumulate:
             self._fold()
 
-    def read(self) -> dict[str, float]:
-        """Return mean loss, accuracy and the last gradient norm since the last call.
+    def read(self) -> dict[str, Any]:
+        """Return mean loss, accuracy and the last gradient norm of the steps since the last call.
 
-        `bad`: how many steps ago the first loss that is not finite came, 0 for the last step;
-        absent if all are finite.
+        `bad`: (how many steps ago, quantity) of the first number that is not finite, 0 for the
+        last step; absent if all are finite.
         """
         self._fold()
-        losses = torch.cat([losses for losses, _, _ in self.folded]).tolist()
-        correct = sum(int(correct) for _, correct, _ in self.folded)
-        count = sum(count for _, _, count in self.folded)
-        norm = float(torch.linalg.vector_norm(self.stepper.grad))
+        losses, sizes, hits, counts = zip(*self.folded, strict=True)
         self.folded = []
-        values = {
-            "train/loss": math.fsum(losses) / len(losses) if _finite(losses) else math.nan,
-            "train/accuracy": correct / count,
-            "optim/grad_norm": norm,
+        by_step = torch.cat(losses).reshape(-1, self.accumulate).mean(1).tolist()
+        norms = torch.cat(sizes).tolist()
+        bad = _first_bad({"train/loss": by_step, "optim/grad_norm": norms})
+        return {
+            "train/loss": math.fsum(by_step) / len(by_step) if bad is None else math.nan,
+            "train/accuracy": sum(map(int, hits)) / sum(counts),
+            "optim/grad_norm": norms[-1],
+            **({} if bad is None else {"bad": bad}),
         }
-        steps = len(losses) // self.accumulate
-        for place, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                return {**values, "bad": steps - 1 - place // self.accumulate}
-        return values
 
     def cast(self) -> AbstractContextManager[Any]:
         """Return the autocast context of the run's precision."""
@@ -154,8 +153,9 @@ class Update:
     def _fold(self) -> None:
         if self.losses:
             hits = torch.cat(self.logits).argmax(1) == torch.cat(self.labels)
-            self.folded.append((torch.stack(self.losses).float(), hits.sum(), len(hits)))
-            self.losses, self.logits, self.labels = [], [], []
+            losses, norms = torch.stack(self.losses).float(), torch.stack(self.norms)
+            self.folded.append((losses, norms, hits.sum(), len(hits)))
+            self.losses, self.norms, self.logits, self.labels = [], [], [], []
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,12 @@ def fit(
                 bad = values.pop("bad", None)
                 yield plan.row("train", step, {**values, "optim/lr": lr})
                 if bad is not None:
-                    yield plan.row("end", step, _diverged(step - int(bad), "train/loss"))
+                    values = {
+                        "state": "diverged",
+                        "bad_step": step - bad[0],
+                        "bad_quantity": bad[1],
+                    }
+                    yield plan.row("end", step, values)
                     return
             if step % plan.eval_steps == 0 or last:
                 yield plan.row("val", step, judge.validate(step))
@@ -256,7 +261,7 @@ class Judge:
         self.model.train()
         self._seed(self.plan.seed, "dropout", epoch)
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> dict[str, Any]:
         """Return what the update saw since the last call."""
         return self.update.read()
 
@@ -320,18 +325,19 @@ class Judge:
                 dropout.generator = shared
 
 
-def _diverged(step: int, quantity: str) -> dict[str, Any]:
-    return {"state": "diverged", "bad_step": step, "bad_quantity": quantity}
-
-
 def _asks(norm: Norm, model: nn.Module, hook: str) -> bool:
     """Whether a hook does anything, so that a step does not look through the model for nothing."""
     own = getattr(type(norm), hook) is not getattr(Norm, hook)
     return own or any(hasattr(module, hook) for module in model.modules())
 
 
-def _finite(numbers: list[float]) -> bool:
-    return all(map(math.isfinite, numbers))
+def _first_bad(numbers: dict[str, list[float]]) -> tuple[int, str] | None:
+    """How many steps ago the first number that is not finite came, and what it was."""
+    for place, row in enumerate(zip(*numbers.values(), strict=True)):
+        for quantity, number in zip(numbers, row, strict=True):
+            if not math.isfinite(number):
+                return len(next(iter(numbers.values()))) - 1 - place, quantity
+    return None
 
 
 def _total(parts: Any) -> float:

@@ -10,7 +10,8 @@ SHAPES      input shapes of every option set (features, activation), large ones 
 CASES       instead of all pairs: a list of (options, shape) or (options, index of the layer).
 REFUSED     (options, input, pattern): what must raise. input: None, a shape, a function that makes
             the linear layer, or the pair of such a function and a shape.
-INVARIANT   what the training output does not see with eps = 0; see `test_norms.CHANGES`.
+INVARIANT   what the training output does not see; see `test_norms.CHANGES`.
+EXACT       the options with which that is exact, `{"eps": 0.0}` if not given.
 RANDOM      False: parameters are not overwritten with random values before the comparison.
 GRADCHECK   False: the gradients are partial on purpose.
 MEAN        the mean of the inputs in the comparison of float32 with float64.
@@ -124,11 +125,12 @@ class Case:
     def inputs(self, seed: int, shape: tuple[int, ...] | None = None) -> Tensor:
         return 0.4 + 1.3 * draw(shape or self.shape, seed)
 
-    def with_eps(self, eps: float) -> Case:
-        """The same case with another eps, itself where the norm has no such option."""
+    @property
+    def exact(self) -> Case:
+        """The same case with options under which its invariances are exact."""
         known = registry.facts("norm", self.name).options
-        options = self.options | {"eps": eps} if "eps" in known else self.options
-        return Case(self.name, options, self.shape, self.layer)
+        options = getattr(self.reference, "EXACT", {"eps": 0.0} if "eps" in known else {})
+        return Case(self.name, self.options | options, self.shape, self.layer)
 
 
 def cases(name: str) -> list[Case]:
@@ -168,6 +170,16 @@ def width(linear: nn.Module) -> int:
 
 def draw(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def even(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Values of mean 0 and deviation 1 of which any few neighbours along an axis are spread."""
+    steps = (2**0.5, 0.6180339887, 3**0.5, 7**0.5, 11**0.5)
+    x = torch.zeros(shape, dtype=torch.float64)
+    for axis, length in enumerate(shape):
+        ramp = steps[axis] * torch.arange(length, dtype=torch.float64)
+        x = x + ramp.reshape(-1, *[1] * (len(shape) - axis - 1))
+    return (x % 1 - 0.5) * 12**0.5 + 0.1 * draw(shape, seed)
 
 
 def scatter(module: nn.Module, seed: int) -> None:

@@ -98,7 +98,7 @@ def test_weights_have_the_moments_and_bounds_of_the_paper(name, options, kind, a
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_biases_are_zero_unless_the_oracle_says_otherwise(name, kind):
-    seeds = range(100)
+    seeds = range(30)
     layers = [filled(LAYERS[kind](), name, seed=seed) for seed in seeds]
     biases = torch.stack([layer.bias.detach() for layer in layers])
     if hasattr(ORACLES[name], "bias_spread"):

@@ -17,11 +17,11 @@ from subjects import (
     default_dtype,
     descend,
     draw,
+    even,
     forward_backward,
     oracle_of,
     own,
     plain,
-    scatter,
     state,
     train,
     width,
@@ -314,7 +314,7 @@ def spread(x: Tensor, axis: int) -> Tensor:
 @drawn
 @given(seed=st.integers(0, 99))
 def test_the_output_is_invariant_exactly_as_declared(case, change, seed):
-    case = case.with_eps(0.0)
+    case = case.exact
     of_weight = change.startswith("weight")
     if of_weight and "linear" not in case.kinds:
         pytest.skip("has no weight")
@@ -451,7 +451,7 @@ def test_single_precision_is_within_1e_5_of_double_even_with_a_large_mean(case):
     shape = (32, case.shape[1], *[8] * case.dims) if features else case.shape
     case = Case(case.name, case.options, shape, case.layer)
     mean = getattr(case.reference, "MEAN", 100.0 if features else 0.0)
-    x, single, double = draw(shape, 1).float() + mean, case.moved(dtype=torch.float32), case.moved()
+    x, single, double = even(shape, 1).float() + mean, case.moved(dtype=torch.float32), case.moved()
     double.load_state_dict(single.state_dict())
     for mode in (True, False):
         if not mode:
@@ -462,7 +462,8 @@ def test_single_precision_is_within_1e_5_of_double_even_with_a_large_mean(case):
             for module, each in ((single, x), (double, x.double()))
         )
         for each, exact in ((y, y64), (grad, grad64)):
-            assert (each - exact).abs().max() <= 1e-5 * exact.abs().max()
+            limit = 1e-5 * exact.abs().max().clamp(1e-3)  # a gradient may vanish
+            assert (each - exact).abs().max() <= limit
 
 
 def train_on(module, x, steps):

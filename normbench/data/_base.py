@@ -215,12 +215,12 @@ class Moments:
         return tuple(each / (255 * self.count) for each in self.sums)
 
     def std(self) -> tuple[float, ...]:
-        """The standard deviation per channel, biased, of pixels in 0..1."""
+        """The standard deviation per channel, biased, of pixels in 0..1; 1 where it would be 0."""
         variances = [
             (self.count * square - each * each) / (255 * self.count) ** 2
             for each, square in zip(self.sums, self.squares, strict=True)
         ]
-        return tuple(variance**0.5 for variance in variances)
+        return tuple(variance**0.5 or 1.0 for variance in variances)
 
 
 def part(images: Array, labels: Array) -> Split:

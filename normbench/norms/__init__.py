@@ -19,7 +19,9 @@ def create(name: str, **options: Any) -> Norm:
     """
     known = registry.names("norm")
     if name not in known:
-        others = {a: each for each in known for a in registry.facts("norm", each).constants["aliases"]}
+        others = {
+            a: each for each in known for a in registry.facts("norm", each).constants["aliases"]
+        }
         near = others.get(name) or nearest(name, known)
         raise NormError("", name, "no norm has this name", near)
     declared = registry.facts("norm", name).options

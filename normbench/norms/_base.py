@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from normbench.errors import NormError
+from normbench.norms._sums import channel_sums, precise, spread
 from normbench.options import Options
 
 PLACES = ("pre", "post", "preact")
@@ -109,7 +110,29 @@ class TLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the elementwise maximum of `x` and its channel's threshold."""
-        return torch.maximum(x, self.tau.reshape(-1, *[1] * self.dims).to(x.dtype))
+        y: Tensor = _Maximum.apply(x, self.tau.to(x.dtype))
+        return y
+
+
+class _Maximum(torch.autograd.Function):
+    """max(x, tau) with tau per channel; torch's own gradient takes ten times as long."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, tau: Tensor) -> Tensor:
+        return torch.maximum(x, spread(tau, x.dim() - 2))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, tau = ctx.saved_tensors
+        side = (x - spread(tau, x.dim() - 2)).sign_()  # 1 where x wins, 0 where both are equal
+        signed, whole = channel_sums(precise(grad), precise(side))
+        return side.mul_(grad).add_(grad).mul_(0.5), (whole - signed).sum(0).to(tau.dtype) / 2
 
 
 class Dropout(nn.Module):
@@ -227,9 +250,7 @@ class Units:
         """Build what stands before the pooling: norm and activation at `preact`, else nothing."""
         if self.placement != "preact":
             return nn.Identity()
-        return Unit(
-            [("norm", self.norm.layer(channels, dims)), ("act", self._act(channels, dims))]
-        )
+        return Unit([("norm", self.norm.layer(channels, dims)), ("act", self._act(channels, dims))])
 
     def bare(self, fin: int, fout: int, *, bias: bool = False) -> Unit:
         """Build a dense layer of a recurrent cell, without norm or activation.

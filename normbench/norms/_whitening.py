@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import check_count, check_rank, groups_of
+from normbench.norms._sums import precise
 
 
 class WhiteningOptions(Protocol):
@@ -30,6 +31,8 @@ class Whitening(nn.Module):
     x: (N, C, ...); mean: (G, d, 1), P: (G, d, d) for G groups of d = C/G contiguous channels.
     """
 
+    weight: Tensor | None
+    bias: Tensor
     running_mean: Tensor
     running_proj: Tensor
     steps: Tensor
@@ -60,7 +63,7 @@ class Whitening(nn.Module):
             self.check(x.shape, x.shape[0] * math.prod(x.shape[2:]))
         # a covariance in the input's precision would be worthless: matrix products stay in float32
         with torch.autocast(x.device.type, enabled=False):
-            columns = self._columns(x if x.dtype == torch.float64 else x.float())
+            columns = self._columns(precise(x))
             if self.training:
                 z, proj = self._train(columns)
             else:
@@ -75,7 +78,9 @@ class Whitening(nn.Module):
     def _train(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         mean = columns.detach().mean((0, -1), keepdim=True)
         z, cov = _Centred.apply(columns, mean)
-        proj = self.projection(cov + self.eps * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device))
+        proj = self.projection(
+            cov + self.eps * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
+        )
         with torch.no_grad():
             self.running_mean.lerp_(mean[0], self.momentum)
             self.running_proj.lerp_(proj.detach(), self.momentum)

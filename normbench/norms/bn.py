@@ -42,4 +42,4 @@ class BN(Norm):
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its running statistics."""
-        return BatchNorm(channels, dims, self)
+        return BatchNorm(channels, dims, self, self.eps)

@@ -59,8 +59,8 @@ class DecorrelatedBatchNorm(Whitening):
             raise NormError(
                 "",
                 type(self).__name__,
-                f"input {tuple(shape)} leaves {count} value{'s' * (count != 1)} per channel for the "
-                f"covariance of {width} channels, at least {width + 1} are needed",
+                f"input {tuple(shape)} leaves {count} value{'s' * (count != 1)} per channel for "
+                f"covariances of {width} channels, at least {width + 1} are needed",
                 "more groups or a larger batch",
             )
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_rank
+from normbench.norms._sums import channel_sums, precise, spread
+from normbench.norms._weights import Linear
 from normbench.options import option
 
 CLIP = 5.0  # the ratio of two root mean squares stays in 1/5 .. 5
@@ -34,8 +35,8 @@ class MABN(Norm):
         no mean is taken from x. eps: added to the mean square. momentum: weight of the new value in
         running_var. affine: learn weight and bias.
     Raises: NormError if centre meets a layer whose filters have a single weight.
-    Source: Yan, Wan, Zhang, Zhang, Wei & Sun 2020, arXiv 2001.06838. The window of the backward pass
-        is written by that pass: each training forward needs its backward before the next one's.
+    Source: Yan, Wan, Zhang, Zhang, Wei & Sun 2020, arXiv 2001.06838. The backward pass writes its
+        own window: of two forwards, the first needs its backward before the second has one.
     """
 
     uses_batch: ClassVar[bool] = True
@@ -50,14 +51,40 @@ class MABN(Norm):
     momentum: float = option(0.02, low=0, high=1)
     affine: bool = True
 
+    def linear(self, layer: nn.Module) -> nn.Module:
+        """Return the layer with centred filters, the layer itself with `centre=False`."""
+        return CentredLinear(layer) if self.centre else layer
+
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its two windows."""
         return MovingAverageBatchNorm(channels, dims, self)
 
 
+class CentredLinear(Linear):
+    """A linear layer whose filters are used without their mean: w - E[w] over the fan-in."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__(layer)
+        if self.fan_in == 1:
+            raise NormError("centre", "true", f"weight {self.shape} would become 0", "false")
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        self.weight = layer.weight
+        self.register_parameter("bias", layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` of shape (N, in) or (N, C, H, W)."""
+        axes = tuple(range(1, self.weight.dim()))
+        weight = self.weight - self.weight.mean(axes, keepdim=True)
+        return self.linear(x, weight, self.bias)
+
+
 class MovingAverageBatchNorm(nn.Module):
     """Divides by a root mean square that is averaged over batches, forward and backward."""
 
+    weight: Tensor | None
+    bias: Tensor | None
     running_var: Tensor
     steps: Tensor
     past_x2: Tensor
@@ -73,3 +100,69 @@ class MovingAverageBatchNorm(nn.Module):
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("past_x2", torch.zeros(options.window, channels))
         self.register_buffer("past_gz", torch.zeros(options.window, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x`; training writes one window, the backward pass after it the other."""
+        check_rank(self, x, self.dims)
+        wide = precise(x)
+        weight = torch.ones_like(self.running_var) if self.weight is None else self.weight
+        bias = torch.zeros_like(weight) if self.bias is None else self.bias
+        if self.training:
+            if x.numel() == 0:
+                why = f"input {tuple(x.shape)} is an empty batch"
+                raise NormError("", type(self).__name__, why, "a larger batch")
+            y: Tensor = _DividedByPast.apply(wide, weight, bias, *self._train(wide.detach()))
+        else:
+            scale = weight * (self.running_var + self.options.eps).rsqrt()
+            y = wide * spread(scale, self.dims) + spread(bias, self.dims)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _train(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Write the forward window and return what the backward pass needs beside x and weight."""
+        options, t = self.options, self.steps + 1
+        squares = vector_norm(x.reshape(*x.shape[:2], -1), dim=2).square()
+        now = squares.sum(0) * x.shape[1] / x.numel()
+        slot = (torch.arange(options.window, device=x.device) == t % options.window).unsqueeze(1)
+        plain = (t <= options.window) | (t < options.warmup)
+        self.past_x2.copy_(torch.where(slot, now, self.past_x2))
+        square = torch.where(plain, now, self.past_x2.mean(0))
+        ratio = ((square + options.eps) / (self.running_var + options.eps)).sqrt()
+        early = t <= max(UNCLIPPED, options.warmup)
+        ratio = torch.where(early, 1.0, ratio.clamp(1 / CLIP, CLIP))
+        self.running_var.lerp_(square, options.momentum)
+        self.steps.add_(1)
+        return (square + options.eps).rsqrt(), ratio, self.past_gz, slot, plain
+
+
+class _DividedByPast(torch.autograd.Function):
+    """y = r z * weight + bias with z = x * inv, whose gradient averages E[g z] over past batches.
+
+    x: (N, C, ...); weight, bias, inv (1 / root mean square), ratio r: (C,); past: (window, C), the
+    E[g z] of past batches, whose row `slot` the backward pass replaces; plain: take that row alone.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
+        inv, ratio, dims = rest[0], rest[1], x.dim() - 2
+        return (x * spread(weight * ratio * inv, dims)).add_(spread(bias, dims))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x, weight, _, *rest = inputs
+        ctx.save_for_backward(x, weight, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inv, ratio, past, slot, plain = ctx.saved_tensors
+        products, sums = channel_sums(grad, x)
+        grad_weight = products.sum(0) * inv * ratio
+        now = weight * grad_weight / (x.numel() // x.shape[1])
+        past.copy_(torch.where(slot, now, past))
+        used = torch.where(plain, now, past.mean(0))
+        dims = x.dim() - 2
+        grad_x = grad * spread(weight * ratio * inv, dims)
+        grad_x = grad_x - x * spread(inv * inv * used, dims)
+        return grad_x, grad_weight, sums.sum(0), None, None, None, None, None

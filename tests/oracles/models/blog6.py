@@ -29,6 +29,7 @@ CASES = [
 ]
 CHANNELS = BIASES = 16 + 32 + 64 + 32 + 64 + 32
 assert 48_842 + 2 * CHANNELS == 49_322
+DROPS = 6
 SMALL = (1, 8, 9)
 REFUSED = [({}, (1, 28, 7), "model=blog6: needs images of at least 8x8, these are 28x7")]
 

@@ -18,7 +18,8 @@ CASES = [  # options, input shape, parameters without a norm, shapes of the outp
 ]
 CHANNELS = 16 + 32  # normalized
 BIASES = 16 + 32  # of layers with a norm directly after them
-SMALL = (1, 4, 5)
+DROPS = 2  # layers of dropout
+SMALL = (1, 4, 5)  # about the smallest images
 REFUSED = [({}, (1, 3, 28), "model=cnn: needs images of at least 4x4, these are 3x28")]
 
 

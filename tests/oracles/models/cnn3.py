@@ -23,6 +23,7 @@ CASES = [
     ),
 ]
 CHANNELS = BIASES = 16 + 32 + 32
+DROPS = 3
 SMALL = (1, 5, 6)
 REFUSED = [({}, (3, 4, 4), "model=cnn3: needs images of at least 5x5, these are 4x4")]
 

@@ -24,6 +24,7 @@ CASES = [
     ),
 ]
 CHANNELS = BIASES = 6 + 16 + 120 + 84
+DROPS = 4
 SMALL = (1, 12, 13)
 REFUSED = [({}, (1, 11, 28), "model=lenet: needs images of at least 12x12, these are 11x28")]
 

@@ -25,6 +25,8 @@ CASES = [
 ]
 CHANNELS = 4 * 64 + 64  # gates and memory
 BIASES = 4 * 64
+SUMMED = ("input.linear", "hidden.linear")  # the first has the one bias
+DROPS = 1  # before the head
 SMALL = (1, 3, 4)
 REFUSED = [
     ({"rows": 5}, (3, 32, 32), "model.rows=5: the 32 rows of an image do not divide into steps"),

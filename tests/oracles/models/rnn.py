@@ -23,6 +23,8 @@ CASES = [
     ),
 ]
 CHANNELS = BIASES = 64
+SUMMED = ("input.linear", "hidden.linear")  # the first has the one bias
+DROPS = 1  # before the head
 SMALL = (1, 3, 4)
 REFUSED = [
     (
@@ -31,7 +33,7 @@ REFUSED = [
         "model.rows=3: the 28 rows of an image do not divide into steps of 3 "
         "(divisors: 1, 2, 4, 7, 14, 28)\n  try: model.rows=2",
     ),
-    ({"rows": 0}, (1, 28, 28), "model.rows=0: is not at least 1"),
+    ({"rows": 0}, (1, 28, 28), "model.rows=0: "),
 ]
 
 

@@ -39,6 +39,7 @@ CASES = [
 ]
 CHANNELS = BIASES = 64 + 128 + 2 * 256 + 4 * 512
 assert 9_225_610 + 2 * CHANNELS == 9_231_114
+DROPS = 8
 SMALL = (1, 17, 17)
 REFUSED = [({}, (1, 17, 16), "model=vgg11: needs images of at least 17x17, these are 17x16")]
 

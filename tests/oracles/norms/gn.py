@@ -18,11 +18,11 @@ CASES = [
 REFUSED = [
     ({"groups": 4}, (2, 6, 4, 4), r"norm.groups=4: 6 channels .* \(divisors: 1, 2, 3, 6\)"),
     ({"groups": 12}, (2, 6), "6 channels do not divide into 12 groups"),
-    ({"groups": 0}, None, "norm.groups=0: is not at least 1"),
+    ({"groups": 0}, None, "norm.groups=0: must be at least 1"),
     ({"groups": 6}, (4, 6), r"leaves 1 value per group"),
     ({"groups": 6}, (4, 6, 1, 1), r"input \(4, 6, 1, 1\) leaves 1 value per group"),
     ({}, (4, 1), "leaves 1 value per group"),
-    ({"eps": -1e-5}, None, "norm.eps=-1e-05: is not at least 0"),
+    ({"eps": -1e-5}, None, "norm.eps=-1e-05: must be at least 0"),
     ({"groups": 2.0}, None, "norm.groups=2.0: is not an integer or null"),
 ]
 INVARIANT = {"shift", "scale", "sample_shift", "sample_scale"}

@@ -12,10 +12,10 @@ OPTIONS = [
     {"momentum": 0.0, "weight_decay": 0.1},
 ]
 REFUSED = [
-    ({"momentum": 1.0}, r"optimizer\.momentum=1\.0: is not at least 0 and below 1"),
+    ({"momentum": 1.0}, r"optimizer\.momentum=1\.0: .*at least 0 and below 1"),
     ({"nesterov": True, "momentum": 0.0}, "needs a momentum above 0"),
-    ({"weight_decay": -1.0}, r"is not in 0 \.\. 1e"),
-    ({"lr": 0.0}, r"is not at most 1e\+30 and above 0"),
+    ({"weight_decay": -1.0}, r"weight_decay=-1\.0: .*0 \.\. 1e"),
+    ({"lr": 0.0}, r".*above 0"),
     ({"lr": "fast"}, "is not a finite number"),
 ]
 

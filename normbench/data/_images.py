@@ -1,0 +1,277 @@
+"""Folders of image files: which lie there, in which order they are used, and their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normbench.data._base import SPLITTING, Moments, split, spread, validation_size
+from normbench.errors import DataError, FileRefused, shown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from normbench.data._base import Array
+
+PARTS = ("train", "val", "test")
+LAYOUT = "data.path=DIR with DIR/train/CLASS/*.png and DIR/test/CLASS/*.png"
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP")  # none whose decoder runs a program
+GREY = ("1", "L", "LA")
+COLOUR = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
+LARGEST_FILE = 64 << 20  # bytes; with the pixels and the threads it bounds the memory of decoding
+LARGEST_IMAGE = 25_000_000  # pixels
+THREADS = 4
+BLOCK = 1024  # images decoded at a time
+REPLACE = "replace the file, or move it out of the folder"
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """The image files of `train/`, `val/` and `test/` below a folder, by class.
+
+    `parts`: for each part that is there, the files `PART/CLASS/FILE` and the number of their class,
+    sorted by class and name; `fingerprint` changes with any name, size or time of a file.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    parts: dict[str, list[tuple[str, int]]]
+    fingerprint: str
+
+    @cached_property
+    def missing(self) -> tuple[str, ...]:
+        """The parts that are cut from the training images."""
+        return tuple(name for name in PARTS if name not in self.parts)
+
+    @cached_property
+    def sizes(self) -> tuple[int, int, int]:
+        """The number of images in train, val and test, after cutting."""
+        cut = self._cut()
+        train = len(self.parts["train"]) - sum(cut.values())
+        val, test = (cut[name] if name in cut else len(self.parts[name]) for name in PARTS[1:])
+        return train, val, test
+
+    @cached_property
+    def rows(self) -> tuple[list[str], Array]:
+        """The files, all of train, val and test in the order of their use, and their labels."""
+        import numpy as np
+
+        named = {name: [label for _, label in files] for name, files in self.parts.items()}
+        labels = {name: np.array(each) for name, each in named.items()}
+        cut = self._cut()
+        *pieces, train = split(labels["train"], *cut.values())
+        chosen = {"train": ("train", train)}
+        chosen |= {name: ("train", piece) for name, piece in zip(cut, pieces, strict=True)}
+        chosen |= {n: (n, spread(each)) for n, each in labels.items() if n != "train"}
+        order = [chosen[name] for name in PARTS]
+        files = [self.parts[source][index][0] for source, each in order for index in each]
+        return files, np.concatenate([labels[source][each] for source, each in order])
+
+    def _cut(self) -> dict[str, int]:
+        count = len(self.parts["train"])
+        sizes = {"val": validation_size(count), "test": max(1, count // 10)}
+        return {name: sizes[name] for name in self.missing}
+
+
+def scan(path: Path) -> Folder:
+    """List the images below a folder.
+
+    Raises: FileRefused if there is no folder, no train/, a part without images or with other
+        classes than train/, too few images to cut from, or a file that is no image.
+    """
+    if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
+        raise FileRefused(str(path), "there is no such folder", LAYOUT)
+    if not (path / "train").is_dir():
+        raise FileRefused(str(path), "has no folder train/", LAYOUT)
+    try:
+        found = _scanned(path)
+    except OSError as error:
+        why = f"{shown(error.filename or 'a file in it')} cannot be read: {error.strerror}"
+        raise FileRefused(str(path), why, "make the folder readable") from error
+    if found.sizes[0] < 1:
+        missing = " and ".join(f"{name}/" for name in found.missing)
+        why = f"has {len(found.parts['train'])} images in train/, too few to cut {missing} from"
+        raise FileRefused(str(path), why, LAYOUT)
+    return found
+
+
+def _scanned(path: Path) -> Folder:
+    from PIL import __version__
+
+    classes = _subfolders(path, "train")
+    digest = hashlib.sha256(f"Pillow {__version__}\n".encode())  # another one may round otherwise
+    parts = {}
+    for name in PARTS:
+        if (path / name).is_dir():
+            _check_classes(path, name, classes)
+            parts[name] = list(_files(path, name, classes, digest.update))
+    return Folder(path, classes, parts, digest.hexdigest())
+
+
+@contextmanager
+def decoding() -> Iterator[Executor]:
+    """Give the threads that decode; what they decode may not be larger than it should."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # oddities of metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with ThreadPoolExecutor(THREADS) as threads:
+            yield threads
+
+
+class Decoder:
+    """Decodes the files of a folder to one shape, and digests their bytes on the way.
+
+    Args: side: of the central square after scaling; None takes images as they are.
+    Raises: FileRefused if a file is damaged or no 8-bit image; DataError if side is None and the
+        images differ in size.
+    """
+
+    def __init__(self, folder: Folder, side: int | None, threads: Executor) -> None:
+        self.folder, self.side, self.threads = folder, side, threads
+        self.files, _ = folder.rows
+        self.digest = hashlib.sha256(f"{SPLITTING}\n{folder.sizes}\n".encode())
+        self.moments = Moments(3)
+
+    def shape(self) -> tuple[int, int, int, int]:
+        """Read all headers and return (N, H, W, C); C is 1 if every image is grey, else 3."""
+        headers = list(self.threads.map(self._header, self.files))
+        channels = 1 if all(mode in GREY for mode, _ in headers) else 3
+        first = headers[0][1]
+        if self.side:
+            return len(self.files), self.side, self.side, channels
+        for file, (_, size) in zip(self.files, headers, strict=True):
+            if size != first:
+                why = f"{shown(file)} is {_by(size)}, {shown(self.files[0])} is {_by(first)}"
+                raise DataError("size", None, why, min(*size, *first))
+        return len(self.files), first[1], first[0], channels
+
+    def blocks(self, shape: tuple[int, int, int, int]) -> Iterator[Array]:
+        """Yield the images in order, uint8 (n, H, W, C); `moments` gets those of train/."""
+        import numpy as np
+
+        self.moments = Moments(shape[3])
+        for start in range(0, len(self.files), BLOCK):
+            some = self.files[start : start + BLOCK]
+            block = np.empty((len(some), *shape[1:]), np.uint8)
+            digests = self.threads.map(self._decode, some, block)
+            for file, digest in zip(some, digests, strict=True):
+                self.digest.update(os.fsencode(file) + b"\0" + digest)
+            self.moments.add(block[[file.startswith("train/") for file in some]])
+            yield block
+
+    def _header(self, file: str) -> tuple[str, tuple[int, int]]:
+        from PIL import Image
+
+        path = self.folder.path / file
+        with self._guarded(file), Image.open(path, formats=FORMATS) as image:
+            mode, size = image.mode, image.size
+        if mode not in GREY + COLOUR:
+            raise self._refused(file, f"has pixels of mode {mode}, not of 8 bits")
+        if size[0] * size[1] > LARGEST_IMAGE:
+            raise self._refused(file, f"is {_by(size)}, more than {LARGEST_IMAGE:,} pixels")
+        return mode, size
+
+    def _decode(self, file: str, out: Array) -> bytes:
+        """Fill `out` (H, W, C) with the pixels of a file and return the SHA-256 of its bytes."""
+        import numpy as np
+        from PIL import Image
+
+        height, width, channels = out.shape
+        with self._guarded(file):
+            data = (self.folder.path / file).read_bytes()
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                pixels = image.convert("L" if channels == 1 else "RGB")
+        if self.side:
+            pixels = _central(pixels, self.side)
+        if pixels.size != (width, height):
+            raise self._refused(file, f"became {_by(pixels.size)} while it was read")
+        out[:] = np.asarray(pixels).reshape(out.shape)
+        return hashlib.sha256(data).digest()
+
+    @contextmanager
+    def _guarded(self, file: str) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:  # a decoder may raise anything when bytes are wrong
+            raise self._refused(file, f"is damaged: {_reason(error)}") from error
+
+    def _refused(self, file: str, why: str) -> FileRefused:
+        return FileRefused(str(self.folder.path), f"{shown(file)} {why}", REPLACE)
+
+
+def _central(image: Image, side: int) -> Image:
+    """The central square of an image, scaled to `side`, averaging over what a pixel covers."""
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    box = (left, top, left + short, top + short)
+    return image.resize((side, side), Resampling.BILINEAR, box)
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is none of {', '.join(FORMATS)}"
+    return shown(error.strerror if isinstance(error, OSError) and error.strerror else error)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _subfolders(path: Path, part: str) -> tuple[str, ...]:
+    with os.scandir(path / part) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+    return tuple(sorted(names, key=os.fsencode))
+
+
+def _check_classes(path: Path, part: str, classes: tuple[str, ...]) -> None:
+    """Two classes or more, and the same in each part."""
+    if part == "train" and len(classes) < 2:
+        why = f"has {len(classes)} class folders in train/, at least 2 are needed"
+        raise FileRefused(str(path), why, LAYOUT)
+    odd = sorted(set(_subfolders(path, part)) ^ set(classes))
+    if odd:
+        there, lacking = ("train", part) if odd[0] in classes else (part, "train")
+        why = f"has a class {shown(odd[0])!r} in {there}/ but not in {lacking}/"
+        raise FileRefused(str(path), why, "give both the same class folders")
+
+
+def _files(
+    path: Path, part: str, classes: tuple[str, ...], note: Callable[[bytes], None]
+) -> Iterator[tuple[str, int]]:
+    """The files of a part with their class, in order; tells `note` what identifies them."""
+    for label, name in enumerate(classes):
+        with os.scandir(path / part / name) as entries:
+            visible = [each for each in entries if each.name[0] != "." and each.name != "Thumbs.db"]
+        if not visible:
+            raise FileRefused(str(path), f"has no image in {part}/{shown(name)}/", LAYOUT)
+        for entry in sorted(visible, key=lambda each: os.fsencode(each.name)):
+            file = f"{part}/{name}/{entry.name}"
+            known = entry.stat()
+            if not (entry.is_file() and entry.name.lower().endswith(ENDINGS)):
+                why = f"{shown(file)} is no image ({' '.join(ENDINGS)})"
+                raise FileRefused(str(path), why, REPLACE)
+            if known.st_size > LARGEST_FILE:
+                why = f"{shown(file)} has {known.st_size:,} bytes, more than {LARGEST_FILE:,}"
+                raise FileRefused(str(path), why, REPLACE)
+            numbers = known.st_size, known.st_mtime_ns, known.st_ctime_ns
+            note(os.fsencode(file) + b"\0%d %d %d\n" % numbers)
+            yield file, label

@@ -1,0 +1,147 @@
+"""TensorBoard's view of a run: its rows as scalars, its columns, its layout of charts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+from normbench.errors import MachineError, shown
+from normbench.files import Appended
+from normbench.rows import Row, TimeRow
+
+METRICS = ("test/accuracy", "gap/accuracy")  # columns of TensorBoard's table of runs
+VARIED = ("batch", "lr", "model", "norm", "seed")  # it shows five settings at first: these
+CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Accuracy": {"train and val": ("train/accuracy", "val/accuracy")},
+    "Gap": {"training mode minus evaluation mode": ("gap/accuracy",)},
+    "Learning rate and gradient": {
+        "learning rate": ("optim/lr",),
+        "gradient norm": ("optim/grad_norm",),
+    },
+}  # category, title and tags of the charts on the page of custom scalars
+
+
+class Events:
+    """TensorBoard's view of a run: one file, derived from the rows and never read back.
+
+    Args: file: where the events go. axis: `examples` or `step`, the horizontal axis.
+    """
+
+    def __init__(self, file: Appended, axis: str) -> None:
+        self.file, self.axis, self.tb = file, axis, load_tensorboard()
+        self.records = self.tb.RecordWriter(file)
+
+    def begin(self, hparams: Mapping[str, float | str | bool], config: str) -> None:
+        """Write the version, the run's columns, the layout of the charts and the configuration."""
+        tb = self.tb
+        self._event(file_version="brain.Event:2")
+        infos = [
+            tb.HParamInfo(name=name, type=_hparam_type(value), differs=name in VARIED)
+            for name, value in hparams.items()
+        ]
+        metrics = [tb.MetricInfo(name=tb.MetricName(tag=tag), display_name=tag) for tag in METRICS]
+        experiment = tb.Experiment(hparam_infos=infos, metric_infos=metrics)
+        start = tb.SessionStartInfo(start_time_secs=time.time())
+        for name, value in hparams.items():
+            setattr(start.hparams[name], _hparam_field(value), value)
+        self._hparams(tb.hparams.EXPERIMENT_TAG, experiment=experiment)
+        self._hparams(tb.hparams.SESSION_START_INFO_TAG, session_start_info=start)
+        layout = tb.layout.CONFIG_SUMMARY_TAG, tb.layout.create_summary_metadata()
+        self._bytes(*layout, _layout(tb).SerializeToString())
+        code = "".join(f"    {line}\n" for line in config.splitlines())
+        self._bytes("config", tb.text.create_summary_metadata("config", ""), code.encode())
+
+    def add(self, row: Row | TimeRow) -> None:
+        """Write the finite numbers among a row's values whose name is a tag."""
+        step = row.examples if self.axis == "examples" else row.step
+        event = self.tb.Event(wall_time=time.time(), step=step)
+        add = event.summary.value.add
+        for tag, value in row.values.items():
+            if "/" in tag and isinstance(value, int | float) and math.isfinite(value):
+                add(tag=tag, simple_value=value)
+        if event.summary.value:
+            self.records.write(event.SerializeToString())
+
+    def end(self, state: str) -> None:
+        """Write how the run ended, and close the file."""
+        status = 1 if state == "finished" else 2  # STATUS_SUCCESS, STATUS_FAILURE
+        end = self.tb.SessionEndInfo(status=status, end_time_secs=time.time())
+        self._hparams(self.tb.hparams.SESSION_END_INFO_TAG, session_end_info=end)
+        self.file.close()
+
+    def _hparams(self, tag: str, **content: Any) -> None:
+        tb = self.tb
+        metadata = tb.hparams.create_summary_metadata(tb.HParamsPluginData(**content))
+        self._summary(tag, metadata, tb.hparams.NULL_TENSOR)
+
+    def _bytes(self, tag: str, metadata: Any, content: bytes) -> None:
+        tensor = self.tb.TensorProto(dtype=7, string_val=[content])  # DT_STRING
+        tensor.tensor_shape.SetInParent()  # a scalar, not of unknown shape
+        self._summary(tag, metadata, tensor)
+
+    def _summary(self, tag: str, metadata: Any, tensor: Any) -> None:
+        value = self.tb.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
+        self._event(summary=self.tb.Summary(value=[value]))
+
+    def _event(self, **content: Any) -> None:
+        event = self.tb.Event(wall_time=time.time(), **content)
+        self.records.write(event.SerializeToString())
+
+
+@cache
+def load_tensorboard() -> SimpleNamespace:
+    """Import what writes TensorBoard's files; a process that forks many runs calls it first.
+
+    Raises: MachineError if the package is missing.
+    """
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.plugins.custom_scalar import layout_pb2
+        from tensorboard.plugins.custom_scalar import metadata as layout
+        from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+        from tensorboard.plugins.hparams import metadata as hparams
+        from tensorboard.plugins.text import metadata as text
+        from tensorboard.summary.writer.record_writer import RecordWriter
+    except ImportError as error:
+        why = f"the package tensorboard cannot be imported ({shown(error)})"
+        raise MachineError("tb=true", why, "tb=false, or: pip install tensorboard") from error
+    messages = {
+        name: getattr(module, name)
+        for module in (api_pb2, plugin_data_pb2, layout_pb2)
+        for name in module.DESCRIPTOR.message_types_by_name
+    }
+    return SimpleNamespace(
+        **messages,
+        Event=Event,
+        Summary=Summary,
+        TensorProto=TensorProto,
+        RecordWriter=RecordWriter,
+        hparams=hparams,
+        layout=layout,
+        text=text,
+    )
+
+
+def _layout(tb: SimpleNamespace) -> Any:
+    layout = tb.Layout()
+    for title, charts in CHARTS.items():
+        category = layout.category.add(title=title)
+        for name, tags in charts.items():
+            category.chart.add(title=name).multiline.tag.extend(tags)
+    return layout
+
+
+def _hparam_field(value: float | str | bool) -> str:
+    if isinstance(value, bool):
+        return "bool_value"
+    return "string_value" if isinstance(value, str) else "number_value"
+
+
+def _hparam_type(value: float | str | bool) -> int:
+    return {"string_value": 1, "bool_value": 2, "number_value": 3}[_hparam_field(value)]

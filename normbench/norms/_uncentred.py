@@ -1,0 +1,65 @@
+"""What norms share that divide by a root mean square and subtract no mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from normbench.norms._sums import channel_sums, spread
+
+
+class RootMeanSquare(torch.autograd.Function):
+    """y = x / sqrt(E[x^2] + eps) * weight + bias, E over contiguous groups of a sample's channels.
+
+    x: (N, C, ...); weight, bias: (C,) or None; eps: a number or a tensor of shape (), which then
+    gets a gradient. The second output is 1 / sqrt(E[x^2] + eps) of shape (N, groups), without
+    gradient.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, groups: int
+    ) -> tuple[Tensor, Tensor]:
+        rows = x.reshape(x.shape[0], groups, -1)
+        rms = vector_norm(rows, dim=2)
+        inverse = (rms.square() / rows.shape[2] + eps).rsqrt()
+        y = x * spread(_scale(inverse, weight, x.shape[1]), x.dim() - 2)
+        return y if bias is None else y.add_(spread(bias, x.dim() - 2)), inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, weight, bias, eps, groups = inputs
+        ctx.save_for_backward(x, weight, output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.groups, ctx.biased, ctx.learned = groups, bias is not None, isinstance(eps, Tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        g, dims, channels = grads[0], x.dim() - 2, x.shape[1]
+        products, sums = channel_sums(g, x)
+        per_channel = inverse.repeat_interleave(channels // ctx.groups, 1)
+        weighted = products if weight is None else products * weight
+        weighted = weighted.reshape(x.shape[0], ctx.groups, -1).sum(2)
+        cubed = inverse.pow(3) * weighted
+        pull = -cubed / (x.shape[1:].numel() // ctx.groups)
+        pull = pull.repeat_interleave(channels // ctx.groups, 1)
+        grad = g * spread(_scale(inverse, weight, channels), dims)
+        return (
+            torch.addcmul(grad, x, spread(pull, dims)),  # in place vmap has no rule for it
+            None if weight is None else (products * per_channel).sum(0),
+            sums.sum(0) if ctx.biased else None,
+            -cubed.sum() / 2 if ctx.learned else None,
+            None,
+        )
+
+
+def _scale(inverse: Tensor, weight: Tensor | None, channels: int) -> Tensor:
+    """The factor of each channel of each sample, (N, C)."""
+    scale = inverse.repeat_interleave(channels // inverse.shape[1], 1)
+    return scale if weight is None else scale * weight

@@ -1,0 +1,192 @@
+"""Cross-iteration batch normalization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from normbench.errors import NormError
+from normbench.norms._base import Norm, check_count, check_rank
+from normbench.norms._moments import batch_moments, standardized
+from normbench.norms._sums import precise
+from normbench.norms._weights import Linear
+from normbench.options import option
+
+
+@dataclass(frozen=True)
+class CBN(Norm):
+    """Cross-iteration batch normalization: statistics of the last batches, by today's weights.
+
+    y = (z - M) / sqrt(V + eps) * weight + bias, z = linear(x, w);  M = (mean + sum mean') / k,
+    V = (second + sum second') / k - M^2, over this batch and k - 1 < `window` stored ones;
+    mean = E[z], second = E[z^2] over samples and positions; for a batch stored with weights w_t,
+    mean' = mean_t + <dmean_t, w - w_t>, second' = max(second_t + <dsecond_t, w - w_t>, mean'^2),
+    the slopes d... its derivatives by w, without gradient. x: (N, in) or (N, C, H, W);
+    all statistics, weight, bias: (out,); slopes: as w. Evaluation takes running_mean and
+    running_var, which follow mean and the unbiased variance of the current batch alone.
+
+    It replaces the linear layer, which has no bias, and keeps 3 (window - 1) copies of its weight.
+    Only 1/k of the statistics' gradient is kept, so that weights grow and the running statistics
+    lag behind: short runs need `eval_stats=dataset`, a burn-in of about an epoch, weight decay.
+
+    Args: window: batches behind a statistic, the current one counted. burnin: training forwards
+        without storing, which are bn; or burnin_share: the share of the run's training forwards;
+        exactly one of the two is set. eps: added to the variance. momentum: weight of the new value
+        in the running statistics. affine: learn weight and bias.
+    Raises: NormError for other layers than Linear and Conv2d, in recurrent cells, and in training
+        if a statistic has a single value.
+    Source: Yao, Cao, Zheng, Huang & Lin 2020, arXiv 2002.05712. The stored means and second moments
+        are float64.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("cross-iteration",)
+    bias: ClassVar[bool] = False
+    places: ClassVar[tuple[str, ...]] = ("pre",)
+    uses_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = True
+    parameters: ClassVar[str] = "2 C"
+    memory_format: ClassVar[str] = "contiguous"
+
+    window: int = option(4, low=1)
+    burnin: int | None = option(0, low=0)
+    burnin_share: float | None = option(None, low=0, high=1)
+    eps: float = option(1e-5, low=0)
+    momentum: float = option(0.1, low=0, high=1)
+    affine: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.burnin is None) == (self.burnin_share is None):
+            both = "are both null" if self.burnin is None else "are both set"
+            why = f"burnin and burnin_share {both}, one must be a number"
+            raise self.error("burnin", self.burnin, why, "burnin=0 burnin_share=null")
+
+    def linear(self, layer: nn.Module) -> nn.Module:
+        """Return one module for the linear layer and its norm."""
+        return CrossIterationBatchNorm(layer, self)
+
+    def over_time(self, channels: int, steps: int) -> nn.Module | None:
+        """Refuse: a recurrent cell norms the sum of two linear layers."""
+        why = "follows one linear layer, a recurrent cell norms the sum of two"
+        raise self.error("", "cbn", why, "norm=bn")
+
+
+class CrossIterationBatchNorm(Linear):
+    """A linear layer without bias and the norm of its output over the last batches."""
+
+    window_mean: Tensor
+    window_second: Tensor
+    window_dmean: Tensor
+    window_dsecond: Tensor
+    window_past: Tensor
+    filled: Tensor
+
+    def __init__(self, layer: nn.Module, options: CBN) -> None:
+        super().__init__(layer)
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        if options.burnin is None:
+            share = options.burnin_share
+            why = "is a share of a run's training forwards, here is none"
+            raise NormError("burnin_share", share, why, "norm.burnin=0 norm.burnin_share=null")
+        self.burnin, self.window = options.burnin, options.window
+        self.weight = layer.weight
+        self.norm = RunningNorm(self.shape[0], options)
+        kept = self.window - 1
+        # the variance is a small difference of these: float32 would lose it at a large mean
+        exact = torch.zeros(kept, self.shape[0], dtype=torch.float64)
+        self.register_buffer("window_mean", exact)
+        self.register_buffer("window_second", exact.clone())
+        for name in ("window_dmean", "window_dsecond", "window_past"):
+            self.register_buffer(name, torch.zeros(kept, *self.shape))
+        self.register_buffer("filled", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` (N, in) or (N, C, H, W) and norm the result; training stores its statistics."""
+        check_rank(self, x, len(self.shape) - 2)
+        z = self.linear(x, self.weight)
+        wide = precise(z)
+        mean, var = self.norm.running_mean, self.norm.running_var
+        if self.training:
+            check_count(self, x.shape, z.numel() // self.shape[0], "per channel")
+            own = batch_moments(wide)
+            mean, var = self._joined(*(each.double() for each in own))
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                self._store(precise(x.detach()), wide.detach(), *(each.detach() for each in own))
+        affine = self.norm.weight, self.norm.bias
+        return standardized(wide, mean, var, self.norm.eps, affine).to(z.dtype)
+
+    def _joined(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Join the statistics (C,) of this batch with the stored ones, moved to these weights."""
+        with torch.no_grad():
+            kept = torch.arange(self.window - 1, device=mean.device) < self.filled
+            kept = kept.unsqueeze(1).double()
+            step = self.weight - self.window_past
+            means = self.window_mean + (self.window_dmean * step).flatten(2).sum(2)
+            seconds = self.window_second + (self.window_dsecond * step).flatten(2).sum(2)
+            variances = (seconds - means.square()).clamp_min(0)
+            count = 1 + self.filled.double()
+        joined = (mean + (kept * means).sum(0)) / count
+        between = (mean - joined).square() + (kept * (means - joined).square()).sum(0)
+        return joined, (var + (kept * variances).sum(0) + between) / count
+
+    def _store(self, x: Tensor, z: Tensor, mean: Tensor, var: Tensor) -> None:
+        """Put this batch before the stored ones, the oldest goes; update the running statistics."""
+        if self.window > 1:
+            storing = self.norm.steps >= self.burnin
+            exact = mean.double()
+            entry = {
+                "mean": exact,
+                "second": var.double() + exact.square(),
+                "dmean": self._mean_slope(x, z),
+                "dsecond": self._slope(x, z * (2 * self.shape[0] / z.numel()), self.weight),
+                "past": self.weight.detach(),
+            }
+            for name, new in entry.items():
+                window = self.get_buffer(f"window_{name}")
+                moved = torch.cat([new.unsqueeze(0), window[:-1]])
+                window.copy_(torch.where(storing, moved, window))
+            self.filled.add_(storing).clamp_max_(self.window - 1)
+        self.norm.update(mean, var, z.numel() // self.shape[0])
+
+    def _mean_slope(self, x: Tensor, z: Tensor) -> Tensor:
+        """The derivative of E[z] by the weight: the same for all output channels of a group."""
+        groups = self.how.get("groups", 1)
+        ones = z.new_full((z.shape[0], groups, *z.shape[2:]), self.shape[0] / z.numel())
+        slope = self._slope(x, ones, self.weight[:groups])
+        return slope.repeat_interleave(self.shape[0] // groups, 0)
+
+    def _slope(self, x: Tensor, upstream: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of the `weight` that maps `x`, given that of its output."""
+        if not self.how:
+            return upstream.mT @ x
+        slope: Tensor = conv2d_weight(x, weight.shape, upstream, **self.how)  # type: ignore[no-untyped-call]
+        return slope
+
+
+class RunningNorm(nn.Module):
+    """The learned scale and shift and the running statistics of a norm."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor
+    running_var: Tensor
+    steps: Tensor
+
+    def __init__(self, channels: int, options: CBN) -> None:
+        super().__init__()
+        self.eps, self.momentum, affine = options.eps, options.momentum, options.affine
+        self.register_parameter("weight", nn.Parameter(torch.ones(channels)) if affine else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if affine else None)
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("steps", torch.tensor(0))
+
+    def update(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Move the running statistics towards those of a batch of `count` values a channel."""
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        self.steps.add_(1)

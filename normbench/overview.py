@@ -1,0 +1,69 @@
+"""`normbench summary`: the layers of a composed configuration, or of two side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from normbench import build, config, summary
+from normbench.config import Config
+from normbench.errors import Mistake, Refused
+from normbench.grid import Grid
+from normbench.norms._base import apply
+
+if TYPE_CHECKING:
+    from normbench.screen import Screen
+    from normbench.summary import Summary
+
+
+def show(grid: Grid, overrides: Sequence[str], changed: Sequence[str], screen: Screen) -> None:
+    """Print the layer table of a configuration, beside it one with `changed` overrides.
+
+    Raises: Refused if the configuration cannot be built.
+    """
+    chosen = _one(grid, overrides)
+    first = _summary(chosen)
+    if not changed:
+        document = {"command": "summary", "config": chosen.experiment(), **asdict(first)}
+        screen.document(document)
+        if not screen.json:
+            summary.show(screen.console, first, _statistics(chosen, first))
+        return
+    keys = {text.partition("=")[0] for text in changed}
+    kept = [text for text in overrides if text.partition("=")[0] not in keys]
+    other = _one(grid, [*kept, *changed])
+    second = _summary(other)
+    titles = (" ".join(overrides) or "default", " ".join(changed))
+    both = {"left": asdict(first), "right": asdict(second)}
+    screen.document({"command": "summary", **both})
+    if not screen.json:
+        summary.show_pair(screen.console, titles, (first, second))
+
+
+def _one(grid: Grid, overrides: Sequence[str]) -> Config:
+    (cell,) = grid.cells(overrides, multirun=False)
+    assert cell.config
+    about = config.data_about({"data": cell.config.data})
+    error = build.check(cell.config, about.shape, about.classes)
+    if error:
+        raise Refused(*error.mistakes)
+    return cell.config
+
+
+def _summary(chosen: Config) -> Summary:
+    about = config.data_about({"data": chosen.data})
+    plain = replace(chosen, norm={"name": "none"}, activation="relu", placement="pre")
+    with torch.device("meta"):
+        model = build.unfilled(chosen, about.shape, about.classes)
+        linear = summary.linear_parameters(model)
+        apply(build.norm(chosen), model)
+        without = build.unfilled(plain, about.shape, about.classes)
+        return summary.summarize(model, without, linear, about.shape)
+
+
+def _statistics(chosen: Config, found: Any) -> str:
+    examples = chosen.stat_batch if build.norm(chosen).uses_batch else None
+    return summary.statistics(found, examples)

@@ -1,0 +1,212 @@
+"""The layer table of a model: shapes, parameters and buffers, found by running it on one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import torch
+from torch import Tensor, nn
+
+from normbench.norms._base import OverTime
+from normbench.report import Cell, Table
+
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d)
+SILENT = (nn.Flatten, nn.Identity)  # compute nothing, so they have no row
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer in the order of execution: `name` is its kind and number, -1 stands for N."""
+
+    name: str
+    kind: str
+    path: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    buffers: int  # elements
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows of a model and what they add up to.
+
+    `norm`: parameters beyond the weights and biases of the linear layers and beyond those that the
+    same model has without its norm; `without`: all parameters of that model.
+    """
+
+    rows: list[LayerRow]
+    trainable: int
+    norm: int
+    buffers: int
+    without: int
+
+
+def linear_parameters(model: nn.Module) -> dict[str, int]:
+    """Count the parameters of each linear layer, by path, before a norm replaces any of them."""
+    return {path: _count(each) for path, each in model.named_modules() if isinstance(each, LINEAR)}
+
+
+def summarize(
+    model: nn.Module, without: nn.Module, linear: Mapping[str, int], shape: Sequence[int]
+) -> Summary:
+    """Count what `model` holds; nothing is trained, and the model stays as it is.
+
+    Args: model: with its norm, on any device, also `meta`. without: the same with `norm=none`.
+        linear: `linear_parameters` of the model before `norms._base.apply`. shape: (C, H, W).
+    """
+    plain = {name for name, _ in without.named_parameters()}
+    norm = sum(max(0, _count(model.get_submodule(path)) - linear[path]) for path in linear)
+    for name, parameter in model.named_parameters():
+        inside = any(name.startswith(f"{path}.") for path in linear)
+        norm += 0 if inside or name in plain else parameter.numel()
+    return Summary(
+        rows=layers(model, shape),
+        trainable=_count(model),
+        norm=norm,
+        buffers=sum(buffer.numel() for buffer in model.buffers()),
+        without=_count(without),
+    )
+
+
+def layers(model: nn.Module, shape: Sequence[int]) -> list[LayerRow]:
+    """List the layers of `model` in the order in which they first run on an image of `shape`.
+
+    A layer of torch, or derived from one, has torch's name for it. What a layer shares with an
+    earlier one is counted there. The layers of a norm at several time steps are one row.
+    """
+    rows: list[LayerRow] = []
+    seen: set[int] = set()  # layers that ran, and tensors that were counted
+
+    def new(tensors: Iterator[Tensor]) -> int:
+        fresh = {id(each): each.numel() for each in tensors if id(each) not in seen}
+        seen.update(fresh)
+        return sum(fresh.values())
+
+    def after(path: str, layer: nn.Module, output: Tensor) -> None:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        kind, after_first = _kind(layer), tuple(output.shape[1:])
+        name, counts = f"{kind}-{len(rows) + 1}", (new(layer.parameters()), new(layer.buffers()))
+        rows.append(LayerRow(name, kind, path, (-1, *after_first), *counts))
+
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, output, path=path: after(path, layer, output))
+        for path, layer in _leaves("", model)
+    ]
+    try:
+        _run(model, shape)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return rows
+
+
+def statistics(summary: Summary, examples: int | None) -> str:
+    """Say over how many values the first norm takes a statistic; `examples`: None if of one."""
+    if examples is None:
+        return "statistics over 1 example (no batch)"
+    normed = [row for row in summary.rows if "norm" in row.path.split(".")]
+    positions = (normed or summary.rows)[0].output_shape[2:]
+    return f"statistics over {' x '.join(map(str, (examples, *positions)))} values"
+
+
+def aligned(
+    left: Sequence[LayerRow], right: Sequence[LayerRow]
+) -> list[tuple[LayerRow | None, LayerRow | None]]:
+    """Put the rows of two models side by side where they have the same path and output shape."""
+    matcher = SequenceMatcher(None, _keys(left), _keys(right), autojunk=False)
+    pairs: list[tuple[LayerRow | None, LayerRow | None]] = []
+    for what, a, b, c, d in matcher.get_opcodes():
+        if what == "equal":
+            pairs += zip(left[a:b], right[c:d], strict=True)
+        else:
+            pairs += [(row, None) for row in left[a:b]] + [(None, row) for row in right[c:d]]
+    return pairs
+
+
+def table(summary: Summary, remark: str = "") -> Table:
+    """Lay out one model, and under it the totals with a `remark` on its statistics."""
+    head = ("layer", "output shape", "parameters", "buffers")
+    rows = tuple(tuple(map(Cell, (row.name, _shape(row), *_numbers(row)))) for row in summary.rows)
+    totals = (*_totals(summary), *filter(None, [remark]))
+    return Table("", head, rows, right=frozenset({2, 3}), notes=("   ".join(totals),))
+
+
+def pair(titles: tuple[str, str], summaries: tuple[Summary, Summary]) -> Table:
+    """Lay out two models side by side, `titles` over their layers and before their totals."""
+    head = [part for title in titles for part in (title, "parameters", "buffers")]
+    rows = []
+    for sides in aligned(summaries[0].rows, summaries[1].rows):
+        texts = [
+            text for row in sides for text in ((row.name, *_numbers(row)) if row else [""] * 3)
+        ]
+        rows.append(tuple(map(Cell, (*texts, *{_shape(row) for row in sides if row}))))
+    notes = [
+        "   ".join((title, *_totals(each))) for title, each in zip(titles, summaries, strict=True)
+    ]
+    right = frozenset({1, 2, 4, 5})
+    return Table("", (*head, "output shape"), tuple(rows), right=right, notes=tuple(notes))
+
+
+def _leaves(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that get a row: those without children, or with tensors of their own."""
+    children = list(module.named_children())
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if isinstance(module, OverTime) or own or not children:
+        if not isinstance(module, SILENT):
+            yield path, module
+        return
+    for name, child in children:
+        yield from _leaves(f"{path}.{name}" if path else name, child)
+
+
+def _kind(layer: nn.Module) -> str:
+    """The name of the torch layer that this one is, derives from, or is called after."""
+    if isinstance(layer, OverTime):
+        return _kind(layer.layers[0])
+    for each in type(layer).__mro__[: type(layer).__mro__.index(nn.Module)]:
+        if each.__module__.startswith("torch.nn.") and not each.__name__.startswith("_"):
+            return each.__name__
+    own = type(layer).__name__
+    axes = getattr(layer, "dims", None)  # torch has a class for each number of spatial axes
+    torchs = f"{own}{max(1, axes)}d" if isinstance(axes, int) else own
+    return torchs if hasattr(nn, torchs) else own
+
+
+def _run(model: nn.Module, shape: Sequence[int]) -> None:
+    """One forward of a blank image in evaluation, so that no buffer changes."""
+    training, like = model.training, next(model.parameters())
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *shape, device=like.device, dtype=like.dtype))
+    finally:
+        model.train(training)
+
+
+def _keys(rows: Sequence[LayerRow]) -> list[tuple[object, ...]]:
+    return [(row.path, row.output_shape) for row in rows]
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _shape(row: LayerRow) -> str:
+    return f"[{', '.join(map(str, row.output_shape))}]"
+
+
+def _numbers(row: LayerRow) -> tuple[str, str]:
+    return f"{row.parameters:,}", f"{row.buffers:,}"
+
+
+def _totals(summary: Summary) -> tuple[str, ...]:
+    share = 100 * summary.norm / summary.trainable
+    return (
+        f"trainable {summary.trainable:,}",
+        f"norm {summary.norm:,} ({share:.1f} %)",
+        f"buffers {summary.buffers:,}",
+        f"norm=none: {summary.without:,}",
+    )

@@ -1,0 +1,148 @@
+"""From command lines to cells: what composes, what is resolved, what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from normbench import config
+from normbench.config import Config
+from normbench.errors import Refused
+from normbench.grid import Grid, loader
+
+
+def cells(*words: str, multirun: bool = False, config_dir: Path | None = None) -> list[Config]:
+    found = Grid(loader(str(config_dir) if config_dir else None)).cells(words, multirun)
+    return [cell.config for cell in found if cell.config]
+
+
+def one(*words: str) -> Config:
+    (cell,) = cells(*words)
+    return cell
+
+
+def test_a_sweep_is_the_product_in_command_line_order() -> None:
+    found = cells("norm=bn,gn", "batch=2,32", multirun=True)
+    assert [(each.norm["name"], each.batch) for each in found] == [
+        ("bn", 2),
+        ("bn", 32),
+        ("gn", 2),
+        ("gn", 32),
+    ]
+
+
+def test_range_and_glob_are_hydra_s() -> None:
+    assert [each.seed for each in cells("seed=range(0,3)", multirun=True)] == [0, 1, 2]
+    assert {each.init["name"] for each in cells("init=glob(kaiming*)", multirun=True)} == {
+        "kaiming_normal",
+        "kaiming_uniform",
+    }
+
+
+def test_nothing_is_left_to_resolve() -> None:
+    made = one("norm=gn", "batch=100")
+    assert made.placement == "pre"
+    assert made.activation == "relu"
+    assert made.bias == "on"
+    assert made.steps == 550
+    assert made.eval_every == pytest.approx(0.1)
+    assert made.device in ("cpu", "cuda")
+
+
+def test_the_norm_says_what_auto_becomes() -> None:
+    assert one("norm=frn").activation == "tlu"
+    assert one("norm=bn").bias == "auto"
+
+
+@pytest.mark.parametrize(
+    ("rule", "lr"), [("none", 0.1), ("linear", 0.1 * 2 / 64), ("sqrt", 0.1 * (2 / 64) ** 0.5)]
+)
+def test_learning_rate_rules(rule: str, lr: float) -> None:
+    assert one("batch=2", f"lr_rule={rule}").lr == pytest.approx(lr)
+
+
+def test_the_same_run_has_one_name_however_it_is_said() -> None:
+    plain = one("norm=gn", "batch=32", "epochs=1", "optimizer.lr=1")
+    again = one("optimizer.lr=1.0", "batch=32", "norm=gn", "placement=pre", "activation=relu")
+    steps = one("norm=gn", "batch=32", "steps=1718", "optimizer.lr=1", "bias=on")
+    assert plain.name == again.name == steps.name
+
+
+def test_seed_and_execution_do_not_name_a_run() -> None:
+    name = one("norm=gn").name
+    assert one("norm=gn", "seed=3", "outputs=elsewhere", "jobs=2", "tb=false").name == name
+    assert one("norm=gn", "data.root=elsewhere").name == name
+
+
+@pytest.mark.parametrize("word", ["batch=32", "norm.eps=0.1", "threads=2", "data.train_size=100"])
+def test_every_setting_that_can_change_a_number_names_a_run(word: str) -> None:
+    assert one("norm=gn", word).name != one("norm=gn").name
+
+
+def test_the_names_of_today_stay_the_names_of_tomorrow() -> None:
+    """If this fails, finished runs of users are no longer found: change the code, not the test."""
+    assert one("norm=gn", "batch=2", "device=cpu").name == "cnn-gn-b2-GOLDEN"
+
+
+def test_seeds_count_up_from_the_seed() -> None:
+    assert [each.seed for each in one("seeds=3", "seed=5").with_seeds()] == [5, 6, 7]
+
+
+def test_options_of_the_user_s_own_file(tmp_path: Path) -> None:
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm/mine.yaml").write_text("defaults: [gn, _self_]\ngroups: 4\n")
+    (made,) = cells("norm=mine", config_dir=tmp_path)
+    assert made.norm["name"] == "gn"
+    assert made.norm["groups"] == 4
+
+
+def test_an_unknown_option_in_the_user_s_own_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm/mine.yaml").write_text("defaults: [gn, _self_]\ngroup: 4\n")
+    with pytest.raises(Refused, match=r"norm\.group: gn has no such option"):
+        cells("norm=mine", config_dir=tmp_path)
+
+
+def test_skip_invalid_leaves_cells_out_and_says_why() -> None:
+    words = ["placement=pre,preact", "skip_invalid=true"]
+    found = Grid(loader()).cells(words, True)
+    assert [cell.config is None for cell in found] == [False, True]
+    assert "no residual blocks" in found[1].misfits[0].why
+
+
+def test_cells_equal_what_hydra_composes() -> None:
+    """Our cells are put together from copies; Hydra composes each one by itself."""
+    choice = random.Random(0)
+    axes = {
+        "norm": ["norm=bn", "norm=gn", "norm=bn,none", "norm=glob(*n)"],
+        "batch": ["batch=2", "batch=2,32", "batch=range(8,11)", "batch=choice(4,8)"],
+        "dropout": ["dropout=0.1", "dropout='0.2'", "optimizer.lr=0.1,1"],
+        "steps": ["steps=5", "steps=${log_every}", "seed=1,2"],
+    }
+    ours = Grid(loader())
+    parser = OverridesParser.create(ours.loader)
+    for _ in range(12):
+        words = [choice.choice(each) for each in axes.values()]
+        (rows,) = BasicSweeper.split_arguments(parser.parse_overrides(words), None)
+        expected = [
+            OmegaConf.to_container(
+                ours.loader.load_configuration("train", list(row), RunMode.RUN), resolve=False
+            )
+            for row in rows
+        ]
+        mine = itertools.product(*(ours._read(word, True) for word in words))
+        for row, tree in zip(mine, expected, strict=True):
+            assert isinstance(tree, dict)
+            tree.pop("hydra")
+            assert ours._tree(row) == OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+
+
+def test_packaged_defaults_name_every_setting() -> None:
+    assert {each.name for each in config.declared_keys()} == set(config.defaults())
