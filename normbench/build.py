@@ -10,7 +10,7 @@ from torch import nn
 
 from normbench import norms
 from normbench.config import Config, part
-from normbench.errors import PartError
+from normbench.errors import NormbenchError, PartError
 from normbench.inits._base import initialize
 from normbench.models._base import Shape
 from normbench.norms._base import Norm, Units, apply
@@ -70,15 +70,23 @@ def memory_format(config: Config) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def check(config: Config, shape: Shape, classes: int) -> PartError | None:
+def check(config: Config, shape: Shape, classes: int) -> NormbenchError | None:
     """Build and run the model without data or memory, and return what it refuses, if anything."""
+    error = _refusal(config, shape, classes, config.worker_batch)
+    if error and config.worker_batch == 1 and not _refusal(config, shape, classes, 2):
+        why = f"norm={config.norm['name']}: {error.mistakes[0].why}"
+        return NormbenchError(f"batch={config.batch}", why, f"batch={2 * config.batch}")
+    return error
+
+
+def _refusal(config: Config, shape: Shape, classes: int, batch: int) -> PartError | None:
     try:
         with torch.device("meta"), torch.no_grad():
             built = unfilled(config, shape, classes)
             part("init", config.init)
             part("optimizer", config.optimizer)
             apply(norm(config), built)
-            built.train()(torch.empty(config.worker_batch, *shape))
+            built.train()(torch.empty(batch, *shape))
     except PartError as error:
         return error
     return None

@@ -324,7 +324,7 @@ def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namesp
     for word in argv:
         if word.startswith("--experimental-rerun"):
             raise Refused(
-                Mistake(word, "is not offered: it would run a stored file", "the command")
+                Mistake(word, "is not offered: it would run a stored file", f"{parser.prog} --help")
             )
     return parser.parse_intermixed_args(argv)
 

@@ -49,6 +49,7 @@ class Config:
     batch: int = option(None, low=1, high=1_000_000)
     gpus: int = option(None, low=1, high=1024)
     accumulate: int = option(None, low=1, high=100_000)
+    norm_batch: int | str = option(None, low=1, high=1_000_000, choices=("worker", "global"))
     lr_rule: str = option(None, choices=("none", "linear", "sqrt"))
     lr_base_batch: int = option(None, low=1, high=1_000_000)
     schedule: str = option(None, choices=("constant", "cosine", "step"))
@@ -281,6 +282,9 @@ def _batch_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
 def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     norm, model = tree["norm"]["name"], tree["model"]["name"]
     facts = registry.facts("norm", norm).constants
+    if tree["norm_batch"] != "worker" and "norm_batch" not in dict(leaves(tree["norm"])):
+        why = f"norm={norm} takes no statistics over other sets of samples"
+        yield Mistake(f"norm_batch={tree['norm_batch']}", why, "norm_batch=worker")
     place, activation = tree["placement"], tree["activation"]
     if place not in ("auto", *facts["places"]):
         why = f"norm={norm} has no such place (it has {', '.join(facts['places'])})"

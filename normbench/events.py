@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from normbench.errors import MachineError, shown
-from normbench.files import Appended
-from normbench.rows import Row, TimeRow
+
+if TYPE_CHECKING:
+    from normbench.files import Appended
+    from normbench.rows import Row, TimeRow
 
 METRICS = ("test/accuracy", "gap/accuracy")  # columns of TensorBoard's table of runs
 VARIED = ("batch", "lr", "model", "norm", "seed")  # it shows five settings at first: these

@@ -42,10 +42,10 @@ def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
 
     Raises: MachineError if the storage fails; FileRefused if `path` is a symbolic link.
     """
-    if path.is_symlink():
-        raise _link(path)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
+        if path.is_symlink():
+            raise _link(path)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFE, MODE)
         with open(handle, "wb") as file:
             file.writelines(pieces)
@@ -146,11 +146,11 @@ def make_directory(path: Path) -> None:
 
     Raises: MachineError if the storage fails.
     """
-    for each in reversed([each for each in (path, *path.parents) if not each.exists()]):
-        try:
+    try:
+        for each in reversed([each for each in (path, *path.parents) if not each.exists()]):
             each.mkdir(FOLDER_MODE, exist_ok=True)
-        except OSError as error:
-            raise _cannot_write(each, 0, error) from error
+    except OSError as error:
+        raise _cannot_write(path, 0, error) from error
 
 
 def names(directory: Path) -> list[str]:
@@ -158,10 +158,10 @@ def names(directory: Path) -> list[str]:
 
     Raises: FileRefused if it cannot be read, or if it, its parent or a file in it is a link.
     """
-    for each in (directory.parent, directory):
-        if each.is_symlink():
-            raise _link(each)
     try:
+        for each in (directory.parent, directory):
+            if each.is_symlink():
+                raise _link(each)
         with os.scandir(directory) as entries:
             found = list(entries)
     except (FileNotFoundError, NotADirectoryError):

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,7 @@ from normbench.options import nearest
 if TYPE_CHECKING:
     from normbench.data._base import About
 
+RESOLVER = re.compile(r"\$\{[^}]*:")  # such as ${oc.env:HOME}: reads what is no setting
 ALL_SETTINGS = "(all settings: normbench train --help)"
 EXTRAS = {
     "joblib": "joblib",
@@ -73,18 +74,20 @@ class Grid:
         self.groups = [group for group in loader.list_groups("") if group != "hydra"]
         self.base = cache(self._base)
         self.about = cache(self._about)
-        self.mistakes: dict[Mistake, None] = {}  # in order, each said once
+        self.keys: list[str] = []  # of the overrides, in their order
+        self.refused: set[str] = set()  # groups for which a name was refused
+        self.mistakes: dict[Mistake, None] = {}  # each said once
 
     def cells(self, overrides: Sequence[str], multirun: bool) -> list[Cell]:
         """Return every cell, in the order of the command line.
 
         Raises: Refused with all mistakes; FileRefused if the data is not here.
         """
+        self.keys = [text.partition("=")[0] for text in overrides]
+        self._given_twice(self.keys)
         choices = [found for text in overrides if (found := self._read(text, multirun))]
-        self._given_twice([text.partition("=")[0] for text in overrides])
-        count = math.prod(len(each) for each in choices)
-        self._check_count(count, choices)
-        self._stop()
+        self._check_count(math.prod(len(each) for each in choices), choices)
+        # What was refused is left out, so that one look finds the other mistakes as well.
         cells = [self.cell(row) for row in itertools.product(*choices)]
         misfits = [mistake for cell in cells for mistake in cell.misfits]
         skip = all(cell.config is None or cell.config.skip_invalid for cell in cells)
@@ -96,8 +99,6 @@ class Grid:
     def cell(self, row: Sequence[str]) -> Cell:
         """Compose and check one combination of `KEY=VALUE` texts."""
         tree = self._tree(tuple(row))
-        if tree is None:
-            return Cell(tuple(row), None)
         wrong = config.check_values(tree)
         if wrong:
             self.mistakes.update(dict.fromkeys(wrong))
@@ -127,7 +128,7 @@ class Grid:
             return []
         if key.startswith("hydra"):
             return self._hydra(text, key, override)
-        if "${" in text and re.search(r"\$\{[^}]*:", text):
+        if RESOLVER.search(text):
             self._say(text, "resolvers are not allowed in settings", f"{key}=VALUE")
             return []
         texts = [str(override.input_line)]
@@ -153,6 +154,7 @@ class Grid:
             f"no {key if key != 'data' else 'data set'} has this name",
             f"{key}={near}    (all names: normbench list {plural})",
         )
+        self.refused.add(key)
         return False
 
     def _known_key(self, key: str, text: str) -> bool:
@@ -188,13 +190,13 @@ class Grid:
         limit = given.get("max_cells", str(config.defaults()["max_cells"]))
         if limit.isdigit() and count > int(limit):
             self._say(f"max_cells={limit}", f"this sweep has {count:,} cells", f"max_cells={count}")
+            self._stop()
 
-    def _tree(self, row: tuple[str, ...]) -> dict[str, Any] | None:
-        """The composed values of one combination, None where it names an unknown option."""
+    def _tree(self, row: tuple[str, ...]) -> dict[str, Any]:
+        """The composed values of one combination; an unknown option is a mistake and left out."""
         chosen = tuple(text for text in row if text.partition("=")[0] in self.groups)
         tree = copy.deepcopy(self.base(chosen))
         known = dict(config.leaves(tree))
-        complete = True
         for text in row:
             key = text.partition("=")[0]
             if text in chosen:
@@ -203,8 +205,7 @@ class Grid:
                 config.put(tree, key, self.parser.parse_override(text).value())
             else:
                 self._unknown_option(text, key, tree)
-                complete = False
-        return self._resolved(tree) if complete else None
+        return self._resolved(tree)
 
     def _base(self, chosen: tuple[str, ...]) -> dict[str, Any]:
         self._store_foreign(chosen)
@@ -216,49 +217,52 @@ class Grid:
         tree = OmegaConf.to_container(composed, resolve=False)
         assert isinstance(tree, dict)
         tree.pop("hydra", None)
-        self._own_files(tree)
+        self._check_files(tree)
         return {str(key): value for key, value in tree.items()}
 
-    def _own_files(self, tree: dict[Any, Any]) -> None:
-        """Check what a user's own configuration files added: unknown keys, unknown part names."""
-        for group in registry.KINDS:
-            name = str((tree.get(group) or {}).get("name"))
-            known = registry.names(group)
-            if not all(each in known for each in name.split("+")):
-                fix = f"name: {nearest(name, known)}"
-                self._say(f"{group}.name={name}", f"no {group} has this name", fix)
-                self._stop()
-            options = config.declared_options(group, name)
-            for key, _ in config.leaves(tree[group]):
-                if key != "name" and key not in options:
-                    fix = (
-                        f"{group}.{nearest(key, options)}"
-                        if options
-                        else f"{group}={name} has none"
-                    )
-                    self._say(f"{group}.{key}", f"{name} has no such option", fix)
-            for key, declared in options.items():
-                if key not in dict(config.leaves(tree[group])):
-                    config.put(tree[group], key, declared.default)
+    def _check_files(self, tree: dict[Any, Any]) -> None:
+        """Check and complete what a user's own configuration files say.
+
+        Raises: Refused, since nothing can be composed from wrong files.
+        """
+        wrong = [each for group in registry.KINDS for each in self._wrong_in_group(tree, group)]
         for key in set(tree) - set(config.defaults()) - set(registry.KINDS):
-            self._unknown_key(f"{key}={tree[key]}", list(config.defaults()))
-        self._stop()
+            near = nearest(key, config.defaults())
+            wrong.append(
+                Mistake(f"{key}={tree[key]}", "no setting has this name", f"{near}: VALUE")
+            )
+        if wrong:
+            raise Refused(*self.mistakes, *wrong)
+
+    def _wrong_in_group(self, tree: dict[Any, Any], group: str) -> Iterator[Mistake]:
+        name = str((tree.get(group) or {}).get("name"))
+        known = registry.names(group)
+        if not all(each in known for each in name.split("+")):
+            near = nearest(name, known)
+            yield Mistake(f"{group}.name={name}", f"no {group} has this name", f"name: {near}")
+            return
+        options, given = config.declared_options(group, name), dict(config.leaves(tree[group]))
+        for key in given.keys() - options.keys() - {"name"}:
+            fix = f"{nearest(key, options)}: VALUE" if options else f"no options, {name} has none"
+            yield Mistake(f"{group}.{key}={given[key]}", f"{name} has no such option", fix)
+        for key in options.keys() - given.keys():
+            config.put(tree[group], key, options[key].default)
 
     def _resolved(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """The tree with its references to other settings replaced by their values."""
         texts = [(k, v) for k, v in config.leaves(tree) if isinstance(v, str) and "${" in v]
         for key, value in texts:
-            if re.search(r"\$\{[^}]*:", value):
-                self._say(f"{key}={value}", "resolvers are not allowed in settings", f"{key}=VALUE")
-        self._stop()
+            if RESOLVER.search(value):
+                why = "resolvers are not allowed in settings"
+                raise Refused(*self.mistakes, Mistake(f"{key}={value}", why, f"{key}=VALUE"))
         if not texts:
             return tree
         try:
             resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
         except OmegaConfBaseException as error:
             key, value = texts[-1]
-            raise Refused(
-                Mistake(f"{key}={value}", str(error).splitlines()[0], f"{key}=VALUE")
-            ) from None
+            why = str(error).splitlines()[0]
+            raise Refused(Mistake(f"{key}={value}", why, f"{key}=VALUE")) from None
         return {str(key): value for key, value in resolved.items()}  # type: ignore[union-attr]
 
     def _about(self, data: str) -> About:
@@ -284,8 +288,8 @@ class Grid:
 
     def _unknown_option(self, text: str, key: str, tree: dict[str, Any]) -> None:
         group, _, rest = key.partition(".")
-        if group not in self.groups:
-            return self._unknown_key(text, [k for k, _ in config.leaves(tree)])
+        if group in self.refused:
+            return
         name, options = (
             tree[group]["name"],
             [k for k, _ in config.leaves(tree[group]) if k != "name"],
@@ -300,7 +304,7 @@ class Grid:
             fix = f"{group}.{nearest(rest, options)}={text.partition('=')[2]}"
         else:
             fix = f"{group}={name}, which has no options"
-        return self._say(text, why, fix)
+        self._say(text, why, fix)
 
     def _unknown_key(self, text: str, known: Sequence[str]) -> None:
         key, _, value = text.partition("=")
@@ -315,7 +319,12 @@ class Grid:
 
     def _stop(self) -> None:
         if self.mistakes:
-            raise Refused(*self.mistakes)
+            raise Refused(*sorted(self.mistakes, key=self._place))
+
+    def _place(self, mistake: Mistake) -> int:
+        """Where on the command line the setting stands that a mistake is about."""
+        key = mistake.subject.partition("=")[0]
+        return self.keys.index(key) if key in self.keys else len(self.keys)
 
 
 def _like(word: str, other: str) -> float:

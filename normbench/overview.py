@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from normbench import build, config, summary
 from normbench.config import Config
-from normbench.errors import Mistake, Refused
+from normbench.errors import Refused
 from normbench.grid import Grid
 from normbench.norms._base import apply
 
@@ -29,8 +29,7 @@ def show(grid: Grid, overrides: Sequence[str], changed: Sequence[str], screen: S
     if not changed:
         document = {"command": "summary", "config": chosen.experiment(), **asdict(first)}
         screen.document(document)
-        if not screen.json:
-            summary.show(screen.console, first, _statistics(chosen, first))
+        screen.table(summary.table(first, _statistics(chosen, first)))
         return
     keys = {text.partition("=")[0] for text in changed}
     kept = [text for text in overrides if text.partition("=")[0] not in keys]
@@ -39,8 +38,7 @@ def show(grid: Grid, overrides: Sequence[str], changed: Sequence[str], screen: S
     titles = (" ".join(overrides) or "default", " ".join(changed))
     both = {"left": asdict(first), "right": asdict(second)}
     screen.document({"command": "summary", **both})
-    if not screen.json:
-        summary.show_pair(screen.console, titles, (first, second))
+    screen.table(summary.pair(titles, (first, second)))
 
 
 def _one(grid: Grid, overrides: Sequence[str]) -> Config:
@@ -64,6 +62,6 @@ def _summary(chosen: Config) -> Summary:
         return summary.summarize(model, without, linear, about.shape)
 
 
-def _statistics(chosen: Config, found: Any) -> str:
+def _statistics(chosen: Config, found: Summary) -> str:
     examples = chosen.stat_batch if build.norm(chosen).uses_batch else None
     return summary.statistics(found, examples)

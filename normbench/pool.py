@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from normbench import build, events, machine, registry
-from normbench.errors import FileRefused
+from normbench.errors import InUse
 from normbench.plan import Item
 from normbench.record import FINAL, read_status
 from normbench.rows import Row, from_json, to_json
@@ -65,7 +65,8 @@ def work(items: list[Item], tell: Tell) -> None:
 def _warm(todo: list[Item]) -> None:
     """Import and load in the parent what every child needs."""
     machine.prepare(todo[0].config.threads)
-    events.load_tensorboard()
+    if any(item.config.tb for item in todo):
+        events.load_tensorboard()
     for item in todo:
         build.data(item.config)
         for group in registry.KINDS:
@@ -78,7 +79,7 @@ def alone(item: Item, each: Callable[[Row], None]) -> None:
     """Run one item in this process and note how it ended."""
     try:
         item.state = run(item.config, each).state
-    except FileRefused:
+    except InUse:
         item.state = "busy"
     except Exception as error:  # a failed run must not stop the others; its folder has the trace
         item.state, item.message = "failed", first_line(error)

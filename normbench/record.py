@@ -47,8 +47,8 @@ EXIT_CODES = {
 }  # by the reason of a run that was interrupted or failed
 
 STATUS_EVERY_S = 5.0  # so that, with rows that come this often too, no status is older than 10 s
-SMALL = 2**18  # bytes of a configuration or status at most
-LARGE = 2**28  # bytes of all rows of a run at most
+CONFIG_BYTES, STATUS_BYTES, METRICS_BYTES = 2**16, 2**20, 2**28  # more is not read back
+MESSAGE = 1000  # characters of a message in a status
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # so none that Hydra or OmegaConf give a meaning
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -110,7 +110,7 @@ class Record:
 
     def warn(self, text: str) -> None:
         """Keep a warning in `status.json`."""
-        self._save(warnings=[*self._status["warnings"], text])
+        self._save(warnings=[*self._status["warnings"], text[:MESSAGE]])
 
     def finish(
         self,
@@ -135,7 +135,7 @@ class Record:
         changes: dict[str, Any] = {
             "state": state,
             "reason": reason,
-            "message": message,
+            "message": message and message[:MESSAGE],
             "state_sha256": state_sha256,
             "exit_code": 0 if state in FINAL else EXIT_CODES.get(reason or "", default),
             "finished_at": _now(),
@@ -240,7 +240,7 @@ def read_status(directory: Path) -> dict[str, Any] | None:
         if any(map(_is_of_attempt, names)):
             raise files.damaged(path, "is missing")
         return None
-    status = files.read_json(path, SMALL)
+    status = files.read_json(path, STATUS_BYTES)
     why = _unlike_status(status)
     if why:
         raise files.damaged(path, why)
@@ -254,7 +254,7 @@ def read_config(directory: Path) -> dict[str, dict[str, Any]]:
         or holds an alias, a tag, an interpolation or a key with a meaning to Hydra.
     """
     path = directory / CONFIG
-    tree = files.read_yaml(path, SMALL)
+    tree = files.read_yaml(path, CONFIG_BYTES)
     if not isinstance(tree, dict) or set(tree) != {"experiment", "execution"}:
         raise files.damaged(path, "has not the two maps experiment and execution")
     for name, settings in tree.items():
@@ -271,7 +271,7 @@ def read_rows(directory: Path) -> list[Row]:
     """
     path = directory / METRICS
     rows = []
-    for number, line in enumerate(files.read_bytes(path, LARGE).split(b"\n")[:-1], 1):
+    for number, line in enumerate(files.read_bytes(path, METRICS_BYTES).split(b"\n")[:-1], 1):
         try:
             row = from_json(line.decode())
         except ValueError as error:

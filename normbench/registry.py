@@ -12,7 +12,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -40,6 +40,7 @@ class Facts:
     options: Mapping[str, Declared]
     constants: Mapping[str, Any]  # class facts: attributes that are no options
     package: str = "normbench"
+    methods: frozenset[str] = frozenset()  # what the class defines itself: the hooks of a norm
 
     @property
     def summary(self) -> str:
@@ -74,7 +75,12 @@ def configs() -> Path:
 
 @cache
 def facts(group: str, name: str) -> Facts:
-    """Read a part's options, class facts and docstring; imports it only if it is foreign."""
+    """Read a part's options, class facts and docstring; imports it only if it is foreign.
+
+    Those of norms joined by `+` are those of the whole, its options called `member.option`.
+    """
+    if "+" in name:
+        return _chained(group, name)
     folder, base = KINDS[group]
     foreign = _foreign(group).get(name)
     if foreign is not None:
@@ -89,6 +95,7 @@ def facts(group: str, name: str) -> Facts:
         inspect.cleandoc(ast.get_docstring(own) or ""),
         {**base_options, **options},
         {**base_constants, **constants},
+        methods=frozenset(each.name for each in own.body if isinstance(each, ast.FunctionDef)),
     )
 
 
@@ -165,4 +172,51 @@ def _loaded_facts(group: str, name: str, entry: EntryPoint) -> Facts:
         if not key.startswith("_") and key not in options and not callable(value)
     }
     package = entry.dist.name if entry.dist else entry.module.partition(".")[0]
-    return Facts(group, name, inspect.getdoc(kind) or "", options, constants, package)
+    methods = frozenset(key for key, value in vars(kind).items() if callable(value))
+    return Facts(group, name, inspect.getdoc(kind) or "", options, constants, package, methods)
+
+
+def _chained(group: str, name: str) -> Facts:
+    """Join the facts of norms: which bias is of use, which places all of them take, and so on."""
+    members = [facts(group, each) for each in name.split("+")]
+    options = {
+        f"{member.name}.{key}": replace(declared, name=f"{member.name}.{key}")
+        for member in members
+        for key, declared in member.options.items()
+    }
+    return Facts(
+        group,
+        name,
+        f"{name}: {' Then: '.join(member.summary + '.' for member in members)}",
+        options,
+        _joined([member for member in members if member.name != "none"] or members),
+        methods=frozenset.union(*(member.methods for member in members)),
+    )
+
+
+def _joined(members: list[Facts]) -> dict[str, Any]:
+    known = [member.constants for member in members]
+    layers = [member.constants for member in members if "layer" in member.methods]
+    linear = [member.constants for member in members if "linear" in member.methods]
+    active = [member.constants for member in members if "activation" in member.methods]
+    first, shown = (layers or known)[0], (layers or active or known)[0]
+    places = tuple(
+        place for place in known[0]["places"] if all(place in each["places"] for each in known)
+    )
+    return {
+        **known[0],
+        "aliases": (),
+        # A constant that the linear layer adds is lost in that layer or in the norm right after it.
+        "bias": first["bias"] and all(each["bias"] for each in linear),
+        "placement": shown["placement"] if shown["placement"] in places else places[0],
+        "places": places,
+        "brings": (active or known)[0]["brings"],
+        "own_activation": any(each["own_activation"] for each in known),
+        "uses_batch": any(each["uses_batch"] for each in known),
+        "running": any(each["running"] for each in known),
+        "parameters": " + ".join(
+            each["parameters"] for each in known if each["parameters"] != "none"
+        )
+        or "none",
+        "memory_format": shown["memory_format"],
+    }

@@ -6,7 +6,7 @@ import hashlib
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -77,11 +77,22 @@ def hparams(config: Config) -> dict[str, str | float | bool]:
     }
 
 
+def batches(config: Config) -> dict[str, int]:
+    """Return the examples of a step, of one worker's forward, and behind one batch statistic."""
+    return {
+        "batch/global": config.batch,
+        "batch/worker": config.worker_batch,
+        "batch/statistics": config.stat_batch,
+    }
+
+
 def _recorded(config: Config, record: Record, each: Callable[[Row], None]) -> Outcome:
     job = Job(config)
     clock = Clock(job)
     end: Row | None = None
     for row in job.rows():
+        if row.step == 0:
+            row = replace(row, values={**row.values, **batches(config)})
         record.write(row)
         if row.kind == "train":
             record.time(clock.read(row))

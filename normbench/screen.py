@@ -47,7 +47,7 @@ class Screen:
     ) -> None:
         self.quiet, self.json = quiet, json
         self._err = Terminal(stream or sys.stderr, color)
-        self._out = Terminal(out or sys.stdout, color)
+        self._out = Terminal(out or sys.stdout, color, vital=True)
 
     def heading(self, lines: Sequence[str]) -> None:
         """Print the first lines of a command; nothing if quiet."""
@@ -227,12 +227,11 @@ class _Cell:
     accuracy: Value = None
     began: float | None = None
     took: float | None = None
-    changed: float = 0.0
+    changed: int = 0  # when its state changed last, counted in news of the sweep
 
     def take(self, state: str, row: Row | None, note: str, now: float) -> None:
         """Take in what is new."""
         if state != self.state:
-            self.changed = now
             if state == "running":
                 self.began, self.step = now, 0
             elif self.state == "running" and self.began is not None:
@@ -274,6 +273,7 @@ class SweepProgress:
         self._live: Live | None = None
         self._began: float | None = None
         self._drawn = 0.0
+        self._news = 0
 
     def __enter__(self) -> SweepProgress:
         if self._terminal.live and not self._quiet:
@@ -293,6 +293,8 @@ class SweepProgress:
         cell, now = self._cells[i], monotonic()
         turned = state != cell.state
         cell.take(state, row, note, now)
+        self._news += 1
+        cell.changed = self._news if turned else cell.changed
         if state == "running" and self._began is None:
             self._began = now
         if self._live is not None:
@@ -334,7 +336,8 @@ class SweepProgress:
 
         cell, cut = self._cells[i], self._terminal.cut
         tone = TONES.get(cell.state, "" if cell.state == "running" else "dim")
-        line = Text(self._number(i).rjust(len(self._number(len(self._cells) - 1))), "dim")
+        last = len(self._number(len(self._cells) - 1))
+        line = Text().append(self._number(i).rjust(last), "dim")
         line.append(f" {cut(cell.label, label)}  ", "dim" if tone == "dim" else "")
         if cell.note:
             state = "" if cell.state == "finished" else f"{cell.word}: "
@@ -373,7 +376,7 @@ class SweepProgress:
         """The runs that fit, in their order: running, failed, ended last, next to come."""
         ranks = {"running": 0, "failed": 1, "planned": 3}
 
-        def rank(i: int) -> tuple[int, float]:
+        def rank(i: int) -> tuple[int, int]:
             return ranks.get(self._cells[i].state, 2), -self._cells[i].changed
 
         return sorted(sorted(range(len(self._cells)), key=rank)[: max(1, height)])

@@ -64,7 +64,7 @@ def outcome(value: float | None, chance: float, diverged: bool = False) -> Outco
 
 def mean(values: Sequence[float]) -> float:
     """Give the arithmetic mean, m = sum(x) / n."""
-    return statistics.fmean(values)
+    return float(statistics.mean(values))  # exact: equal values give that value
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
@@ -80,7 +80,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
         return None
     from scipy.special import stdtrit
 
-    m = statistics.fmean(values)
+    m = mean(values)
     quantile = float(stdtrit(n - 1, 1 - (1 - level) / 2))
     half = quantile * statistics.stdev(values) / math.sqrt(n)
     return Interval(m, m - half, m + half, n)
@@ -100,7 +100,7 @@ def t_test(d: Sequence[float], r: float = 0.0) -> PValues:
 
     Args: d: at least 2 finite numbers.
     """
-    n, m, s = len(d), statistics.fmean(d), statistics.stdev(d)
+    n, m, s = len(d), mean(d), statistics.stdev(d)
     if s <= TIE:
         above, below = m - r > TIE, r - m > TIE
         return PValues(float(not above), float(not below), float(not (above or below)))

@@ -26,6 +26,7 @@ class LayerRow:
     output_shape: tuple[int, ...]
     parameters: int
     buffers: int  # elements
+    groups: int = 1  # of its channels
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def layers(model: nn.Module, shape: Sequence[int]) -> list[LayerRow]:
         if id(layer) in seen:
             return
         seen.add(id(layer))
-        kind, after_first = _kind(layer), tuple(output.shape[1:])
+        kind, sizes = _kind(layer), tuple(output.shape[1:])
         name, counts = f"{kind}-{len(rows) + 1}", (new(layer.parameters()), new(layer.buffers()))
-        rows.append(LayerRow(name, kind, path, (-1, *after_first), *counts))
+        groups = int(getattr(layer, "num_groups", getattr(layer, "groups", 1)))
+        rows.append(LayerRow(name, kind, path, (-1, *sizes), *counts, groups))
 
     hooks = [
         layer.register_forward_hook(lambda layer, _, output, path=path: after(path, layer, output))
@@ -130,7 +132,9 @@ def aligned(
 def table(summary: Summary, remark: str = "") -> Table:
     """Lay out one model, and under it the totals with a `remark` on its statistics."""
     head = ("layer", "output shape", "parameters", "buffers")
-    rows = tuple(tuple(map(Cell, (row.name, _shape(row), *_numbers(row)))) for row in summary.rows)
+    rows = tuple(
+        tuple(map(Cell, (_label(row), _shape(row), *_numbers(row)))) for row in summary.rows
+    )
     totals = (*_totals(summary), *filter(None, [remark]))
     return Table("", head, rows, right=frozenset({2, 3}), notes=("   ".join(totals),))
 
@@ -141,7 +145,7 @@ def pair(titles: tuple[str, str], summaries: tuple[Summary, Summary]) -> Table:
     rows = []
     for sides in aligned(summaries[0].rows, summaries[1].rows):
         texts = [
-            text for row in sides for text in ((row.name, *_numbers(row)) if row else [""] * 3)
+            text for row in sides for text in ((_label(row), *_numbers(row)) if row else [""] * 3)
         ]
         rows.append(tuple(map(Cell, (*texts, *{_shape(row) for row in sides if row}))))
     notes = [
@@ -192,6 +196,10 @@ def _keys(rows: Sequence[LayerRow]) -> list[tuple[object, ...]]:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _label(row: LayerRow) -> str:
+    return row.name if row.groups == 1 else f"{row.name} ({row.groups} groups)"
 
 
 def _shape(row: LayerRow) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from normbench import __version__, config, files, registry, report
 from normbench.config import Config
-from normbench.errors import Mistake, PartError, Refused
+from normbench.errors import Mistake, NormbenchError, Refused
 from normbench.options import written
 from normbench.plan import Item, Sweep
 from normbench.record import read_status
@@ -33,7 +33,7 @@ def check(sweep: Sweep) -> None:
         return
     from normbench import build
 
-    seen: dict[str, PartError | None] = {}
+    seen: dict[str, NormbenchError | None] = {}
     mistakes: dict[Mistake, None] = {}
     for item in sweep.todo:
         if item.config.name not in seen:
@@ -75,7 +75,7 @@ def many(sweep: Sweep, screen: Screen) -> None:
     with screen.sweep(labels(sweep), [item.config.steps or 0 for item in items]) as live:
         for index, item in enumerate(items):
             if item.finished:
-                live.cell(index, item.state, None, "finished already")
+                live.cell(index, item.state, _last(item), "finished already")
 
         def tell(index: int, state: str, row: Row | None, note: str) -> None:
             live.cell(index, state, row, note)
@@ -95,9 +95,9 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
         keys = report.swept([result.settings for result in found])
         table = report.table(found, keys)
         folder = write(sweep, found, keys, report.markdown(table))
-        screen.heading([f"sweep {folder}"])
+        screen.note(f"sweep {folder}")
         screen.table(table)
-    screen.heading([f"tensorboard --logdir {Path(sweep.items[0].config.outputs) / 'runs'}"])
+    screen.note(f"tensorboard --logdir {Path(sweep.items[0].config.outputs) / 'runs'}")
 
 
 def write(sweep: Sweep, found: Sequence[Result], keys: Sequence[str], table: str) -> Path:
@@ -136,6 +136,12 @@ def results(sweep: Sweep) -> list[Result]:
     return found
 
 
+def _last(item: Item) -> Row:
+    """What a finished run came to, as a row for the screen."""
+    final = (read_status(item.config.directory) or {}).get("final") or {}
+    return Row("test", item.config.steps or 0, 0, 0, final)
+
+
 def heading(config: Config, seeds: int) -> list[str]:
     """Say what is trained: parts, batch and its statistics, learning rate, folder."""
     about = _about(config)
@@ -164,15 +170,9 @@ def heading(config: Config, seeds: int) -> list[str]:
 def labels(sweep: Sweep) -> list[str]:
     """Name each run of a sweep by what varies."""
     settings = [item.settings for item in sweep.items]
-    keys = report.swept(settings)
     several = len({each["seed"] for each in settings}) > 1
-    return [
-        "  ".join(
-            [report.label(key, each[key], keys) for key in keys]
-            + [f"seed {each['seed']}"] * (several or not keys)
-        )
-        for each in settings
-    ]
+    keys = report.swept(settings)
+    return report.labels(settings, [*keys, "seed"] if several or not keys else keys)
 
 
 def plan_lines(sweep: Sweep) -> list[str]:

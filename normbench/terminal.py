@@ -8,35 +8,40 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import TYPE_CHECKING, TextIO, cast
 
 from normbench.errors import MachineError, escaped
-from normbench.report import Cell, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
+    from normbench.report import Table
+
+Piece = tuple[str, str]  # a text and how it is set off
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)  # the reader or the terminal has left
 STYLES = {"best": "bold", "diverged": "yellow", "failed": "red", "faint": "dim", "head": "dim"}
 GAPS = (3, 2)  # blanks between columns, and in a terminal that is too narrow for them
-LEAST_WRAP = 20  # columns that are left where the text of a last column is wrapped
+LEAST_WRAP = 16  # columns below which no text is wrapped
 
 
 class Sink:
-    """A stream whose reader may leave: what nobody can read any more is dropped."""
+    """A stream whose reader may leave: what nobody can read any more is dropped.
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self.stream = stream
+    Args: vital: whether it matters that there is no space for what is written.
+    """
+
+    def __init__(self, stream: TextIO | None, vital: bool) -> None:
+        self.stream, self.vital = stream, vital
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
         """Write; characters that the encoding lacks are written out.
 
-        Raises: MachineError if there is no space for it.
+        Raises: MachineError if a vital stream has no space for it.
         """
         if self.stream is not None:
             try:
@@ -48,7 +53,7 @@ class Sink:
                 self.stream = None
             except OSError as error:
                 self._leave()
-                if error.errno not in GONE:
+                if self.vital and error.errno not in GONE:
                     why = f"cannot be written: {error.strerror}"
                     raise MachineError("output", why, "a place with space for it") from None
         return len(text)
@@ -81,11 +86,11 @@ class Terminal:
     """One stream, a terminal or not, and what is written on it.
 
     Args: stream: None for one that is closed; color: None decides by `NO_COLOR`, `FORCE_COLOR`,
-    `TERM` and whether it is a terminal.
+    `TERM` and whether it is a terminal; vital: whether it carries the results.
     """
 
-    def __init__(self, stream: TextIO | None, color: bool | None) -> None:
-        self.sink = Sink(stream)
+    def __init__(self, stream: TextIO | None, color: bool | None, vital: bool = False) -> None:
+        self.sink = Sink(stream, vital)
         self.live = self.sink.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         self.color = self._colored() if color is None else color
         self.smooth = self._takes("━╸")
@@ -165,7 +170,7 @@ class Terminal:
         full, half = ("━", "╸") if self.smooth else ("#", "")
         done = full * (halves // 2) + half * (halves % 2)
         blank = full if self.color and self.smooth else " "
-        return Text(done, style).append(blank * (width - len(done)), "dim")
+        return Text().append(done, style).append(blank * (width - len(done)), "dim")
 
     def cut(self, text: str, width: int) -> str:
         """Cut a text to `width` columns, and fill it up to them."""
@@ -199,57 +204,65 @@ def _laid_out(table: Table, width: int | None) -> Iterator[Text]:
         if _span(rows, gap) > width and table.title and len(rows[0]) > 2:
             table = table.narrow()
             rows = _joined(table)
-    room = None if width is None else width - _span([row[:-1] for row in rows], gap) - gap
-    if room is not None and room >= LEAST_WRAP:
-        rows = [piece for row in rows for piece in _wrapped(row, room)]
-    sizes = _sizes(rows)
     shift = table.labels - 1 if table.title else 0
     right = {column - shift for column in table.right}
-    for row in rows:
+    sizes = _sizes(rows)
+    if width is not None:
+        _narrow(sizes, right, width - 1 - gap * (len(sizes) - 1))
+    for row in (each for whole in rows for each in _broken(whole, sizes)):
         line = Text(" ")
-        for place, (cell, size) in enumerate(zip(row, sizes, strict=True)):
-            blank = " " * (size - _length(cell.text))
-            text = blank + cell.text if place in right else cell.text + blank
-            line.append(" " * gap if place else "").append(text, STYLES.get(cell.style, ""))
+        for place, ((text, style), size) in enumerate(zip(row, sizes, strict=True)):
+            blank = " " * (size - _length(text))
+            line.append(" " * gap if place else "")
+            line.append(blank + text if place in right else text + blank, STYLES.get(style, ""))
         line.rstrip()
         yield line
 
 
-def _joined(table: Table) -> list[list[Cell]]:
+def _joined(table: Table) -> list[list[Piece]]:
     """The rows of a table below its head; under a title the labels are one column."""
-    head = [Cell(escaped(text), "head") for text in table.head]
-    rows = [[replace(cell, text=escaped(cell.text)) for cell in row] for row in table.rows]
+    head = [(escaped(text), "head") for text in table.head]
+    rows = [[(escaped(cell.text), cell.style) for cell in row] for row in table.rows]
     if not table.title:
         return [head, *rows]
     sizes = _sizes([row[: table.labels] for row in rows])
-    joined = [[Cell(escaped(table.title), "head"), *head[table.labels :]]]
+    joined = [[(escaped(table.title), "head"), *head[table.labels :]]]
     for row in rows:
         names = [
-            cell.text + " " * (size - _length(cell.text))
-            for cell, size in zip(row, sizes, strict=False)
+            text + " " * (size - _length(text))
+            for (text, _), size in zip(row[: table.labels], sizes, strict=True)
         ]
-        joined.append([Cell("  ".join(names).rstrip()), *row[table.labels :]])
+        joined.append([("  ".join(names).rstrip(), ""), *row[table.labels :]])
     return joined
 
 
-def _wrapped(row: Sequence[Cell], room: int) -> Iterator[list[Cell]]:
-    """A row as several, the text of its last cell in `room` columns."""
-    *cells, last = row
-    for place, piece in enumerate(textwrap.wrap(last.text, room) or [""]):
-        yield [
-            *(replace(cell, text="") if place else cell for cell in cells),
-            replace(last, text=piece),
-        ]
+def _narrow(sizes: list[int], right: set[int], width: int) -> None:
+    """Take from the widest columns of text until all columns fit, or none is wide."""
+    while sum(sizes) > width:
+        size, widest = max((s, i) for i, s in enumerate([*sizes, LEAST_WRAP]) if i not in right)
+        if size <= LEAST_WRAP:
+            return
+        sizes[widest] -= 1
 
 
-def _span(rows: Sequence[Sequence[Cell]], gap: int) -> int:
+def _broken(row: Sequence[Piece], sizes: Sequence[int]) -> Iterator[list[Piece]]:
+    """A row as several where a text is longer than its column."""
+    broken = [
+        [text] if _length(text) <= size else textwrap.wrap(text, size)
+        for (text, _), size in zip(row, sizes, strict=True)
+    ]
+    for texts in zip_longest(*broken, fillvalue=""):
+        yield [(text, style) for text, (_, style) in zip(texts, row, strict=True)]
+
+
+def _span(rows: Sequence[Sequence[Piece]], gap: int) -> int:
     """The columns that rows take, with the blank before them."""
     sizes = _sizes(rows)
     return 1 + sum(sizes) + gap * (len(sizes) - 1)
 
 
-def _sizes(rows: Sequence[Sequence[Cell]]) -> list[int]:
-    return [max(_length(cell.text) for cell in column) for column in zip(*rows, strict=True)]
+def _sizes(rows: Sequence[Sequence[Piece]]) -> list[int]:
+    return [max(_length(text) for text, _ in column) for column in zip(*rows, strict=True)]
 
 
 def _length(text: str) -> int:

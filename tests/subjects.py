@@ -5,8 +5,8 @@ An oracle of a norm declares, as `tests/oracles/norms/*.py` show:
 KIND        what is tested: `features`, `activation`, `linear`, or several joined by `+`; joined
             ones are children `linear`, `norm`, `act` of one module, in this order.
 OPTIONS     option sets; the first is `{}`.
-SHAPES      input shapes of every option set (features, activation), large ones first. LAYERS, INPUTS: functions that
-            make a linear layer, and the input shape for each (linear).
+SHAPES      input shapes of every option set (features, activation), large ones first.
+LAYERS      functions that make a linear layer; INPUTS, the input shape for each (linear).
 CASES       instead of all pairs: a list of (options, shape) or (options, index of the layer).
 REFUSED     (options, input, pattern): what must raise. input: None, a shape, a function that makes
             the linear layer, or the pair of such a function and a shape.
@@ -45,7 +45,9 @@ CHILDREN = {"linear": "linear", "features": "norm", "activation": "act"}
 
 def own(group: str) -> list[str]:
     """The parts of a group that are normbench's own."""
-    return [each for each in registry.names(group) if registry.facts(group, each).package == "normbench"]
+    return [
+        each for each in registry.names(group) if registry.facts(group, each).package == "normbench"
+    ]
 
 
 def oracle_of(group: str, name: str) -> ModuleType:
@@ -195,7 +197,9 @@ def scatter(module: nn.Module, seed: int) -> None:
             parameter.copy_(values * signs)
 
 
-def forward_backward(module: nn.Module, x: Tensor, up: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def forward_backward(
+    module: nn.Module, x: Tensor, up: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the output and the gradient of the input for the upstream gradient `up`."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     y = module(x)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -137,12 +138,26 @@ def test_an_append_that_does_not_fit_says_how_much_is_missing(tmp_path):
     file.close()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
-    tmp_path.chmod(0o555)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path, mode):
+    tmp_path.chmod(mode)
     try:
         with pytest.raises(MachineError, match="permission denied"):
-            files.make_directory(tmp_path / "a")
+            files.make_directory(tmp_path / "a/b")
+        with pytest.raises(MachineError, match="permission denied"):
+            files.write_atomic(tmp_path / "a", "x")
+    finally:
+        tmp_path.chmod(0o755)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
+    tmp_path.chmod(0o000)
+    try:
+        for path in (tmp_path, tmp_path / "run/seed0"):
+            with pytest.raises(FileRefused, match="permission denied"):
+                files.names(path)
     finally:
         tmp_path.chmod(0o755)
 
@@ -210,11 +225,12 @@ def test_names_of_no_directory_are_none(tmp_path):
     assert files.names(tmp_path / "file/below") == []
 
 
-def test_a_link_as_directory_parent_or_file_is_refused(tmp_path):
-    inside = tmp_path / "run/seed0"
+def test_a_link_as_directory_parent_or_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inside = Path("run/seed0")
     inside.mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "run")
-    for path in (tmp_path / "link", tmp_path / "link/seed0"):
+    Path("link").symlink_to("run")
+    for path in (Path("link"), Path("link/seed0")):
         with pytest.raises(FileRefused, match="link: is a symbolic link"):
             files.names(path)
     (inside / "config.yaml").symlink_to("/nowhere")
@@ -298,7 +314,4 @@ def test_yaml_comes_back_as_it_was(tmp_path):
 def test_importing_the_files_of_a_run_costs_neither_torch_nor_tensorboard():
     code = "import sys, normbench.record; print([m for m in LATE if m in sys.modules])"
     late = "LATE = ('torch', 'tensorboard', 'numpy', 'yaml', 'google.protobuf'); "
-    result = subprocess.run(
-        [sys.executable, "-c", late + code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout == "[]\n"
+    assert subprocess.check_output([sys.executable, "-c", late + code], text=True) == "[]\n"

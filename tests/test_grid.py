@@ -106,7 +106,7 @@ def test_options_of_the_user_s_own_file(tmp_path: Path) -> None:
 def test_an_unknown_option_in_the_user_s_own_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "norm").mkdir()
     (tmp_path / "norm/mine.yaml").write_text("defaults: [gn, _self_]\ngroup: 4\n")
-    with pytest.raises(Refused, match=r"norm\.group: gn has no such option"):
+    with pytest.raises(Refused, match=r"norm\.group=4: gn has no such option"):
         cells("norm=mine", config_dir=tmp_path)
 
 

@@ -13,15 +13,13 @@ a right initializer would fail one check in 1.7 million draws.
 """
 
 import math
-import runpy
 from collections import OrderedDict
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from subjects import oracle_of, own
 from torch import nn
 
 from normbench import registry
@@ -31,11 +29,8 @@ from normbench.models.cnn import CNN
 from normbench.norms import create
 from normbench.norms._base import Units
 
-NAMES = registry.names("init")
-ORACLES = {
-    name: SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / f"oracles/inits/{name}.py")))
-    for name in NAMES
-}
+NAMES = own("init")
+ORACLES = {name: oracle_of("init", name) for name in NAMES}
 CASES = [
     pytest.param(name, options, id=f"{name}-{options}")
     for name, oracle in ORACLES.items()
@@ -49,7 +44,7 @@ LAYERS = {
     "wide": lambda: nn.Conv2d(16, 400, 1),
 }
 ERRORS = 5  # standard errors
-DEPTH, WIDTH, NETS = 20, 256, 10
+DEPTH, WIDTH, NETS = 20, 160, 8
 
 
 def make(name, options=None):

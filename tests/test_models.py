@@ -18,13 +18,13 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+from subjects import default_dtype, oracle_of, own
 from torch import nn
 
 from normbench import norms, registry
 from normbench.errors import ModelError, PartError
 from normbench.inits._base import LAYERS, initialize
-from normbench.norms._base import PLACES, Dropout, OverTime, Unit, Units, apply, calibrate
-from subjects import default_dtype, oracle_of, own
+from normbench.norms._base import PLACES, Dropout, Unit, Units, apply, calibrate
 
 NAMES = own("model")
 NORMS = own("norm")
@@ -38,6 +38,8 @@ KIND = {name: registry.facts("model", name).constants for name in NAMES}
 FACTS = {name: registry.facts("norm", name).constants for name in NORMS}
 RESIDUAL = [name for name in NAMES if KIND[name]["residual"]]
 LIGHT = [name for name in NAMES if ORACLES[name].CASES[0][2] < 50_000]  # quick to compute
+QUICK = [name for name in NAMES if ORACLES[name].CASES[0][2] < 300_000]
+MANY = [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in NAMES]
 BIASED = [name for name in NORMS if FACTS[name]["bias"]]
 UNBIASED = [name for name in NORMS if not FACTS[name]["bias"]]
 
@@ -61,7 +63,7 @@ def filled(model, seed=0):
     return model
 
 
-def images(name, count=6, shape=None, seed=0):
+def images(name, count=18, shape=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, *(shape or ORACLES[name].SMALL), generator=generator)
 
@@ -84,14 +86,14 @@ def double():
 def test_parameters_and_output_shapes_are_those_worked_out_by_hand(
     name, options, shape, parameters, outputs
 ):
-    with torch.device("meta"):
-        model = build(name, shape=shape, options=options)
-        found = {}
-        for path in outputs:
-            model.get_submodule(path).register_forward_hook(
-                lambda module, x, y, path=path: found.update({path: tuple(y.shape[1:])})
-            )
-        y = model(torch.zeros(2, *shape))
+    model = build(name, shape=shape, options=options)
+    found = {}
+    for path in outputs:
+        model.get_submodule(path).register_forward_hook(
+            lambda module, x, y, path=path: found.update({path: tuple(y.shape[1:])})
+        )
+    with torch.no_grad():
+        y = filled(model)(torch.zeros(2, *shape))
     assert count(model) == parameters
     assert found == outputs
     assert y.shape == (2, 10)
@@ -118,10 +120,9 @@ def test_a_norm_adds_two_parameters_for_each_normalized_channel(name, norm):
     if norms.create(norm).layer(8, 2) is None:
         pytest.skip("its parameters stand in another place")
     try:
-        with torch.device("meta"):
-            on = count(build(name, norm, bias="on", placement="pre"))
-            auto = count(build(name, norm, bias="auto", placement="pre"))
-            plain = count(build(name))
+        on = count(build(name, norm, bias="on", placement="pre"))
+        auto = count(build(name, norm, bias="auto", placement="pre"))
+        plain = count(build(name))
     except PartError:
         pytest.skip("does not apply")
     assert on - plain == 2 * ORACLES[name].CHANNELS
@@ -142,7 +143,7 @@ def trained(name, norm, placement):
     how = norms.create(norm)
     model = filled(build(name, norm, placement=placement))
     apply(how, model)
-    x, labels = images(name), torch.arange(6)
+    x, labels = images(name), torch.arange(18) % 10
     calibrate(model, x)
     loss = F.cross_entropy(model.train()(x), labels)
     loss.backward()
@@ -159,7 +160,7 @@ def trained(name, norm, placement):
     return None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MANY)
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_norm_trains_in_the_model_or_is_refused_clearly(name, norm):
     refusal = fitted(name, norm)
@@ -169,9 +170,9 @@ def test_every_norm_trains_in_the_model_or_is_refused_clearly(name, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_norm_fits_half_of_the_models_without_time_steps(norm):
-    feedforward = [name for name in NAMES if KIND[name]["spatial"]]
-    assert sum(fitted(name, norm) is None for name in feedforward) >= len(feedforward) / 2
+def test_every_norm_fits_at_least_half_of_the_convolutional_models(norm):
+    models = [name for name in QUICK if KIND[name]["spatial"]]
+    assert sum(fitted(name, norm) is None for name in models) >= len(models) / 2
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -197,19 +198,18 @@ def test_at_preact_a_residual_net_begins_bare_and_ends_with_norm_and_activation(
     assert set(map(tuple, names.values())) == {("norm", "act", "linear")}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MANY)
 def test_layers_have_the_same_paths_and_shapes_whatever_norm_bias_and_placement(name):
-    expected = None
-    for norm in NORMS:
-        for bias, placement in (("auto", "auto"), ("on", "pre"), ("off", "post")):
-            try:
-                with torch.device("meta"):
-                    model = build(name, norm, bias=bias, placement=placement)
-            except PartError:
-                continue
-            found = {path: layer.weight.shape for path, layer in linears(model).items()}
-            expected = expected or found
-            assert found == expected, (norm, bias, placement)
+    expected = {path: layer.weight.shape for path, layer in linears(build(name)).items()}
+    settings = [(norm, "auto", "auto") for norm in NORMS]
+    settings += [("none", bias, place) for bias in ("on", "off") for place in PLACES]
+    for norm, bias, placement in settings:
+        try:
+            model = build(name, norm, bias=bias, placement=placement)
+        except PartError:
+            continue
+        found = {path: layer.weight.shape for path, layer in linears(model).items()}
+        assert found == expected, (norm, bias, placement)
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -231,15 +231,14 @@ def test_initial_weights_are_the_same_whatever_the_norm_and_the_bias(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_biases_follow_the_setting_except_in_the_head(name):
     for bias in ("on", "off"):
-        with torch.device("meta"):
-            layers = linears(build(name, BIASED[0], bias=bias))
+        layers = linears(build(name, BIASED[0], bias=bias))
         assert layers.pop("head").bias is not None
         found = {path for path, layer in layers.items() if layer.bias is not None}
         summed = {path for path in layers if path.startswith("hidden")}  # the cell has one bias
         assert found == (set(layers) - summed if bias == "on" else set())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MANY)
 @pytest.mark.parametrize("placement", PLACES)
 def test_a_bias_is_dropped_exactly_where_a_norm_that_makes_it_useless_comes_next(name, placement):
     if placement == "preact" and not KIND[name]["residual"]:
@@ -248,8 +247,7 @@ def test_a_bias_is_dropped_exactly_where_a_norm_that_makes_it_useless_comes_next
     seen = None
     for norm in NORMS:
         try:
-            with torch.device("meta"):
-                model = build(name, norm, placement=placement)
+            model = build(name, norm, placement=placement)
         except PartError:
             continue
         dropped = {path for path, layer in linears(model).items() if layer.bias is None}
@@ -291,8 +289,7 @@ def normed_directly(model, name):
 def test_the_output_does_not_depend_on_a_bias_that_would_be_dropped(name, norm):
     if fitted(name, norm):
         pytest.skip("does not apply")
-    with torch.device("meta"):
-        dropped = [p for p, layer in linears(build(name, norm)).items() if layer.bias is None]
+    dropped = [p for p, layer in linears(build(name, norm)).items() if layer.bias is None]
     model = filled(build(name, norm, bias="on"))
     apply(norms.create(norm), model)
     moved = copy.deepcopy(model)
@@ -306,9 +303,8 @@ def test_the_output_does_not_depend_on_a_bias_that_would_be_dropped(name, norm):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_directly_follows_activations_and_is_absent_when_zero(name):
-    with torch.device("meta"):
-        assert not any(isinstance(each, Dropout) for each in build(name).modules())
-        model = build(name, dropout=0.25)
+    assert not any(isinstance(each, Dropout) for each in build(name).modules())
+    model = build(name, dropout=0.25)
     found = [(path, each) for path, each in model.named_modules() if isinstance(each, Dropout)]
     assert len(found) == ORACLES[name].DROPS
     assert {each.p for _, each in found} == {0.25}
@@ -364,8 +360,7 @@ def test_no_model_names_a_norm(name):
 def test_a_named_activation_takes_every_place_of_the_own_one(name, act):
     kinds = {"tanh": nn.Tanh, "identity": nn.Identity, "leaky_relu": nn.LeakyReLU}
     own = nn.Tanh if KIND[name]["activation"] == "tanh" else nn.ReLU
-    with torch.device("meta"):
-        model, named = build(name), build(name, activation=act)
+    model, named = build(name), build(name, activation=act)
     places = [path for path, each in model.named_modules() if isinstance(each, own)]
     assert places
     assert {type(named.get_submodule(path)) for path in places} == {kinds[act]}

@@ -6,13 +6,11 @@ decayed)`, which moves one parameter `p`, a numpy array.
 """
 
 import copy
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from subjects import oracle_of, own
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,13 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from normbench import registry
 from normbench.errors import OptimizerError
 
-NAMES = registry.names("optimizer")
-ORACLES = {
-    name: SimpleNamespace(
-        **runpy.run_path(str(Path(__file__).parent / f"oracles/optimizers/{name}.py"))
-    )
-    for name in NAMES
-}
+NAMES = own("optimizer")
+ORACLES = {name: oracle_of("optimizer", name) for name in NAMES}
 CASES = [
     pytest.param(name, options, id=f"{name}-{options}")
     for name, oracle in ORACLES.items()

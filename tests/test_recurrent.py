@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from subjects import default_dtype
 from torch import nn
 
 from normbench import norms
@@ -11,7 +12,6 @@ from normbench.errors import ModelError
 from normbench.models.lstm import LSTM
 from normbench.models.rnn import RNN
 from normbench.norms._base import OverTime, Units, apply
-from subjects import default_dtype
 
 SHAPE = (1, 5, 4)
 STEPS, WIDTH, EPS, MOMENTUM = 5, 6, 1e-5, 0.1
@@ -125,6 +125,14 @@ def test_the_lstm_normalizes_its_gates_together_and_its_memory_before_the_output
         y = normalized(c, axis, p["cell_norm.layers.0.weight"], p["cell_norm.layers.0.bias"])
         h = torch.sigmoid(o) * torch.tanh(y)
     torch.testing.assert_close(model.train()(x), logits(p, h))
+
+
+def test_the_memory_of_the_lstm_has_statistics_of_each_time_step():
+    model, means = make(LSTM(width=WIDTH), "bn"), []
+    model.cell_norm.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean(0)))
+    model.train()(images())
+    for layer, mean in zip(model.cell_norm.layers, means, strict=True):
+        torch.testing.assert_close(layer.running_mean, MOMENTUM * mean)
 
 
 @pytest.mark.parametrize("kind", [RNN, LSTM])

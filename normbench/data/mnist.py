@@ -153,11 +153,14 @@ def _unpacked(folder: Path, file: Packed, packed: bytes, length: int) -> bytes:
         data = gzip.decompress(packed, length + 1)
     except zlib.error as error:
         raise FileRefused(file.name, f"is no gzip file in {folder}: {error}", REPAIR) from error
-    if len(data) != length or not gzip.eof:
-        amount = "more" if len(data) > length else f"{len(data):,}"
-        why = f"unpacks to {amount} bytes instead of {length:,} in {folder}"
-        raise FileRefused(file.name, why.replace("more bytes instead of", "more than"), REPAIR)
-    return data
+    if len(data) == length and gzip.eof:
+        return data
+    why = f"unpacks to {len(data):,} bytes instead of {length:,}"
+    if len(data) > length:
+        why = f"unpacks to more than {length:,} bytes"
+    elif not gzip.eof:
+        why = f"breaks off after {len(data):,} unpacked bytes"
+    raise FileRefused(file.name, f"{why} in {folder}", REPAIR)
 
 
 def _check_digest(folder: Path, file: Packed, verb: str, data: bytes, right: str) -> None:

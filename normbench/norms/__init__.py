@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from normbench import registry
 from normbench.errors import NormError
 from normbench.norms._base import Norm
+from normbench.norms._chain import chain, naming
 from normbench.options import nearest
 
 
 def create(name: str, **options: Any) -> Norm:
-    """Make a norm by name: `create("gn", groups=4)`.
+    """Make a norm by name: `create("gn", groups=4)`, or a chain: `create("ws+gn", gn={...})`.
 
-    Args: name: the file name of a norm; options: its keyword arguments.
+    Args: name: the file name of a norm, or several joined by `+`, applied in this order; options:
+        its keyword arguments, for a chain a mapping of them for each member.
     Returns: the frozen options with their hooks, see `Norm`.
-    Raises: NormError (a ValueError) for an unknown name, an unknown option, a wrong type or range.
+    Raises: NormError (a ValueError) for an unknown name, an unknown option, a wrong type or range,
+        or members that cannot stand together.
     """
     known = registry.names("norm")
-    if name not in known:
-        others = {
-            a: each for each in known for a in registry.facts("norm", each).constants["aliases"]
-        }
-        near = others.get(name) or nearest(name, known)
-        raise NormError("", name, "no norm has this name", near)
+    members = name.split("+")
+    strange = [each for each in members if each not in known]
+    if strange:
+        near = "+".join(each if each in known else _nearest(each, known) for each in members)
+        why = "no norm has this name" if strange == [name] else f"no norm is called {strange[0]}"
+        raise NormError("", name, why, near)
+    if len(members) > 1:
+        return _chained(members, options)
     declared = registry.facts("norm", name).options
     for option in options:
         if option not in declared:
@@ -31,3 +37,29 @@ def create(name: str, **options: Any) -> Norm:
             raise NormError(option, options[option], f"{name} has no option of this name", fix)
     norm: Norm = registry.find("norm", name)(**options)
     return norm
+
+
+def _chained(members: list[str], options: Mapping[str, Any]) -> Norm:
+    name = "+".join(members)
+    if len(set(members)) < len(members):
+        raise NormError("", name, "names a norm twice", "+".join(dict.fromkeys(members)))
+    made = {}
+    for key, given in options.items():
+        if key not in members:
+            raise NormError(
+                key, given, f"{name} has no member of this name", f"norm.{members[0]}.{key}="
+            )
+        if not isinstance(given, Mapping):
+            raise NormError(key, given, f"is not a set of options of {key}", f"norm.{key}={{}}")
+    for member in members:
+        with naming(member):
+            made[member] = create(member, **options.get(member, {}))
+    return chain(made)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The norm that is also called `name`, else the one whose name is most like it."""
+    others = {
+        alias: each for each in known for alias in registry.facts("norm", each).constants["aliases"]
+    }
+    return others.get(name) or nearest(name, known)

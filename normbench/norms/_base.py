@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
+from torch.utils.hooks import RemovableHandle
 
 from normbench.errors import NormError
 from normbench.norms._sums import channel_sums, precise, spread
@@ -320,20 +321,26 @@ def apply(norm: Norm, model: nn.Module) -> None:
 def calibrate(model: nn.Module, batch: Tensor) -> None:
     """Let each module that has `calibrate` set itself from its input, predecessors already set.
 
-    One forward of `batch` in training mode; the buffers of all layers are put back afterwards.
-    Does nothing when no module asks.
+    One forward of `batch` in training mode, without dropout, so that no random number is drawn. A
+    module that is called several times, once per time step, sets itself at the first. Buffers and
+    modes of all layers are put back afterwards. Does nothing when no module asks.
     """
-    asking = [module for module in model.modules() if hasattr(module, "calibrate")]
-    if not asking:
-        return
+    hooks: dict[nn.Module, RemovableHandle] = {}
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        hooks.pop(module).remove()
         module.calibrate(inputs[0])  # type: ignore[operator]
 
-    hooks = [module.register_forward_pre_hook(before) for module in asking]
-    with torch.no_grad(), buffers_kept(model):
-        model.train()(batch)
-    for hook in hooks:
+    for module in model.modules():
+        if hasattr(module, "calibrate"):
+            hooks[module] = module.register_forward_pre_hook(before)
+    if not hooks:
+        return
+    with torch.no_grad(), buffers_kept(model), modes_kept(model):
+        for module in model.modules():
+            module.training = not isinstance(module, Dropout | nn.modules.dropout._DropoutNd)
+        model(batch)
+    for hook in hooks.values():
         hook.remove()
 
 
@@ -341,10 +348,23 @@ def calibrate(model: nn.Module, batch: Tensor) -> None:
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Put all buffers back as they were when the block ends."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    yield
-    with torch.no_grad():
-        for buffer, value in kept:
-            buffer.copy_(value)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every module back into training or evaluation mode when the block ends."""
+    kept = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in kept:
+            module.training = training
 
 
 def check_rank(layer: nn.Module, x: Tensor, dims: int) -> None:

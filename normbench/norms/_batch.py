@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from normbench import ranks
 from normbench.errors import NormError
 from normbench.norms._base import check_count, check_rank
+from normbench.norms._sums import precise, spread
 
 
 class BatchOptions(Protocol):
@@ -169,7 +170,7 @@ class BatchNorm(BatchLayer):
 
     def train_forward(self, x: Tensor, sets: Sets) -> Tensor:
         """Leave all to torch's kernel where the statistics are those of the whole batch."""
-        if sets != Sets(x.shape[0]) or self.momentum is None:
+        if sets != Sets(x.shape[0]) or self.momentum is None or self.eps == 0:
             return super().train_forward(x, sets)
         mean, var = self.running_mean, self.running_var
         y = F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
@@ -206,9 +207,12 @@ def by_chunk(x: Tensor, rows: int, normalize: Part) -> tuple[Tensor, list[Tensor
     whole = samples // rows * rows
     for part in (x[:whole], x[whole:]) if whole < samples else (x,):
         times = -(-part.shape[0] // rows)
-        side_by_side = torch.unflatten(part, 0, (times, -1)).transpose(0, 1).flatten(1, 2)
-        y, new = normalize(side_by_side, times)
-        outputs.append(torch.unflatten(y, 1, (times, channels)).transpose(0, 1).flatten(0, 1))
+        if times > 1:
+            part = torch.unflatten(part, 0, (times, rows)).transpose(0, 1).flatten(1, 2)
+        y, new = normalize(part, times)
+        if times > 1:
+            y = torch.unflatten(y, 1, (times, channels)).transpose(0, 1).flatten(0, 1)
+        outputs.append(y)
         found.append([torch.unflatten(each, 0, (times, channels)) for each in new])
     return torch.cat(outputs), [torch.cat(each) for each in zip(*found, strict=True)]
 
@@ -221,9 +225,9 @@ def follow(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor
     values = values.to(buffer.dtype)
     count = len(values)
     if momentum is None:
-        buffer.lerp_(values.mean(0), 1 / (steps + 1).to(buffer.dtype))
+        buffer.add_((values.mean(0) - buffer) / (steps + 1))
     elif count == 1:
-        buffer.lerp_(values[0], momentum)
+        buffer.mul_(1 - momentum).add_(values[0], alpha=momentum)
     else:
         keep = 1 - momentum / count
         age = torch.arange(count - 1, -1, -1, dtype=buffer.dtype, device=buffer.device)
@@ -250,7 +254,7 @@ def centre(x: Tensor, workers: int = 1) -> Centred:
     """Take the moments of `x`, in float32 or better, in two passes, so that none is lost."""
     total, count = totals(x, workers)
     shift = total / count
-    left = x - like(shift, x)
+    left = x - spread(shift, x.dim() - 2)
     sums = torch.stack([left.sum(_axes(x)), _squares(left)])
     mean, second = (over_workers(sums, workers) / count).unbind()
     return Centred(left, shift, mean, (second - mean.square()).clamp_min(0), count)
@@ -267,7 +271,7 @@ def totals(x: Tensor, workers: int = 1) -> tuple[Tensor, float | Tensor]:
 
 def moments(x: Tensor, workers: int = 1) -> tuple[Tensor, Tensor, float | Tensor]:
     """Return mean and biased variance (C,) of `x` (N, C, ...) with gradient, and their count."""
-    wide = widened(x)
+    wide = precise(x)
     found = centre(wide.detach(), workers)
     mean, var = _Moments.apply(wide, *found[1:], workers)
     return mean, var, found.values
@@ -280,8 +284,8 @@ def batch_norm(
 
     Returns: y, mean, biased var (C,) without gradient, and the count of values behind them.
     """
-    if workers > 1:
-        found = centre(widened(x.detach()), workers)
+    if workers > 1 or eps == 0:  # which torch's kernel refuses
+        found = centre(precise(x.detach()), workers)
         y = standardize(x, found, scale, shift, eps, workers)
         return y, found.shift + found.mean, found.var, found.values
     count = x.numel() / x.shape[1]
@@ -299,7 +303,7 @@ def standardize(
     """
     scale, shift = scale.to(found.x.dtype), shift.to(found.x.dtype)
     left, _, mean, var, count = found
-    y: Tensor = _Standardize.apply(widened(x), left, mean, var, scale, shift, eps, count, workers)
+    y: Tensor = _Standardize.apply(precise(x), left, mean, var, scale, shift, eps, count, workers)
     return y
 
 
@@ -352,7 +356,9 @@ class _Moments(torch.autograd.Function):
         x, shift, mean = ctx.saved_tensors
         of_mean, of_var = over_workers(torch.stack(grads) / ctx.count, ctx.workers).unbind()
         slope = 2 * of_var
-        grad = (x - like(shift, x)) * like(slope, x) + like(of_mean - slope * mean, x)
+        grad = (x - spread(shift, x.dim() - 2)) * spread(slope, x.dim() - 2) + spread(
+            of_mean - slope * mean, x.dim() - 2
+        )
         return grad, None, None, None, None, None
 
 
@@ -385,23 +391,13 @@ class _Standardize(torch.autograd.Function):
         of_both = over_workers(torch.stack([of_scale, of_shift]), ctx.workers) / ctx.count
         slope = -scale * root.square() * of_both[0]
         offset = -scale * root * of_both[1] - slope * mean
-        through = through + left * like(slope, left) + like(offset, left)
+        through = through + left * spread(slope, left.dim() - 2) + spread(offset, left.dim() - 2)
         return _placed(through, of_scale, of_shift)
 
 
 def _placed(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients where `_Standardize` takes their tensors."""
     return x, None, None, None, scale, shift, None, None, None
-
-
-def widened(x: Tensor) -> Tensor:
-    """Return `x` in float32 or better, the precision of all statistics."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def like(values: Tensor, x: Tensor) -> Tensor:
-    """View `values` (C,) so that they meet the channels of `x` (N, C, ...)."""
-    return values.reshape(-1, *[1] * (x.dim() - 2))
 
 
 def _axes(x: Tensor) -> tuple[int, ...]:

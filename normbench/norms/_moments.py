@@ -1,8 +1,9 @@
-"""Means and variances of features, accurate for any mean, and how they are applied."""
+"""Statistics of single samples, accurate for any mean, and how statistics are applied."""
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,14 +24,7 @@ def row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance (C,) of `x` (N, C, ...) over samples and positions."""
-    means, variances = row_moments(x)
-    mean = means.mean(0)
-    return mean, variances.mean(0) + (means - mean).square().mean(0)
-
-
-def standardized(
+def normalized(
     x: Tensor, mean: Tensor, var: Tensor, eps: float, affine: tuple[Tensor | None, Tensor | None]
 ) -> Tensor:
     """Return (x - mean) / sqrt(var + eps) * weight + bias for `affine` = (weight, bias).
@@ -44,6 +38,18 @@ def standardized(
     scale, shift = scale.to(x.dtype), shift.to(x.dtype)
     y: Tensor = _ScaleShift.apply(x, scale, shift)
     return y
+
+
+def track(buffer: Tensor, new: Tensor, share: float | Tensor) -> None:
+    """Let a running statistic follow: (1 - share) * old + share * new, in place."""
+    buffer.mul_(1 - share).add_(share * new.detach())
+
+
+def unautocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Keep the matrix products of statistics of `x` in their own precision under autocast."""
+    if torch.amp.is_autocast_available(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
 
 
 class _RowMoments(torch.autograd.Function):

@@ -16,10 +16,19 @@ def spread(values: Tensor, dims: int) -> Tensor:
     return values[(..., *[None] * dims)]
 
 
+def per_channel(values: Tensor, channels: int) -> Tensor:
+    """Repeat values (N, G) of contiguous groups for each of their channels, (N, C)."""
+    rows, groups = values.shape
+    return values[:, :, None].expand(-1, -1, channels // groups).reshape(rows, channels)
+
+
 def channel_sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums of g x and of g over the positions of (N, C, ...), each of shape (N, C)."""
     if x.dim() == 2:
         return g * x, g
+    if x.stride(1) == 1:  # channels last
+        places = tuple(range(2, x.dim()))
+        return (g * x).sum(places), g.sum(places)
     # The first half of group norm's backward pass is just this, in one pass over both.
     rows = x.shape[0] * x.shape[1]
     zeros, ones = x.new_zeros(1, rows), x.new_ones(1, rows)
@@ -28,3 +37,13 @@ def channel_sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         *(1, rows, x.shape[2:].numel(), rows, [False, True, True]),
     )
     return products.reshape(x.shape[:2]), sums.reshape(x.shape[:2])
+
+
+def window_sums(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Sum along `axis` from `before` places below to `after` above each, as if padded by zeros."""
+    total, length = x.clone(), x.shape[axis]
+    for k in range(1, min(before, length - 1) + 1):
+        total.narrow(axis, k, length - k).add_(x.narrow(axis, 0, length - k))
+    for k in range(1, min(after, length - 1) + 1):
+        total.narrow(axis, 0, length - k).add_(x.narrow(axis, k, length - k))
+    return total

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from normbench.norms._sums import channel_sums, spread
+from normbench.norms._sums import channel_sums, per_channel, spread
 
 
 class RootMeanSquare(torch.autograd.Function):
@@ -25,41 +25,48 @@ class RootMeanSquare(torch.autograd.Function):
     def forward(
         x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, groups: int
     ) -> tuple[Tensor, Tensor]:
-        rows = x.reshape(x.shape[0], groups, -1)
-        rms = vector_norm(rows, dim=2)
-        inverse = (rms.square() / rows.shape[2] + eps).rsqrt()
-        y = x * spread(_scale(inverse, weight, x.shape[1]), x.dim() - 2)
-        return y if bias is None else y.add_(spread(bias, x.dim() - 2)), inverse
+        dims, rows = x.dim() - 2, x.reshape(x.shape[0], groups, -1)
+        inverse = (_mean_square(rows) + eps).rsqrt()
+        y = x * spread(_scale(inverse, weight, x.shape[1]), dims)
+        return y if bias is None else y.add_(spread(bias, dims)), inverse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, weight, bias, eps, groups = inputs
+        x, weight, bias, eps, ctx.groups = inputs
         ctx.save_for_backward(x, weight, output[1])
         ctx.mark_non_differentiable(output[1])
-        ctx.groups, ctx.biased, ctx.learned = groups, bias is not None, isinstance(eps, Tensor)
+        ctx.biased, ctx.learned = bias is not None, isinstance(eps, Tensor)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
         g, dims, channels = grads[0], x.dim() - 2, x.shape[1]
         products, sums = channel_sums(g, x)
-        per_channel = inverse.repeat_interleave(channels // ctx.groups, 1)
-        weighted = products if weight is None else products * weight
-        weighted = weighted.reshape(x.shape[0], ctx.groups, -1).sum(2)
-        cubed = inverse.pow(3) * weighted
-        pull = -cubed / (x.shape[1:].numel() // ctx.groups)
-        pull = pull.repeat_interleave(channels // ctx.groups, 1)
+        grad_weight = None
+        if weight is not None:
+            grad_weight = (products * per_channel(inverse, channels)).sum(0)
+            products = products * weight
+        if ctx.groups < channels:
+            products = products.reshape(x.shape[0], ctx.groups, -1).sum(2)
+        cubed = inverse.pow(3) * products
+        pull = per_channel(-cubed / (x.shape[1:].numel() // ctx.groups), channels)
         grad = g * spread(_scale(inverse, weight, channels), dims)
         return (
             torch.addcmul(grad, x, spread(pull, dims)),  # in place vmap has no rule for it
-            None if weight is None else (products * per_channel).sum(0),
+            grad_weight,
             sums.sum(0) if ctx.biased else None,
             -cubed.sum() / 2 if ctx.learned else None,
             None,
         )
 
 
+def _mean_square(rows: Tensor) -> Tensor:
+    """E[x^2] over the last axis."""
+    count = rows.shape[-1]
+    return rows[..., 0].square() if count == 1 else vector_norm(rows, dim=-1).square() / count
+
+
 def _scale(inverse: Tensor, weight: Tensor | None, channels: int) -> Tensor:
     """The factor of each channel of each sample, (N, C)."""
-    scale = inverse.repeat_interleave(channels // inverse.shape[1], 1)
+    scale = per_channel(inverse, channels)
     return scale if weight is None else scale * weight

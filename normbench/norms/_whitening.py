@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import check_count, check_rank, groups_of
+from normbench.norms._moments import track, unautocast
 from normbench.norms._sums import precise
 
 
@@ -61,8 +62,7 @@ class Whitening(nn.Module):
         check_rank(self, x, self.dims)
         if self.training:
             self.check(x.shape, x.shape[0] * math.prod(x.shape[2:]))
-        # a covariance in the input's precision would be worthless: matrix products stay in float32
-        with torch.autocast(x.device.type, enabled=False):
+        with unautocast(x):
             columns = self._columns(precise(x))
             if self.training:
                 z, proj = self._train(columns)
@@ -82,8 +82,8 @@ class Whitening(nn.Module):
             cov + self.eps * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
         )
         with torch.no_grad():
-            self.running_mean.lerp_(mean[0], self.momentum)
-            self.running_proj.lerp_(proj.detach(), self.momentum)
+            track(self.running_mean, mean[0], self.momentum)
+            track(self.running_proj, proj, self.momentum)
             self.steps.add_(1)
         return z, proj
 

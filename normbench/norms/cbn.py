@@ -11,7 +11,8 @@ from torch.nn.grad import conv2d_weight
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_count, check_rank
-from normbench.norms._moments import batch_moments, standardized
+from normbench.norms._batch import moments
+from normbench.norms._moments import normalized, track, unautocast
 from normbench.norms._sums import precise
 from normbench.norms._weights import Linear
 from normbench.options import option
@@ -90,9 +91,11 @@ class CrossIterationBatchNorm(Linear):
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         if options.burnin is None:
             share = options.burnin_share
-            why = "is a share of a run's training forwards, here is none"
+            why = "is a share of a run's training forwards, here is no run"
             raise NormError("burnin_share", share, why, "norm.burnin=0 norm.burnin_share=null")
         self.burnin, self.window = options.burnin, options.window
+        if isinstance(layer, nn.Conv2d):
+            self.how["padding"] = _padding(layer)
         self.weight = layer.weight
         self.norm = RunningNorm(self.shape[0], options)
         kept = self.window - 1
@@ -112,12 +115,12 @@ class CrossIterationBatchNorm(Linear):
         mean, var = self.norm.running_mean, self.norm.running_var
         if self.training:
             check_count(self, x.shape, z.numel() // self.shape[0], "per channel")
-            own = batch_moments(wide)
+            own = moments(wide)[:2]
             mean, var = self._joined(*(each.double() for each in own))
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad(), unautocast(x):
                 self._store(precise(x.detach()), wide.detach(), *(each.detach() for each in own))
         affine = self.norm.weight, self.norm.bias
-        return standardized(wide, mean, var, self.norm.eps, affine).to(z.dtype)
+        return normalized(wide, mean, var, self.norm.eps, affine).to(z.dtype)
 
     def _joined(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Join the statistics (C,) of this batch with the stored ones, moved to these weights."""
@@ -167,6 +170,19 @@ class CrossIterationBatchNorm(Linear):
         return slope
 
 
+def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    """The padding of a convolution in numbers."""
+    if isinstance(layer.padding, tuple):
+        return layer.padding
+    if layer.padding == "valid":
+        return (0, 0)
+    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    if any(each % 2 for each in reach):
+        why = f"cannot pad a kernel {tuple(layer.kernel_size)} to the same size on both sides"
+        raise NormError("", "CrossIterationBatchNorm", why, "an odd kernel size")
+    return tuple(each // 2 for each in reach)
+
+
 class RunningNorm(nn.Module):
     """The learned scale and shift and the running statistics of a norm."""
 
@@ -187,6 +203,6 @@ class RunningNorm(nn.Module):
 
     def update(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch of `count` values a channel."""
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        track(self.running_mean, mean, self.momentum)
+        track(self.running_var, var * (count / (count - 1)), self.momentum)
         self.steps.add_(1)

@@ -66,7 +66,7 @@ class DecorrelatedBatchNorm(Whitening):
 
     def projection(self, cov: Tensor) -> Tensor:
         """Return cov^(-1/2)."""
-        proj: Tensor = _InverseRoot.apply(cov, self.eps)
+        proj: Tensor = _InverseRoot.apply(cov, self.eps)[0]
         return proj
 
 
@@ -82,8 +82,9 @@ class _InverseRoot(torch.autograd.Function):
         return (vectors / roots.unsqueeze(-2)) @ vectors.mT, roots, vectors
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*output[1:])
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

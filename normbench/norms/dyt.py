@@ -47,5 +47,38 @@ class DynamicTanh(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Squash `x` of shape (N, C, ...)."""
         check_rank(self, x, self.dims)
-        y: Tensor = _ScaledTanh.apply(precise(x), self.alpha, self.weight, self.bias)
+        y: Tensor = _ScaledTanh.apply(precise(x), self.alpha, self.weight, self.bias)[0]
         return y.to(x.dtype)
+
+
+class _ScaledTanh(torch.autograd.Function):
+    """tanh(alpha x) * weight + bias; weight and bias of shape (C,) or None."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, alpha: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        bent = (x * alpha).tanh_()
+        if weight is None or bias is None:
+            return bent.clone(), bent
+        dims = x.dim() - 2
+        return (bent * spread(weight, dims)).add_(spread(bias, dims)), bent
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, alpha, weight, _ = inputs
+        ctx.save_for_backward(x, alpha, weight, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, alpha, weight, bent = ctx.saved_tensors
+        slope = torch.ops.aten.tanh_backward(grads[0], bent)  # g * (1 - tanh^2)
+        if weight is None:
+            return slope * alpha, (slope * x).sum(), None, None
+        products, sums = channel_sums(grads[0], bent)
+        bends = channel_sums(slope, x)[0].sum(0)
+        grad = slope * spread(weight * alpha, x.dim() - 2)
+        return grad, (bends * weight).sum(), products.sum(0), sums.sum(0)

@@ -53,6 +53,8 @@ class FRN(Norm):
 class FilterResponse(nn.Module):
     """Divides each channel of each sample by its root mean square over positions."""
 
+    eps_learned: Tensor | None
+
     def __init__(self, channels: int, dims: int, options: FRN) -> None:
         super().__init__()
         self.dims, self.eps = dims, options.eps
@@ -67,7 +69,7 @@ class FilterResponse(nn.Module):
         """Normalize `x` of shape (N, C, ...)."""
         check_rank(self, x, self.dims)
         eps = self.eps if self.eps_learned is None else self.eps + self.eps_learned.abs()
-        y = RootMeanSquare.apply(precise(x), self.weight, self.bias, eps, x.shape[1])[0]
+        y: Tensor = RootMeanSquare.apply(precise(x), self.weight, self.bias, eps, x.shape[1])[0]
         return y.to(x.dtype)
 
 

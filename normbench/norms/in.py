@@ -1,3 +1,4 @@
+# ruff: noqa: N999 - the name of the method is a keyword
 """Instance normalization."""
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class IN(Norm):
 class InstanceNorm(nn.Module):
     """Normalizes instances, in evaluation by running statistics if these are tracked."""
 
+    weight: Tensor | None
+    bias: Tensor | None
     running_mean: Tensor | None
     running_var: Tensor | None
 

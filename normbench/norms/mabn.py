@@ -11,6 +11,7 @@ from torch.linalg import vector_norm
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_rank
+from normbench.norms._moments import track
 from normbench.norms._sums import channel_sums, precise, spread
 from normbench.norms._weights import Linear
 from normbench.options import option
@@ -63,7 +64,7 @@ class MABN(Norm):
 class CentredLinear(Linear):
     """A linear layer whose filters are used without their mean: w - E[w] over the fan-in."""
 
-    bias: nn.Parameter | None
+    bias: Tensor | None
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__(layer)
@@ -71,7 +72,7 @@ class CentredLinear(Linear):
             raise NormError("centre", "true", f"weight {self.shape} would become 0", "false")
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         self.weight = layer.weight
-        self.register_parameter("bias", layer.bias)
+        self.keep_bias(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` of shape (N, in) or (N, C, H, W)."""
@@ -130,7 +131,7 @@ class MovingAverageBatchNorm(nn.Module):
         ratio = ((square + options.eps) / (self.running_var + options.eps)).sqrt()
         early = t <= max(UNCLIPPED, options.warmup)
         ratio = torch.where(early, 1.0, ratio.clamp(1 / CLIP, CLIP))
-        self.running_var.lerp_(square, options.momentum)
+        track(self.running_var, square, options.momentum)
         self.steps.add_(1)
         return (square + options.eps).rsqrt(), ratio, self.past_gz, slot, plain
 

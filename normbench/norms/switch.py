@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm, check_count, check_rank
-from normbench.norms._moments import row_moments, standardized
+from normbench.norms._moments import normalized, row_moments, track
 from normbench.norms._sums import precise
 from normbench.options import option
 
@@ -90,7 +90,7 @@ class SwitchNorm(nn.Module):
             check_count(self, x.shape, x.shape[0] * size, "per channel")
         wide = precise(x)
         mean, var = self._mixed(*row_moments(wide), size)
-        return standardized(wide, mean, var, self.eps, (self.weight, self.bias)).to(x.dtype)
+        return normalized(wide, mean, var, self.eps, (self.weight, self.bias)).to(x.dtype)
 
     def _mixed(self, means: Tensor, within: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Mix the statistics, given mean and biased variance (N, C) over `size` positions."""
@@ -103,8 +103,8 @@ class SwitchNorm(nn.Module):
             mean, var = self._over(0, means, within)
             members.append((mean, var))
             with torch.no_grad():
-                self.running_mean.lerp_(mean.detach()[0], self.momentum)
-                self.running_var.lerp_(var.detach()[0], self.momentum)
+                track(self.running_mean, mean[0], self.momentum)
+                track(self.running_var, var[0], self.momentum)
                 self.steps.add_(1)
         elif self.batch:
             members.append((self.running_mean, self.running_var))

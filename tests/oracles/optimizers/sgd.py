@@ -15,8 +15,8 @@ REFUSED = [
     ({"momentum": 1.0}, r"optimizer\.momentum=1\.0: .*at least 0 and below 1"),
     ({"nesterov": True, "momentum": 0.0}, "needs a momentum above 0"),
     ({"weight_decay": -1.0}, r"weight_decay=-1\.0: .*0 \.\. 1e"),
-    ({"lr": 0.0}, r".*above 0"),
-    ({"lr": "fast"}, "is not a finite number"),
+    ({"lr": 0.0}, r"optimizer\.lr=0\.0: .*above 0"),
+    ({"lr": "fast"}, "optimizer.lr=fast: is not a finite number"),
 ]
 
 

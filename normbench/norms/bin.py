@@ -1,0 +1,101 @@
+"""Batch-instance normalization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normbench.errors import NormError
+from normbench.norms._base import Norm, check_count, check_rank
+from normbench.norms._batch import BatchLayer, batch_norm
+from normbench.norms._sums import precise
+from normbench.options import option
+
+
+@dataclass(frozen=True)
+class BIN(Norm):
+    """Batch-instance normalization: a learned mixture of batch and instance normalization.
+
+    y = (gate * BN(x) + (1 - gate) * IN(x)) * weight + bias;  BN, IN: (x - mean) / sqrt(var + eps),
+    mean, var: (C,) over samples and positions for BN, (N, C) over positions for IN, var biased;
+    x: (N, C, H, W) or (N, C, L); gate, weight, bias: (C,). Evaluation takes running_mean and
+    running_var for BN, which follow mean and the unbiased variance; IN is always of the sample.
+    After each optimizer step gate is clamped to 0 .. 1.
+
+    Args: eps: added to the variances. momentum: weight of the new value in the running statistics.
+        affine: learn weight and bias; gate is always learned. norm_batch: samples behind one batch
+        statistic; `worker` one worker's batch, `global` that of all workers, a number less than a
+        worker's share contiguous chunks of it, more the batches of several workers.
+    Raises: NormError for (N, C) and for maps of one position, which have no instance statistics.
+    Source: Nam & Kim 2018, arXiv 1805.07925.
+    """
+
+    bias: ClassVar[bool] = False
+    uses_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = True
+    parameters: ClassVar[str] = "3 C"
+    memory_format: ClassVar[str] = "contiguous"
+
+    eps: float = option(1e-5, low=0)
+    momentum: float = option(0.1, low=0, high=1)
+    affine: bool = True
+    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
+
+    def layer(self, channels: int, dims: int) -> nn.Module:
+        """Return the layer with its gate and running statistics.
+
+        Raises: NormError if there are no spatial axes.
+        """
+        if dims == 0:
+            why = "has no instance statistics for inputs (N, C)"
+            raise NormError("", "bin", why, "norm=bn")
+        return BatchInstanceNorm(channels, dims, self, self.eps)
+
+
+class BatchInstanceNorm(BatchLayer):
+    """Mixes batch and instance normalization by a gate per channel."""
+
+    def __init__(self, channels: int, dims: int, options: BIN, eps: float) -> None:
+        super().__init__(channels, dims, options)
+        self.gate = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` and, in training, update the running statistics."""
+        check_rank(self, x, self.dims)
+        check_count(self, x.shape, math.prod(x.shape[2:]), "per channel and sample")
+        return super().forward(x)
+
+    def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
+        """Mix the moments of the set with those of each sample."""
+        wide, (batch, instance, shift) = precise(x), self._mixture(times)
+        y, mean, var, values = batch_norm(wide, batch, shift, self.eps, workers)
+        unbiased = var * (values / (values - 1))
+        return y + self._of_instances(wide, instance), (mean, unbiased)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Mix the running statistics with those of each sample."""
+        wide, (batch, instance, shift) = precise(x), self._mixture(1)
+        mean, var = self.running_mean, self.running_var
+        y = F.batch_norm(wide, mean, var, batch, shift, False, 0.0, self.eps)
+        return (y + self._of_instances(wide, instance)).to(x.dtype)
+
+    def after_step(self) -> None:
+        """Clamp the gate."""
+        with torch.no_grad():
+            self.gate.clamp_(0, 1)
+
+    def _mixture(self, times: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale of the batch part, scale of the instance part, and shift, (times*C,) each."""
+        gate = self.gate.repeat(times)
+        weight, shift = self.affine(torch.ones_like(gate), torch.zeros_like(gate))
+        return gate * weight, (1 - gate) * weight, shift
+
+    def _of_instances(self, x: Tensor, scale: Tensor) -> Tensor:
+        return F.group_norm(x, x.shape[1], scale, None, self.eps)

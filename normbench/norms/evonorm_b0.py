@@ -1,0 +1,127 @@
+"""EvoNorm-B0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from normbench.norms._base import Norm
+from normbench.norms._batch import BatchLayer, moments
+from normbench.norms._moments import row_moments
+from normbench.norms._sums import channel_sums, precise, spread
+from normbench.options import option
+
+
+@dataclass(frozen=True)
+class EvoNormB0(Norm):
+    """EvoNorm-B0: a norm with batch statistics and the activation after it in one.
+
+    y = x / max(sqrt(var_batch + eps), v * x + sqrt(var_sample + eps)) * weight + bias;
+    x: (N, C, ...); var_batch: (C,) over samples and positions, var_sample: (N, C) over positions,
+    both biased; v, weight, bias: (C,). Evaluation takes running_var, which follows the unbiased
+    batch variance, for var_batch. It stands in the activation's place; there is no other norm.
+
+    Args: eps: added to the variances. momentum: weight of the new value in the running statistics;
+        null is the plain average of all steps. affine: learn weight and bias; v is always learned.
+        norm_batch: samples behind one statistic; `worker` one worker's batch, `global` that of all
+        workers, a number less than a worker's share contiguous chunks of it, more the batches of
+        several workers.
+    Raises: NormError in training if a statistic has a single value.
+    Source: Liu, Brock, Simonyan & Le 2020, arXiv 2004.02967, table 2.
+    """
+
+    places: ClassVar[tuple[str, ...]] = ("pre", "preact")
+    own_activation: ClassVar[bool] = True
+    uses_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = True
+    parameters: ClassVar[str] = "3 C"
+    memory_format: ClassVar[str] = "contiguous"
+
+    eps: float = option(1e-3, low=0)
+    momentum: float | None = option(0.1, low=0, high=1)
+    affine: bool = True
+    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
+
+    def activation(self, act: nn.Module | None, channels: int, dims: int) -> nn.Module:
+        """Return the layer that is both norm and activation."""
+        return BatchEvoNorm(channels, dims, self)
+
+
+class BatchEvoNorm(BatchLayer):
+    """Divides by the larger of the batch's deviation and a linear function of the input."""
+
+    tracked: ClassVar[dict[str, float]] = {"running_var": 1.0}
+
+    def __init__(self, channels: int, dims: int, options: EvoNormB0) -> None:
+        super().__init__(channels, dims, options)
+        self.eps = options.eps
+        self.v = nn.Parameter(torch.ones(channels))
+
+    def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
+        """Divide chunks by their own deviations; the running variance follows the unbiased one."""
+        wide = precise(x)
+        means, variances = row_moments(wide)
+        inside = moments(variances, workers)[0]
+        between, samples = moments(means, workers)[1:]
+        var = inside + between
+        count = samples * (x.numel() / means.numel())
+        return self._divided(wide, var, variances, times), (var * (count / (count - 1)),)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Divide by the running deviation or the function of the input."""
+        wide = precise(x)
+        return self._divided(wide, self.running_var, row_moments(wide)[1], 1).to(x.dtype)
+
+    def _divided(self, x: Tensor, batch: Tensor, sample: Tensor, times: int) -> Tensor:
+        floor, offset = (batch + self.eps).sqrt(), (sample + self.eps).sqrt()
+        weight = torch.ones_like(self.v) if self.weight is None else self.weight
+        bias = torch.zeros_like(self.v) if self.bias is None else self.bias
+        learned = (each.repeat(times) for each in (self.v, weight, bias))
+        y: Tensor = _Divided.apply(x, floor, offset, *learned)
+        return y
+
+
+class _Divided(torch.autograd.Function):
+    """y = x / max(floor, v * x + offset) * weight + bias.
+
+    x: (N, C, ...); floor, v, weight, bias: (C,); offset: (N, C).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, floor: Tensor, offset: Tensor, v: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        dims = x.dim() - 2
+        y = x / _divisor(x, floor, offset, v) * spread(weight, dims)
+        return y.add_(spread(bias, dims))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:5])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, floor, offset, v, weight = ctx.saved_tensors
+        dims = x.dim() - 2
+        divisor = _divisor(x, floor, offset, v)
+        z = x / divisor
+        products, sums = (each.sum(0) for each in channel_sums(grad, z))
+        direct = grad * spread(weight, dims) / divisor
+        through = direct * z  # what a larger divisor takes away
+        linear = through * (divisor > spread(floor, dims))
+        of_v, of_offset = channel_sums(linear, x)
+        of_floor = channel_sums(through, x)[1].sum(0) - of_offset.sum(0)
+        grad_x = direct - linear * spread(v, dims)
+        return grad_x, -of_floor, -of_offset, -of_v.sum(0), products, sums
+
+
+def _divisor(x: Tensor, floor: Tensor, offset: Tensor, v: Tensor) -> Tensor:
+    dims = x.dim() - 2
+    linear = (x * spread(v, dims)).add_(spread(offset, dims))
+    return torch.maximum(linear, spread(floor, dims))

@@ -1,0 +1,60 @@
+"""Batch normalization over parts of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from normbench.norms._base import Norm
+from normbench.norms._batch import BatchNorm, Sets, sets_of
+from normbench.options import option
+
+
+@dataclass(frozen=True)
+class GhostBN(Norm):
+    """Ghost batch normalization: each channel by mean and variance over a chunk of the batch.
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias;  x: (N, C, ...), cut into K = ceil(N / size)
+    contiguous chunks of ceil(N / K) samples, the last may have fewer; mean, var: (K, C) over the
+    samples of a chunk and positions, var biased; weight, bias: (C,). Evaluation takes running_mean
+    and running_var, which follow mean and the unbiased variance of each chunk in order, with
+    momentum/K each. With size >= N it is bn.
+
+    Args: size: most samples in a chunk. eps: added to the variance. momentum: weight of the new
+        values in the running statistics. affine: learn weight and bias.
+    Raises: NormError in training if a chunk has a single value per channel.
+    Source: Hoffer, Hubara & Soudry 2017, arXiv 1705.08741, algorithm 1. Its running statistics
+        take every chunk with the full momentum.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("ghost",)
+    bias: ClassVar[bool] = False
+    uses_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = True
+    parameters: ClassVar[str] = "2 C"
+    memory_format: ClassVar[str] = "contiguous"
+
+    size: int = option(32, low=1)
+    eps: float = option(1e-5, low=0)
+    momentum: float = option(0.1, low=0, high=1)
+    affine: bool = True
+
+    @property
+    def norm_batch(self) -> int:
+        """The samples behind one statistic."""
+        return self.size
+
+    def layer(self, channels: int, dims: int) -> nn.Module:
+        """Return the layer with its running statistics."""
+        return GhostBatchNorm(channels, dims, self, self.eps)
+
+
+class GhostBatchNorm(BatchNorm):
+    """Batch normalization of chunks, which never joins workers."""
+
+    def sets(self, x: Tensor) -> Sets:
+        """Cut the batch where it is larger than a chunk."""
+        whole = x.shape[0] <= int(self.norm_batch)
+        return sets_of(self, x, "worker" if whole else self.norm_batch)

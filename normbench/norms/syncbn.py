@@ -1,0 +1,49 @@
+"""Batch normalization over the samples of all workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from normbench.norms._base import Norm
+from normbench.norms._batch import BatchNorm
+from normbench.options import option
+
+
+@dataclass(frozen=True)
+class SyncBN(Norm):
+    """Synchronized batch normalization: each channel by the samples of all workers together.
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias;  x: (N, C, ...) on each worker, N may differ;
+    mean, var: (C,) over the samples and positions of all workers, var biased; weight, bias: (C,).
+    Evaluation takes running_mean and running_var, which follow mean and the unbiased variance and
+    are the same on all workers. The same as `bn` with norm_batch=global; with one worker it is bn.
+
+    Args: eps: added to the variance. momentum: weight of the new value in the running statistics.
+        affine: learn weight and bias.
+    Raises: NormError in training if all workers together have a single value per channel.
+    Source: Peng et al. 2018 (MegDet), arXiv 1711.07240. A worker's input gradient is that of the
+        sum of all workers' losses; the gradients of weight and bias stay sums over its own samples.
+        All workers have to reach the layer equally often.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("cross-gpu-bn", "sync")
+    bias: ClassVar[bool] = False
+    uses_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = True
+    parameters: ClassVar[str] = "2 C"
+    norm_batch: ClassVar[str] = "global"
+
+    eps: float = option(1e-5, low=0)
+    momentum: float = option(0.1, low=0, high=1)
+    affine: bool = True
+
+    def layer(self, channels: int, dims: int) -> nn.Module:
+        """Return the layer with its running statistics."""
+        return SyncBatchNorm(channels, dims, self, self.eps)
+
+
+class SyncBatchNorm(BatchNorm):
+    """Batch normalization over all workers."""

@@ -1,0 +1,25 @@
+"""What several test files share."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The data sets of `../shared/data` (or $NORMBENCH_SHARED), unpacked once and kept."""
+    beside = Path(__file__).resolve().parents[2] / "shared/data"
+    place = Path(os.environ.get("NORMBENCH_SHARED") or beside)
+    if not (place / "unpack").is_file():
+        pytest.skip(f"the shared data is not in {place}; set NORMBENCH_SHARED")
+    kept = Path(tempfile.gettempdir()) / f"normbench-test-data-{os.getuid()}"
+    kept.mkdir(mode=0o700, exist_ok=True)
+    with (kept / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run([sys.executable, place / "unpack", kept], check=True, capture_output=True)
+    return kept
