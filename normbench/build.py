@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 
 def norm(config: Config) -> Norm:
-    """Make the norm of a config."""
-    return norms.create(**config.norm)
+    """Make the norm of a config.
+
+    Raises: NormError if it does not fit the run.
+    """
+    return norms.create(**config.norm).resolve(config.accumulate)
 
 
 def model(config: Config, shape: Shape, classes: int) -> nn.Module:

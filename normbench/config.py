@@ -237,7 +237,8 @@ def resolve(tree: dict[str, Any], about: About) -> Config:
     if tree["placement"] == "auto":
         tree["placement"] = facts["placement"]
     if tree["activation"] == "auto":
-        tree["activation"] = facts["brings"]
+        usual = registry.facts("model", tree["model"]["name"]).constants["activation"]
+        tree["activation"] = usual if facts["brings"] == "relu" else facts["brings"]
     if tree["bias"] == "auto" and facts["bias"]:
         tree["bias"] = "on"
     per_epoch = about.sizes[0] // tree["batch"]

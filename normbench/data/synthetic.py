@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from normbench.data._base import Array
 
 USUAL = ((3, 32, 32), 10)  # shape and classes whose digest is known without making the images
-USUAL_DIGEST = "ef81bf550298f0fff6082569b9b2690c1de66c07c361041c0bb8d5a8f5f3ba09"
+USUAL_DIGEST = "9b618abc3b9987000b0a1612a3c740bd8ed0b9620e794e13f06827d176424691"
 GRID = 4  # a class is a pattern of GRID x GRID cells per channel
 BLOCK = 500  # images made at a time
 
@@ -24,8 +24,8 @@ class Synthetic(Data):
     """Synthetic images for tests: 2,000/500/500, a shifted pattern per class in noise.
 
     pixel = clip(128 + contrast * pattern[class, (y + dy) mod H, (x + dx) mod W, c] + noise, 0, 255)
-    with 4x4 cells of -8 .. 7 per class and channel; dy and dx, up to a quarter of a side, and
-    contrast, 1 .. 4, are drawn per image, noise, -96 .. 95, per pixel. All are integers from a
+    with 4x4 cells of -8 .. 7 per class and channel; dy and dx, up to an eighth of a side, and
+    contrast, 1 .. 4, are drawn per image, noise, -32 .. 31, per pixel. All are integers from a
     fixed seed, so that every machine makes the same bytes.
 
     Args: shape: channels, height, width. classes: number of classes, equally frequent.
@@ -105,7 +105,7 @@ def generate(shape: tuple[int, int, int], classes: int) -> tuple[Array, Array]:
         some = slice(start, start + BLOCK)
         place = labels[some, None, None], down[some, :, None], across[some, None, :]
         signal = patterns[place] * contrast[some, None, None, None]
-        noisy = 128 + signal + noise[some].astype(np.int16) * 3 // 4 - 96
+        noisy = 128 + signal + noise[some].astype(np.int16) // 4 - 32
         images[some] = noisy.clip(0, 255)
     return images, labels
 
@@ -121,8 +121,8 @@ def _patterns(shape: tuple[int, int, int], classes: int) -> Array:
 
 
 def _shifted(places: Array, draws: Array) -> Array:
-    """`places` (L,) moved round by up to a quarter of their number: (len(draws), L)."""
-    shift = draws.astype(places.dtype) * (len(places) // 4 + 1) >> 8
+    """`places` (L,) moved round by up to an eighth of their number: (len(draws), L)."""
+    shift = draws.astype(places.dtype) * (len(places) // 8 + 1) >> 8
     moved: Array = (places + shift[:, None]) % len(places)
     return moved
 

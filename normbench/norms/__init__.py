@@ -26,7 +26,7 @@ def create(name: str, **options: Any) -> Norm:
     strange = [each for each in members if each not in known]
     if strange:
         near = "+".join(each if each in known else _nearest(each, known) for each in members)
-        why = "no norm has this name" if strange == [name] else f"no norm is called {strange[0]}"
+        why = "no norm has this name" if strange == [name] else f"no norm is called {strange[0]!r}"
         raise NormError("", name, why, near)
     if len(members) > 1:
         return _chained(members, options)
@@ -46,9 +46,9 @@ def _chained(members: list[str], options: Mapping[str, Any]) -> Norm:
     made = {}
     for key, given in options.items():
         if key not in members:
-            raise NormError(
-                key, given, f"{name} has no member of this name", f"norm.{members[0]}.{key}="
-            )
+            owners = [each for each in members if key in registry.facts("norm", each).options]
+            fix = f"norm.{owners[0]}.{key}=" if owners else f"options of {' and '.join(members)}"
+            raise NormError(key, given, f"{name} has no member of this name", fix)
         if not isinstance(given, Mapping):
             raise NormError(key, given, f"is not a set of options of {key}", f"norm.{key}={{}}")
     for member in members:

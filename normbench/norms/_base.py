@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 from torch.utils.hooks import RemovableHandle
 
 from normbench.errors import NormError
@@ -66,6 +65,13 @@ class Norm(Options):
         count = steps if self.has_modes() else 1
         layers = [self.layer(channels, 0) for _ in range(count)]
         return None if layers[0] is None else OverTime([each for each in layers if each])
+
+    def resolve(self, accumulate: int) -> Norm:
+        """Return the norm for a run of `accumulate` micro-batches per optimizer step.
+
+        Raises: NormError if it cannot be used there.
+        """
+        return self
 
     def after_backward(self, model: nn.Module) -> None:
         """Act on the gradients of a step; passes on to the modules that have this hook."""
@@ -172,6 +178,20 @@ ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
+class Linear(nn.Linear):
+    """A dense layer whose values are left to the initializer: torch's own draw would be wasted."""
+
+    def reset_parameters(self) -> None:
+        """Leave the values as they are."""
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution whose values are left to the initializer."""
+
+    def reset_parameters(self) -> None:
+        """Leave the values as they are."""
+
+
 class Unit(nn.Sequential):
     """A linear layer with its norm, activation and dropout, in the order of the placement.
 
@@ -225,22 +245,22 @@ class Units:
 
     def conv(self, cin: int, cout: int, k: int, *, act: bool = True, **how: Any) -> Unit:
         """Build a unit around a 2-D convolution; `act=False` for the last one of a branch."""
-        return self._unit(lambda bias: _plain(nn.Conv2d, cin, cout, k, bias=bias, **how), 2, act)
+        return self._unit(lambda bias: Conv2d(cin, cout, k, bias=bias, **how), 2, act)
 
     def linear(self, fin: int, fout: int, *, act: bool = True) -> Unit:
         """Build a unit around a dense layer."""
-        return self._unit(lambda bias: _plain(nn.Linear, fin, fout, bias=bias), 0, act)
+        return self._unit(lambda bias: Linear(fin, fout, bias=bias), 0, act)
 
     def stem(self, cin: int, cout: int, k: int, **how: Any) -> Unit:
         """Build the first layer of a residual net: bare at `preact`, else as `conv`."""
         if self.placement != "preact":
             return self.conv(cin, cout, k, **how)
-        return Unit([("linear", _plain(nn.Conv2d, cin, cout, k, bias=self.bias != "off", **how))])
+        return Unit([("linear", Conv2d(cin, cout, k, bias=self.bias != "off", **how))])
 
     def shortcut(self, cin: int, cout: int, stride: int) -> Unit:
         """Build the 1x1 convolution of a skip connection: normed, but bare at `preact`."""
         direct = self.placement != "preact"
-        conv = _plain(nn.Conv2d, cin, cout, 1, stride=stride, bias=self._biased(direct))
+        conv = Conv2d(cin, cout, 1, stride=stride, bias=self._biased(direct))
         return Unit([("linear", conv), ("norm", self.norm.layer(cout, 2) if direct else None)])
 
     def join(self, channels: int, dims: int) -> nn.Module:
@@ -259,7 +279,7 @@ class Units:
         `bias` asks for one, in one of the layers that are summed; the rule of `Units` decides.
         """
         biased = bias and self._biased(self.placement == "pre")
-        return Unit([("linear", _plain(nn.Linear, fin, fout, bias=biased))])
+        return Unit([("linear", Linear(fin, fout, bias=biased))])
 
     def act_over_time(self, channels: int, steps: int, default: str) -> nn.Module:
         """Build the activation `(x, t) -> y` of a recurrent cell.
@@ -281,8 +301,7 @@ class Units:
 
     def head(self, fin: int, classes: int) -> nn.Linear:
         """Build the classifier: dense, with bias, never normed."""
-        head: nn.Linear = _plain(nn.Linear, fin, classes)
-        return head
+        return Linear(fin, classes)
 
     def _unit(self, layer: Callable[[bool], nn.Module], dims: int, act: bool) -> Unit:
         # At preact a unit that is not the last of its branch is followed by the next one's norm.
@@ -315,7 +334,7 @@ def apply(norm: Norm, model: nn.Module) -> None:
     """Let the norm replace the linear layer of each unit, after the initializer has filled them."""
     for module in model.modules():
         if isinstance(module, Unit) and hasattr(module, "linear"):
-            module.linear = norm.linear(module.linear)
+            module.linear = norm.linear(module.get_submodule("linear"))
 
 
 def calibrate(model: nn.Module, batch: Tensor) -> None:
@@ -412,11 +431,6 @@ def groups_of(groups: int | None, channels: int) -> int:
             min(works, key=lambda each: abs(each - groups)),
         )
     return groups
-
-
-def _plain(kind: type[nn.Module], *args: Any, **how: Any) -> Any:
-    """A layer whose values are left to the initializer: torch's own draw would be wasted."""
-    return skip_init(kind, *args, device=torch.get_default_device(), **how)
 
 
 def _widths(layer: nn.Module) -> tuple[int, int]:

@@ -145,13 +145,11 @@ class BatchLayer(nn.Module):
             follow(getattr(self, name), values, self.momentum, steps)
         steps.add_(1)
 
-    def affine(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Put weight and bias after a scale and a shift (times*C,), which are chosen constants."""
-        if self.weight is None or self.bias is None:
-            return scale, shift
-        times = len(scale) // len(self.bias)
-        weight, bias = self.weight.repeat(times), self.bias.repeat(times)
-        return scale * weight, shift * weight + bias
+    def gains(self, times: int) -> tuple[Tensor | None, Tensor | None]:
+        """Return weight and bias for `times` chunks side by side, (times*C,) each, if learned."""
+        learned = self.weight, self.bias
+        weight, bias = (each if each is None else repeated(each, times) for each in learned)
+        return weight, bias
 
     def extra_repr(self) -> str:
         """Show what the layer was made with."""
@@ -179,15 +177,19 @@ class BatchNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Normalize by the moments of the set; the running variance follows the unbiased one."""
-        start = self.running_mean.repeat(times)
-        scale, shift = self.affine(torch.ones_like(start), torch.zeros_like(start))
-        y, mean, var, count = batch_norm(x, scale, shift, self.eps, workers)
+        start = repeated(self.running_mean, times)
+        y, mean, var, count = batch_norm(x, start, self.gains(times), self.eps, workers)
         return y, (mean, var * (count / (count - 1)))
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""
         mean, var = self.running_mean, self.running_var
         return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def repeated(values: Tensor, times: int) -> Tensor:
+    """Return `values` (C,) for `times` chunks side by side, (times*C,)."""
+    return values if times == 1 else values.repeat(times)
 
 
 Part = Callable[[Tensor, int], tuple[Tensor, Sequence[Tensor]]]
@@ -203,18 +205,18 @@ def by_chunk(x: Tensor, rows: int, normalize: Part) -> tuple[Tensor, list[Tensor
     if rows == samples:
         y, new = normalize(x, 1)
         return y, [each.unsqueeze(0) for each in new]
-    outputs, found = [], []
     whole = samples // rows * rows
-    for part in (x[:whole], x[whole:]) if whole < samples else (x,):
-        times = -(-part.shape[0] // rows)
-        if times > 1:
-            part = torch.unflatten(part, 0, (times, rows)).transpose(0, 1).flatten(1, 2)
-        y, new = normalize(part, times)
-        if times > 1:
-            y = torch.unflatten(y, 1, (times, channels)).transpose(0, 1).flatten(0, 1)
-        outputs.append(y)
-        found.append([torch.unflatten(each, 0, (times, channels)) for each in new])
-    return torch.cat(outputs), [torch.cat(each) for each in zip(*found, strict=True)]
+    if whole < samples:
+        parts = [
+            by_chunk(x[:whole], rows, normalize),
+            by_chunk(x[whole:], samples - whole, normalize),
+        ]
+        outputs, found = zip(*parts, strict=True)
+        return torch.cat(outputs), [torch.cat(each) for each in zip(*found, strict=True)]
+    times = samples // rows
+    y, new = normalize(torch.unflatten(x, 0, (times, rows)).transpose(0, 1).flatten(1, 2), times)
+    y = torch.unflatten(y, 1, (times, channels)).transpose(0, 1).flatten(0, 1)
+    return y, [each.view(times, channels) for each in new]
 
 
 def follow(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor) -> None:
@@ -232,21 +234,21 @@ def follow(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor
         keep = 1 - momentum / count
         age = torch.arange(count - 1, -1, -1, dtype=buffer.dtype, device=buffer.device)
         shares = (momentum / count) * keep**age
-        buffer.mul_(keep**count).add_(torch.tensordot(shares, values, 1))
+        buffer.mul_(keep**count).add_(shares @ values)
 
 
 class Centred(NamedTuple):
     """`x` (N, C, ...) minus a constant per channel near its mean, and what is left: all exact.
 
     `shift` (C,) is the constant; `mean`, `var` (C,) are the moments of what is left, var biased;
-    `values` is how many are behind them, a tensor where several workers share them.
+    `values` () is how many are behind them.
     """
 
     x: Tensor
     shift: Tensor
     mean: Tensor
     var: Tensor
-    values: float | Tensor
+    values: Tensor
 
 
 @torch.no_grad()
@@ -255,21 +257,24 @@ def centre(x: Tensor, workers: int = 1) -> Centred:
     total, count = totals(x, workers)
     shift = total / count
     left = x - spread(shift, x.dim() - 2)
-    sums = torch.stack([left.sum(_axes(x)), _squares(left)])
-    mean, second = (over_workers(sums, workers) / count).unbind()
-    return Centred(left, shift, mean, (second - mean.square()).clamp_min(0), count)
+    mean, second = left.sum(_axes(x)), _squares(left)
+    if workers > 1:
+        mean, second = over_workers(torch.stack([mean, second]), workers).unbind()
+    mean = mean / count
+    return Centred(left, shift, mean, (second / count - mean.square()).clamp_min(0), count)
 
 
-def totals(x: Tensor, workers: int = 1) -> tuple[Tensor, float | Tensor]:
+def totals(x: Tensor, workers: int = 1) -> tuple[Tensor, Tensor]:
     """Return the sum of `x` over samples and positions of `workers` workers, and their number."""
-    total, count = x.sum(_axes(x)), x.numel() / x.shape[1]
+    total = x.sum(_axes(x))
+    count = total.new_full((1,), x.numel() / x.shape[1])
     if workers == 1:
-        return total, count
-    both = over_workers(torch.cat([total, total.new_full((1,), count)]), workers)
+        return total, count[0]
+    both = over_workers(torch.cat([total, count]), workers)
     return both[:-1], both[-1].detach()
 
 
-def moments(x: Tensor, workers: int = 1) -> tuple[Tensor, Tensor, float | Tensor]:
+def moments(x: Tensor, workers: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and biased variance (C,) of `x` (N, C, ...) with gradient, and their count."""
     wide = precise(x)
     found = centre(wide.detach(), workers)
@@ -278,19 +283,27 @@ def moments(x: Tensor, workers: int = 1) -> tuple[Tensor, Tensor, float | Tensor
 
 
 def batch_norm(
-    x: Tensor, scale: Tensor, shift: Tensor, eps: float, workers: int
+    x: Tensor,
+    kind: Tensor,
+    gains: tuple[Tensor | None, Tensor | None],
+    eps: float,
+    workers: int,
 ) -> tuple[Tensor, Tensor, Tensor, float | Tensor]:
-    """Normalize `x` (N, C, ...) by the moments of `workers` workers, then scale and shift (C,).
+    """Normalize `x` (N, C, ...) by the moments of `workers` workers, then apply weight and bias.
 
+    Args: kind: a tensor of the shape and type of statistics, (C,); gains: weight and bias (C,).
     Returns: y, mean, biased var (C,) without gradient, and the count of values behind them.
     """
     if workers > 1 or eps == 0:  # which torch's kernel refuses
+        weight, bias = gains
         found = centre(precise(x.detach()), workers)
-        y = standardize(x, found, scale, shift, eps, workers)
+        weight = torch.ones_like(found.mean) if weight is None else weight
+        bias = torch.zeros_like(found.mean) if bias is None else bias
+        y = standardize(x, found, weight, bias, eps, workers)
         return y, found.shift + found.mean, found.var, found.values
     count = x.numel() / x.shape[1]
-    mean, var = torch.zeros_like(shift.detach()), torch.ones_like(shift.detach())
-    y = F.batch_norm(x, mean, var, scale, shift, True, 1.0, eps)
+    mean, var = torch.zeros_like(kind), torch.zeros_like(kind)
+    y = F.batch_norm(x, mean, var, *gains, True, 1.0, eps)
     return y, mean, var * ((count - 1) / count), count
 
 
@@ -302,8 +315,8 @@ def standardize(
     Args: found: `centre(x)`; scale, shift: (C,), constants or learned values.
     """
     scale, shift = scale.to(found.x.dtype), shift.to(found.x.dtype)
-    left, _, mean, var, count = found
-    y: Tensor = _Standardize.apply(precise(x), left, mean, var, scale, shift, eps, count, workers)
+    left, _, mean, var, values = found
+    y: Tensor = _Standardize.apply(precise(x), left, mean, var, scale, shift, values, eps, workers)
     return y
 
 
@@ -342,19 +355,19 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, shift: Tensor, mean: Tensor, var: Tensor, count: float | Tensor, workers: int
+        x: Tensor, shift: Tensor, mean: Tensor, var: Tensor, values: Tensor, workers: int
     ) -> tuple[Tensor, Tensor]:
         return shift + mean, var.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        x, shift, mean, _, ctx.count, ctx.workers = inputs
-        ctx.save_for_backward(x, shift, mean)
+        x, shift, mean, _, values, ctx.workers = inputs
+        ctx.save_for_backward(x, shift, mean, values)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, shift, mean = ctx.saved_tensors
-        of_mean, of_var = over_workers(torch.stack(grads) / ctx.count, ctx.workers).unbind()
+        x, shift, mean, values = ctx.saved_tensors
+        of_mean, of_var = over_workers(torch.stack(grads) / values, ctx.workers).unbind()
         slope = 2 * of_var
         grad = (x - spread(shift, x.dim() - 2)) * spread(slope, x.dim() - 2) + spread(
             of_mean - slope * mean, x.dim() - 2
@@ -369,26 +382,26 @@ class _Standardize(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, left: Tensor, *rest: Any) -> Tensor:
-        mean, var, scale, shift, eps, _, _ = rest
+        mean, var, scale, shift, _, eps, _ = rest
         return F.batch_norm(left, mean, var, scale, shift, False, 0.0, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, left, mean, var, scale, _, ctx.eps, ctx.count, ctx.workers = inputs
-        ctx.save_for_backward(left, mean, var, scale)
+        _, left, mean, var, scale, _, values, ctx.eps, ctx.workers = inputs
+        ctx.save_for_backward(left, mean, var, scale, values)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        left, mean, var, scale = ctx.saved_tensors
+        left, mean, var, scale, values = ctx.saved_tensors
         backward, every = torch.ops.aten.native_batch_norm_backward, [True, True, True]
         root = (var + ctx.eps).rsqrt()
         if ctx.workers == 1:
             found = backward(grad, left, scale, None, None, mean, root, True, ctx.eps, every)
             return _placed(*found)
         # with constant moments first, then what flows through those of all workers
-        found = backward(grad, left, scale, mean, var, None, None, False, ctx.eps, every)
+        found = backward(grad, left, scale, mean, var, mean, root, False, ctx.eps, every)
         through, of_scale, of_shift = found
-        of_both = over_workers(torch.stack([of_scale, of_shift]), ctx.workers) / ctx.count
+        of_both = over_workers(torch.stack([of_scale, of_shift]) / values, ctx.workers)
         slope = -scale * root.square() * of_both[0]
         offset = -scale * root * of_both[1] - slope * mean
         through = through + left * spread(slope, left.dim() - 2) + spread(offset, left.dim() - 2)

@@ -57,6 +57,14 @@ class Chain(Norm):
         """Return the members' modules over time in a row."""
         return self._in_a_row(lambda member: member.over_time(channels, steps), InTurn)
 
+    def resolve(self, accumulate: int) -> Norm:
+        """Return the chain of the members for a run."""
+        members = {}
+        for name, member in self._named():
+            with naming(name):
+                members[name] = member.resolve(accumulate)
+        return chain(members)
+
     def has_modes(self) -> bool:
         """Tell whether a member computes different things in training and evaluation."""
         return any(member.has_modes() for member in self.members)

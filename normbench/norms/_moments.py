@@ -45,6 +45,17 @@ def track(buffer: Tensor, new: Tensor, share: float | Tensor) -> None:
     buffer.mul_(1 - share).add_(share * new.detach())
 
 
+def frozen(value: Tensor) -> Tensor:
+    """Return a value on which the gradient depends and that comes from a buffer, about to change.
+
+    torch's compiler takes such values again in the backward pass, from the changed buffer, unless
+    they went through an operation that it does not repeat: reversing an axis of length 1.
+    """
+    if not torch.compiler.is_compiling():
+        return value
+    return value.unsqueeze(0).flip(0).squeeze(0)
+
+
 def unautocast(x: Tensor) -> AbstractContextManager[Any]:
     """Keep the matrix products of statistics of `x` in their own precision under autocast."""
     if torch.amp.is_autocast_available(x.device.type):

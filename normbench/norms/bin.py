@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_count, check_rank
-from normbench.norms._batch import BatchLayer, batch_norm
+from normbench.norms._batch import BatchLayer, batch_norm, repeated
 from normbench.norms._sums import precise
 from normbench.options import option
 
@@ -74,16 +74,17 @@ class BatchInstanceNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Mix the moments of the set with those of each sample."""
-        wide, (batch, instance, shift) = precise(x), self._mixture(times)
-        y, mean, var, values = batch_norm(wide, batch, shift, self.eps, workers)
+        wide, start = precise(x), repeated(self.running_mean, times)
+        batch, instance, bias = self._mixture(times)
+        y, mean, var, values = batch_norm(wide, start, (batch, bias), self.eps, workers)
         unbiased = var * (values / (values - 1))
         return y + self._of_instances(wide, instance), (mean, unbiased)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Mix the running statistics with those of each sample."""
-        wide, (batch, instance, shift) = precise(x), self._mixture(1)
+        wide, (batch, instance, bias) = precise(x), self._mixture(1)
         mean, var = self.running_mean, self.running_var
-        y = F.batch_norm(wide, mean, var, batch, shift, False, 0.0, self.eps)
+        y = F.batch_norm(wide, mean, var, batch, bias, False, 0.0, self.eps)
         return (y + self._of_instances(wide, instance)).to(x.dtype)
 
     def after_step(self) -> None:
@@ -91,11 +92,12 @@ class BatchInstanceNorm(BatchLayer):
         with torch.no_grad():
             self.gate.clamp_(0, 1)
 
-    def _mixture(self, times: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Scale of the batch part, scale of the instance part, and shift, (times*C,) each."""
-        gate = self.gate.repeat(times)
-        weight, shift = self.affine(torch.ones_like(gate), torch.zeros_like(gate))
-        return gate * weight, (1 - gate) * weight, shift
+    def _mixture(self, times: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Scale of the batch part, scale of the instance part, and bias, (times*C,) each."""
+        gate, (weight, bias) = repeated(self.gate, times), self.gains(times)
+        if weight is None:
+            return gate, 1 - gate, bias
+        return gate * weight, (1 - gate) * weight, bias
 
     def _of_instances(self, x: Tensor, scale: Tensor) -> Tensor:
         return F.group_norm(x, x.shape[1], scale, None, self.eps)

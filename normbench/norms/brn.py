@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer, centre, standardize
+from normbench.norms._batch import BatchLayer, centre, repeated, standardize
 from normbench.norms._sums import precise
 from normbench.options import option
 
@@ -108,12 +108,14 @@ class BatchRenorm(BatchLayer):
         found = centre(wide.detach(), workers)
         mean, dev = found.shift + found.mean, (found.var + eps).sqrt()
         with torch.no_grad():
-            old, scale = self.running_mean.repeat(times), self._floored().repeat(times)
+            old, scale = repeated(self.running_mean, times), repeated(self._floored(), times)
             rmax, dmax = self.limits()
-            r = torch.maximum(torch.minimum(dev / scale, rmax), 1 / rmax)
-            d = torch.maximum(torch.minimum((mean - old) / scale, dmax), -dmax)
-        y = standardize(wide, found, *self.affine(r, d), eps, workers)
-        return y, (mean, dev)
+            r = (dev / scale).clamp(1 / rmax, rmax)
+            d = ((mean - old) / scale).clamp(-dmax, dmax)
+        weight, bias = self.gains(times)
+        if weight is not None and bias is not None:
+            r, d = r * weight, torch.addcmul(bias, d, weight)
+        return standardize(wide, found, r, d, eps, workers), (mean, dev)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""

@@ -12,7 +12,7 @@ from torch.nn.grad import conv2d_weight
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_count, check_rank
 from normbench.norms._batch import moments
-from normbench.norms._moments import normalized, track, unautocast
+from normbench.norms._moments import frozen, normalized, track, unautocast
 from normbench.norms._sums import precise
 from normbench.norms._weights import Linear
 from normbench.options import option
@@ -125,13 +125,13 @@ class CrossIterationBatchNorm(Linear):
     def _joined(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Join the statistics (C,) of this batch with the stored ones, moved to these weights."""
         with torch.no_grad():
-            kept = torch.arange(self.window - 1, device=mean.device) < self.filled
-            kept = kept.unsqueeze(1).double()
+            filled = frozen(self.filled)
+            kept = (torch.arange(self.window - 1, device=mean.device) < filled).unsqueeze(1)
             step = self.weight - self.window_past
             means = self.window_mean + (self.window_dmean * step).flatten(2).sum(2)
             seconds = self.window_second + (self.window_dsecond * step).flatten(2).sum(2)
-            variances = (seconds - means.square()).clamp_min(0)
-            count = 1 + self.filled.double()
+            variances = frozen((seconds - means.square()).clamp_min(0))
+            means, count = frozen(means), filled.double() + 1
         joined = (mean + (kept * means).sum(0)) / count
         between = (mean - joined).square() + (kept * (means - joined).square()).sum(0)
         return joined, (var + (kept * variances).sum(0) + between) / count

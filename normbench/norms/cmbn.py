@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from normbench.errors import NormError
 from normbench.norms._base import Norm
 from normbench.norms._batch import BatchLayer, Sets, moments
-from normbench.norms._moments import normalized, track
+from normbench.norms._moments import frozen, normalized, track
 from normbench.norms._sums import precise
 from normbench.options import option
 
@@ -51,9 +53,30 @@ class CmBN(Norm):
     affine: bool = True
     norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
 
+    def resolve(self, accumulate: int) -> Norm:
+        """Return the norm with the window of a run.
+
+        Raises: NormError if the window is another number of micro-batches.
+        """
+        if self.window is None:
+            return replace(self, window=accumulate)
+        if self.window != accumulate:
+            why = f"must be the run's number of micro-batches per step, accumulate={accumulate}"
+            raise NormError("window", self.window, why, f"norm.window=null accumulate={accumulate}")
+        return self
+
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its sums over the window."""
+        if self.window == 1:
+            _tell_of_window_1()
         return CrossMiniBatchNorm(channels, dims, self)
+
+
+@cache
+def _tell_of_window_1() -> None:
+    logging.getLogger("normbench").warning(
+        "cmbn with one micro-batch per step trains as bn does: accumulate=4 gives it a window of 4"
+    )
 
 
 class CrossMiniBatchNorm(BatchLayer):
@@ -80,10 +103,10 @@ class CrossMiniBatchNorm(BatchLayer):
         """
         wide = precise(x)
         mean, var = (each.double() for each in moments(wide, workers)[:2])
-        before = self.index.double()
+        before, past = frozen(self.index).double(), frozen(self.past)
         now = before + 1
-        past_mean = self.past[0] / before.clamp_min(1)
-        within = (self.past[1] - self.past[0] * past_mean).clamp_min(0)
+        past_mean = past[0] / before.clamp_min(1)
+        within = (past[1] - past[0] * past_mean).clamp_min(0)
         gap = mean - past_mean
         joined_mean = mean - gap * (before / now)
         joined_var = (var + within) / now + gap.square() * (before / now.square())

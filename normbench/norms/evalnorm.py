@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer, Sets, batch_norm, follow, over_workers
+from normbench.norms._batch import BatchLayer, Sets, batch_norm, follow, over_workers, repeated
 from normbench.norms._moments import normalized, row_moments
 from normbench.norms._sums import precise
 from normbench.options import option
@@ -74,9 +74,8 @@ class EvalBatchNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Normalize by the moments of the set; the running variance follows the biased one."""
-        start = self.running_mean.repeat(times)
-        scale, shift = self.affine(torch.ones_like(start), torch.zeros_like(start))
-        y, mean, var, _ = batch_norm(x, scale, shift, self.eps, workers)
+        start = repeated(self.running_mean, times)
+        y, mean, var, _ = batch_norm(x, start, self.gains(times), self.eps, workers)
         return y, (mean, var)
 
     def evaluate(self, x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class GN(Norm):
     Source: Wu & He 2018, arXiv 1803.08494. Its 32 groups do not divide the channels of small nets.
     """
 
+    aliases: ClassVar[tuple[str, ...]] = ("group",)
     parameters: ClassVar[str] = "2 C"
     memory_format: ClassVar[str] = "contiguous"
 
@@ -51,4 +52,4 @@ class GroupNorm(nn.GroupNorm):
         """Normalize `x` of shape (N, C, ...)."""
         check_rank(self, x, self.dims)
         check_count(self, x.shape, x[0].numel() // self.num_groups, "per group")
-        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)

@@ -11,7 +11,7 @@ from torch.linalg import vector_norm
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_rank
-from normbench.norms._moments import track
+from normbench.norms._moments import frozen, track
 from normbench.norms._sums import channel_sums, precise, spread
 from normbench.norms._weights import Linear
 from normbench.options import option
@@ -133,7 +133,8 @@ class MovingAverageBatchNorm(nn.Module):
         ratio = torch.where(early, 1.0, ratio.clamp(1 / CLIP, CLIP))
         track(self.running_var, square, options.momentum)
         self.steps.add_(1)
-        return (square + options.eps).rsqrt(), ratio, self.past_gz, slot, plain
+        inv = frozen((square + options.eps).rsqrt())
+        return inv, frozen(ratio), self.past_gz, frozen(slot), frozen(plain)
 
 
 class _DividedByPast(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from normbench.norms._base import Norm
 
@@ -13,3 +14,5 @@ class NoNorm(Norm):
 
     y = x. The linear layer keeps its bias and the activation stays where it is.
     """
+
+    aliases: ClassVar[tuple[str, ...]] = ("identity",)

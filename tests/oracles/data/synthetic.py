@@ -7,7 +7,7 @@ import numpy as np
 OPTIONS = [{"shape": [2, 9, 6], "classes": 3}]
 CLASSES = ("0", "1", "2")
 SIZES = (2000, 500, 500)
-FIXED = "7518fd32f26f5fb83860f739bd8275360f0ca6f2afd384769b91a0aa52c05da8"
+FIXED = "ecea11fe8f4a5b62513f475452fa02632a7ec6a4525fded241e04d3d475599cf"
 REFUSED = [
     ({"train_size": 2001}, "data.train_size=2001: there are 2,000 .* try: .*=2000"),
     ({"shape": [28, 28]}, r"data.shape=\[28,28\]: has 2 numbers, needs channels.*\[3,32,32\]"),
@@ -28,13 +28,13 @@ def source(folder, options):
     contrast, down, across = draws("contrast"), draws("down"), draws("across")
     images = np.empty((3000, channels, height, width), "u1")
     for n in range(3000):
-        dy = down(n) * (height // 4 + 1) // 256
-        dx = across(n) * (width // 4 + 1) // 256
+        dy = down(n) * (height // 8 + 1) // 256
+        dx = across(n) * (width // 8 + 1) // 256
         for at in range(height * width * channels):
             y, x, c = at // channels // width, at // channels % width, at % channels
             row, column = (y + dy) % height * 4 // height, (x + dx) % width * 4 // width
             cell = pattern(((n % classes * 4 + row) * 4 + column) * channels + c) // 16 - 8
-            value = noise(n * height * width * channels + at) * 3 // 4 - 96
+            value = noise(n * height * width * channels + at) // 4 - 32
             value += 128 + cell * (1 + contrast(n) // 64)
             images[n, c, y, x] = min(max(value, 0), 255)
     labels = np.arange(3000) % classes

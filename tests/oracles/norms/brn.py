@@ -4,6 +4,14 @@ import torch
 from oracles.norms.bn import chunks, like, moments
 
 KIND = "features"
+SHIPPED = {
+    "start": None,
+    "start_share": 0.05,
+    "rmax_end": None,
+    "rmax_end_share": 0.4,
+    "dmax_end": None,
+    "dmax_end_share": 0.25,
+}
 OPTIONS = [
     {},
     {"start": 0, "rmax_end": 0, "dmax_end": 0, "rmax": 1.2, "dmax": 0.05, "eps": 0.1},

@@ -5,6 +5,7 @@ from torch import nn
 from torch.func import functional_call
 
 KIND = "linear"
+SHIPPED = {"burnin": None, "burnin_share": 0.1}
 OPTIONS = [
     {},
     {"window": 1, "eps": 0.3},
