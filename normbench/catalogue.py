@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from normbench import config, registry
-from normbench.errors import FileRefused, Mistake, NormbenchError, Refused
+from normbench.errors import Mistake, NormbenchError, Refused
 from normbench.options import nearest, written
 from normbench.registry import Facts
 from normbench.report import Cell, Table
@@ -26,13 +26,21 @@ def show(group: str, name: str | None, screen: Screen) -> None:
 
 def show_data(screen: Screen) -> None:
     """List the data sets, their sizes, and which are here."""
-    rows = [_data_row(name) for name in registry.names("data")]
-    if screen.json:
-        screen.document({"command": "data", "sets": rows})
-        return
+    sets = [_data(name) for name in registry.names("data")]
+    screen.document({"command": "data", "sets": sets})
     head = ("name", "images", "shape", "classes", "split", "here")
-    cells = [tuple(Cell(str(row[key])) for key in head) for row in rows]
-    screen.table(Table("", head, tuple(cells), right=frozenset({1, 3})))
+    rows = [
+        (
+            each["name"],
+            f"{each['images']:,}" if each["images"] else "any",
+            "x".join(map(str, each["shape"] or ["any"])),
+            str(each["classes"] or "any"),
+            "/".join(map(str, each["split"] or ["any"])),
+            each["here"],
+        )
+        for each in sets
+    ]
+    screen.table(_table(head, rows))
 
 
 def _norms() -> Table:
@@ -63,7 +71,9 @@ def _parts(group: str) -> Table:
     return _table(("name", "options", "description"), rows, _presets(group))
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], notes: tuple[str, ...]) -> Table:
+def _table(
+    head: tuple[str, ...], rows: Sequence[tuple[str, ...]], notes: tuple[str, ...] = ()
+) -> Table:
     return Table("", head, tuple(tuple(map(Cell, row)) for row in rows), notes=notes)
 
 
@@ -87,12 +97,12 @@ def _explain(group: str, name: str, screen: Screen) -> None:
         for key, each in facts.options.items()
     ]
     if rows:
-        screen.table(_table(("option", "type", "default", "allowed"), rows, ()))
+        screen.table(_table(("option", "type", "default", "allowed"), rows))
     known = {key: value for key, value in facts.constants.items() if value not in ((), "", None)}
     said = [
         (key, value if isinstance(value, str) else _plain(value)) for key, value in known.items()
     ]
-    screen.table(_table(("fact", "value"), said, ()))
+    screen.table(_table(("fact", "value"), said))
 
 
 def _document(facts: Facts) -> dict[str, Any]:
@@ -110,27 +120,19 @@ def _document(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _data_row(name: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, "images": None, "shape": None, "classes": None}
+def _data(name: str) -> dict[str, Any]:
+    """What is known of a data set at its default options; null where it needs an option first."""
     try:
         about = config.data_about({"data": {"name": name}})
     except NormbenchError as error:
-        missing = "data.path=DIR" if not isinstance(error, FileRefused) else "no"
-        return {
-            **row,
-            "images": "any",
-            "shape": "any",
-            "classes": "any",
-            "split": "-",
-            "here": missing,
-        }
-    sizes = about.sizes
+        unknown = dict.fromkeys(("images", "shape", "classes", "split"))
+        return {"name": name, **unknown, "here": f"no    {error.mistakes[0].fix}"}
     return {
         "name": name,
-        "images": f"{sum(sizes):,}",
-        "shape": "x".join(map(str, about.shape)),
+        "images": sum(about.sizes),
+        "shape": list(about.shape),
         "classes": about.classes,
-        "split": "/".join(map(str, sizes)),
+        "split": list(about.sizes),
         "here": "yes, part of the package",
     }
 

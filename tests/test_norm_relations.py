@@ -140,20 +140,21 @@ RELATIONS = {
         layer("brn", rmax=1.0, dmax=0.0, **FINAL), layer("bn"), "training"
     ),
     "cbn with a window of one is bn": Relation(
-        replaced("cbn", window=1), followed("bn"), dims=(0, 2),
+        replaced("cbn", window=1),
+        followed("bn"),
+        dims=(0, 2),
         renamed={"linear.weight": "weight"},
     ),
     "ghostbn with one chunk is bn": Relation(layer("ghostbn", size=6), layer("bn")),
     "syncbn with one worker is bn": Relation(layer("syncbn"), layer("bn")),
-    "cmbn with a window of one is bn": Relation(
-        layer("cmbn", window=1), layer("bn"), "training"
-    ),
-    "evalnorm is bn": Relation(
-        layer("evalnorm"), layer("bn"), "training"
-    ),
+    "cmbn with a window of one is bn": Relation(layer("cmbn", window=1), layer("bn"), "training"),
+    "evalnorm is bn": Relation(layer("evalnorm"), layer("bn"), "training"),
     "cbn with frozen weights joins the last batches": Relation(
-        replaced("cbn", window=3, affine=False), lambda c, d: Joined(linear(c, d), 3),
-        "output", dims=(0, 2), renamed={"linear.weight": "weight"},
+        replaced("cbn", window=3, affine=False),
+        lambda c, d: Joined(linear(c, d), 3),
+        "output",
+        dims=(0, 2),
+        renamed={"linear.weight": "weight"},
     ),
     "bin with gate 1 is bn": Relation(
         with_values(layer("bin"), gate=1.0), layer("bn"), "training", MAPS
@@ -174,8 +175,11 @@ RELATIONS = {
         layer("dbn", groups=5, affine=False), layer("bn", affine=False), "training"
     ),
     "iternorm with many steps is dbn": Relation(
-        layer("iternorm", steps=30, eps=1e-3), layer("dbn", eps=1e-3), "training",
-        (1, 2), tolerance=1e-6,
+        layer("iternorm", steps=30, eps=1e-3),
+        layer("dbn", eps=1e-3),
+        "training",
+        (1, 2),
+        tolerance=1e-6,
     ),
     "lrn in its two forms": Relation(
         layer("lrn", alpha=5e-4, k=2.0), layer("lrn", divide=False, k=2.0)
@@ -197,22 +201,32 @@ RELATIONS = {
         layer("ln"), lambda c, d: nn.GroupNorm(1, c)
     ),
     "ln is torch's layer norm without affine": Relation(
-        layer("ln", affine=False), lambda c, d: nn.LayerNorm(SHAPES[d][1:], bias=False,
-        elementwise_affine=False),
+        layer("ln", affine=False),
+        lambda c, d: nn.LayerNorm(SHAPES[d][1:], bias=False, elementwise_affine=False),
     ),
     "ln of (N, C) is torch's layer norm": Relation(
         layer("ln"), lambda c, d: nn.LayerNorm(c), dims=(0,)
     ),
     "in is torch's, tracked too": Relation(
         layer("in", track=True, momentum=0.2),
-        of_torch(nn.Module, nn.InstanceNorm1d, nn.InstanceNorm2d, affine=True, momentum=0.2,
-        track_running_stats=True), dims=MAPS,
+        of_torch(
+            nn.Module,
+            nn.InstanceNorm1d,
+            nn.InstanceNorm2d,
+            affine=True,
+            momentum=0.2,
+            track_running_stats=True,
+        ),
+        dims=MAPS,
     ),
-    "gn is torch's": Relation(layer("gn", groups=5), lambda c, d: nn.GroupNorm(5, c),
+    "gn is torch's": Relation(
+        layer("gn", groups=5),
+        lambda c, d: nn.GroupNorm(5, c),
         dims=MAPS,
     ),
     "lrn is torch's": Relation(
-        layer("lrn", size=4, alpha=0.5), lambda c, d: nn.LocalResponseNorm(4, alpha=0.5),
+        layer("lrn", size=4, alpha=0.5),
+        lambda c, d: nn.LocalResponseNorm(4, alpha=0.5),
         dims=MAPS,
     ),
     "rms of (N, C) is torch's": Relation(
@@ -224,10 +238,8 @@ RELATIONS = {
             lambda x: F.layer_norm(x.movedim(1, -1), (c,), eps=0.0).movedim(-1, 1) * 0.8**0.5
         ),
     ),
-    "dyt is tanh": Relation(
-        layer("dyt", alpha=1.0, affine=False), lambda c, d: nn.Tanh()
-    ),
-}  # fmt: skip
+    "dyt is tanh": Relation(layer("dyt", alpha=1.0, affine=False), lambda c, d: nn.Tanh()),
+}
 
 
 @pytest.mark.parametrize("name", RELATIONS)

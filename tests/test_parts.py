@@ -40,14 +40,12 @@ def shipped(group, name):
     return {"name": name, **defaults, **getattr(oracle_of(group, name), "SHIPPED", {})}
 
 
-def settled(values):
+def settled(value):
     """Replace `${key}` by the packaged default of that setting of the run."""
-    run = packaged("train.yaml")
-    return {
-        key: run[found[1]] if isinstance(value, str) and (found := INTERPOLATION.fullmatch(value))
-        else settled(value) if isinstance(value, dict) else value
-        for key, value in values.items()
-    }  # fmt: skip
+    if isinstance(value, dict):
+        return {key: settled(each) for key, each in value.items()}
+    found = INTERPOLATION.fullmatch(value) if isinstance(value, str) else None
+    return packaged("train.yaml")[found[1]] if found else value
 
 
 @each_group

@@ -58,8 +58,13 @@ class IterativeNorm(Whitening):
     def projection(self, cov: Tensor) -> Tensor:
         """Return the approximation of cov^(-1/2) after the given number of steps."""
         trace = cov.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-        unit = cov / trace
-        proj = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device).expand_as(cov)
-        for _ in range(self.iterations):
-            proj = 1.5 * proj - 0.5 * (proj @ proj @ proj @ unit)
+        eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
+        # P^2 S / trace(S) is carried along as `left`: with S itself, rounding errors grow from step
+        # to step as soon as the largest eigenvalue is more than nine times the smallest
+        left = cov / trace
+        proj = factor = 1.5 * eye - 0.5 * left
+        for _ in range(self.iterations - 1):
+            left = factor @ factor @ left
+            factor = 1.5 * eye - 0.5 * left
+            proj = proj @ factor
         return proj / trace.sqrt()
