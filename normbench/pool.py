@@ -127,6 +127,9 @@ class _Pool:
         if pid == 0:
             os.close(orders)
             os.close(news)
+            for other in self.children:  # or it would never hear that its pipe was closed
+                os.close(other.orders.fileno())
+                os.close(other.news)
             _child(self.items, order_end, news_end)
         os.close(order_end)
         os.close(news_end)

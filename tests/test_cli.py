@@ -195,6 +195,14 @@ def test_skip_invalid_lists_what_does_not_apply(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("status.json"))) == 1
 
 
+def test_a_long_run_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    words = ["batch=2", "steps=9000,5,6,7", "jobs=2", "norm=gn"]
+    assert normbench("train", "-m", *TINY, *words, cwd=tmp_path).returncode == 0
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("status.json")]
+    times = {each["steps_total"]: (each["started_at"], each["finished_at"]) for each in found}
+    assert max(times[steps][0] for steps in (5, 6, 7)) < times[9000][1]
+
+
 def test_force_trains_again(tmp_path: Path) -> None:
     words = ["train", *TINY, "norm=gn", "steps=5"]
     normbench(*words, cwd=tmp_path)

@@ -148,7 +148,9 @@ class BatchLayer(nn.Module):
     def gains(self, times: int) -> tuple[Tensor | None, Tensor | None]:
         """Return weight and bias for `times` chunks side by side, (times*C,) each, if learned."""
         learned = self.weight, self.bias
-        weight, bias = (each if each is None else repeated(each, times) for each in learned)
+        weight, bias = (
+            each if each is None else repeated(precise(each), times) for each in learned
+        )
         return weight, bias
 
     def extra_repr(self) -> str:
@@ -177,8 +179,8 @@ class BatchNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Normalize by the moments of the set; the running variance follows the unbiased one."""
-        start = repeated(self.running_mean, times)
-        y, mean, var, count = batch_norm(x, start, self.gains(times), self.eps, workers)
+        kind = repeated(precise(self.running_mean), times)
+        y, mean, var, count = batch_norm(x, kind, self.gains(times), self.eps, workers)
         return y, (mean, var * (count / (count - 1)))
 
     def evaluate(self, x: Tensor) -> Tensor:
@@ -238,10 +240,10 @@ def follow(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor
 
 
 class Centred(NamedTuple):
-    """`x` (N, C, ...) minus a constant per channel near its mean, and what is left: all exact.
+    """What is left of features (N, C, ...) minus a constant per channel, and its moments.
 
-    `shift` (C,) is the constant; `mean`, `var` (C,) are the moments of what is left, var biased;
-    `values` () is how many are behind them.
+    `shift` (C,) is the constant, the mean up to rounding; `mean`, `var` (C,) are the moments of
+    what is left, so a large mean costs no digits; var is biased, `values` () are behind them.
     """
 
     x: Tensor

@@ -74,16 +74,16 @@ class BatchInstanceNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Mix the moments of the set with those of each sample."""
-        wide, start = precise(x), repeated(self.running_mean, times)
+        wide, kind = precise(x), repeated(precise(self.running_mean), times)
         batch, instance, bias = self._mixture(times)
-        y, mean, var, values = batch_norm(wide, start, (batch, bias), self.eps, workers)
+        y, mean, var, values = batch_norm(wide, kind, (batch, bias), self.eps, workers)
         unbiased = var * (values / (values - 1))
         return y + self._of_instances(wide, instance), (mean, unbiased)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Mix the running statistics with those of each sample."""
         wide, (batch, instance, bias) = precise(x), self._mixture(1)
-        mean, var = self.running_mean, self.running_var
+        mean, var = precise(self.running_mean), precise(self.running_var)
         y = F.batch_norm(wide, mean, var, batch, bias, False, 0.0, self.eps)
         return (y + self._of_instances(wide, instance)).to(x.dtype)
 
@@ -94,7 +94,7 @@ class BatchInstanceNorm(BatchLayer):
 
     def _mixture(self, times: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Scale of the batch part, scale of the instance part, and bias, (times*C,) each."""
-        gate, (weight, bias) = repeated(self.gate, times), self.gains(times)
+        gate, (weight, bias) = repeated(precise(self.gate), times), self.gains(times)
         if weight is None:
             return gate, 1 - gate, bias
         return gate * weight, (1 - gate) * weight, bias

@@ -74,8 +74,8 @@ class EvalBatchNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Normalize by the moments of the set; the running variance follows the biased one."""
-        start = repeated(self.running_mean, times)
-        y, mean, var, _ = batch_norm(x, start, self.gains(times), self.eps, workers)
+        kind = repeated(precise(self.running_mean), times)
+        y, mean, var, _ = batch_norm(x, kind, self.gains(times), self.eps, workers)
         return y, (mean, var)
 
     def evaluate(self, x: Tensor) -> Tensor:
