@@ -90,7 +90,9 @@ class Config:
         """Examples behind one batch statistic; 1 where the norm looks at no batch."""
         if not registry.facts("norm", self.norm["name"]).constants["uses_batch"]:
             return 1
-        asked = dict(leaves(self.norm)).get("norm_batch", "worker")
+        known = registry.facts("norm", self.norm["name"]).constants
+        option = str(known["sized_by"])
+        asked = dict(leaves(self.norm)).get(option, known.get(option, "worker"))
         if asked == "global":
             return self.batch // self.accumulate
         return min(asked, self.worker_batch) if isinstance(asked, int) else self.worker_batch
@@ -262,7 +264,17 @@ def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:
 
 def contradictions(tree: Mapping[str, Any], about: About) -> list[Mistake]:
     """List what in a cell cannot go together, as far as it can be known without torch."""
-    return [*_batch_mistakes(tree, about), *_place_mistakes(tree)]
+    return [*_batch_mistakes(tree, about), *_place_mistakes(tree), *_share_mistakes(tree)]
+
+
+def _share_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    given = dict(leaves(tree["norm"]))
+    for key, share in given.items():
+        count = given.get(key.removesuffix("_share"))
+        if key.endswith("_share") and share is not None and count is not None:
+            name = f"norm.{key.removesuffix('_share')}={written(count)}"
+            why = f"norm.{key}={share} of the run says it too"
+            yield Mistake(name, why, f"{name} norm.{key}=null")
 
 
 def _batch_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:

@@ -41,6 +41,7 @@ class Norm(Options):
     own_activation: ClassVar[bool] = False  # it is its own activation: a named one is refused
     uses_batch: ClassVar[bool] = False  # in training, a sample's output depends on its batch
     running: ClassVar[bool] = False  # keeps running statistics for evaluation
+    sized_by: ClassVar[str] = "norm_batch"  # option or fact: examples behind a batch statistic
     parameters: ClassVar[str] = "none"  # learned numbers for C channels, for `list norms`
     memory_format: ClassVar[str] = "channels_last"  # the faster format of feature maps on a CPU
 

@@ -49,7 +49,8 @@ def frozen(value: Tensor) -> Tensor:
     """Return a value on which the gradient depends and that comes from a buffer, about to change.
 
     torch's compiler takes such values again in the backward pass, from the changed buffer, unless
-    they went through an operation that it does not repeat: reversing an axis of length 1.
+    the forward pass itself uses them and they went through an operation that is not repeated:
+    reversing an axis of length 1.
     """
     if not torch.compiler.is_compiling():
         return value

@@ -11,8 +11,9 @@ from torch.nn.grad import conv2d_weight
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_count, check_rank
-from normbench.norms._batch import moments
-from normbench.norms._moments import frozen, normalized, track, unautocast
+from normbench.norms._batch import Centred, centre
+from normbench.norms._joined import Joined, normalize_joined
+from normbench.norms._moments import normalized, track, unautocast
 from normbench.norms._sums import precise
 from normbench.norms._weights import Linear
 from normbench.options import option
@@ -111,49 +112,48 @@ class CrossIterationBatchNorm(Linear):
         """Map `x` (N, in) or (N, C, H, W) and norm the result; training stores its statistics."""
         check_rank(self, x, len(self.shape) - 2)
         z = self.linear(x, self.weight)
-        wide = precise(z)
-        mean, var = self.norm.running_mean, self.norm.running_var
-        if self.training:
-            check_count(self, x.shape, z.numel() // self.shape[0], "per channel")
-            own = moments(wide)[:2]
-            mean, var = self._joined(*(each.double() for each in own))
-            with torch.no_grad(), unautocast(x):
-                self._store(precise(x.detach()), wide.detach(), *(each.detach() for each in own))
         affine = self.norm.weight, self.norm.bias
-        return normalized(wide, mean, var, self.norm.eps, affine).to(z.dtype)
+        if not self.training:
+            mean, var = self.norm.running_mean, self.norm.running_var
+            return normalized(precise(z), mean, var, self.norm.eps, affine).to(z.dtype)
+        check_count(self, x.shape, z.numel() // self.shape[0], "per channel")
+        found = centre(precise(z.detach()))
+        with torch.no_grad(), unautocast(x):
+            joined = self._joined(found)
+            self._store(precise(x.detach()), precise(z.detach()), found)
+        return normalize_joined(z, found, joined, self.norm.eps, affine).to(z.dtype)
 
-    def _joined(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """Join the statistics (C,) of this batch with the stored ones, moved to these weights."""
-        with torch.no_grad():
-            filled = frozen(self.filled)
-            kept = (torch.arange(self.window - 1, device=mean.device) < filled).unsqueeze(1)
-            step = self.weight - self.window_past
-            means = self.window_mean + (self.window_dmean * step).flatten(2).sum(2)
-            seconds = self.window_second + (self.window_dsecond * step).flatten(2).sum(2)
-            variances = frozen((seconds - means.square()).clamp_min(0))
-            means, count = frozen(means), filled.double() + 1
-        joined = (mean + (kept * means).sum(0)) / count
+    def _joined(self, found: Centred) -> Joined:
+        """Join the moments (C,) of this batch with the stored ones, moved to these weights."""
+        mean, var = (found.shift + found.mean).double(), found.var.double()
+        kept = (torch.arange(self.window - 1, device=mean.device) < self.filled).unsqueeze(1)
+        step = self.weight - self.window_past
+        means = self.window_mean + (self.window_dmean * step).flatten(2).sum(2)
+        seconds = self.window_second + (self.window_dsecond * step).flatten(2).sum(2)
+        variances = (seconds - means.square()).clamp_min(0)
+        share = 1 / (self.filled.double() + 1)
+        joined = (mean + (kept * means).sum(0)) * share
         between = (mean - joined).square() + (kept * (means - joined).square()).sum(0)
-        return joined, (var + (kept * variances).sum(0) + between) / count
+        return Joined(joined, (var + (kept * variances).sum(0) + between) * share, share)
 
-    def _store(self, x: Tensor, z: Tensor, mean: Tensor, var: Tensor) -> None:
+    def _store(self, x: Tensor, z: Tensor, found: Centred) -> None:
         """Put this batch before the stored ones, the oldest goes; update the running statistics."""
+        mean = found.shift + found.mean
         if self.window > 1:
             storing = self.norm.steps >= self.burnin
-            exact = mean.double()
             entry = {
-                "mean": exact,
-                "second": var.double() + exact.square(),
+                "mean": mean.double(),
+                "second": found.var.double() + mean.double().square(),
                 "dmean": self._mean_slope(x, z),
                 "dsecond": self._slope(x, z * (2 * self.shape[0] / z.numel()), self.weight),
                 "past": self.weight.detach(),
             }
             for name, new in entry.items():
-                window = self.get_buffer(f"window_{name}")
-                moved = torch.cat([new.unsqueeze(0), window[:-1]])
-                window.copy_(torch.where(storing, moved, window))
+                window = self.get_buffer(f"window_{name}").unbind()
+                for row, newer in reversed(list(zip(window, (new, *window[:-1]), strict=True))):
+                    row.copy_(torch.where(storing, newer, row) if self.burnin else newer)
             self.filled.add_(storing).clamp_max_(self.window - 1)
-        self.norm.update(mean, var, z.numel() // self.shape[0])
+        self.norm.update(mean, found.var, z.numel() // self.shape[0])
 
     def _mean_slope(self, x: Tensor, z: Tensor) -> Tensor:
         """The derivative of E[z] by the weight: the same for all output channels of a group."""

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer, Sets, moments
-from normbench.norms._moments import frozen, normalized, track
+from normbench.norms._batch import BatchLayer, Sets, centre
+from normbench.norms._joined import Joined, normalize_joined
+from normbench.norms._moments import normalized, track
 from normbench.norms._sums import precise
 from normbench.options import option
 
@@ -101,17 +102,23 @@ class CrossMiniBatchNorm(BatchLayer):
 
         Returns: y; the joined mean and variance, and those of this micro-batch.
         """
-        wide = precise(x)
-        mean, var = (each.double() for each in moments(wide, workers)[:2])
-        before, past = frozen(self.index).double(), frozen(self.past)
+        found = centre(precise(x.detach()), workers)
+        with torch.no_grad():
+            mean, var = (found.shift + found.mean).double(), found.var.double()
+            joined = self._joined(mean, var)
+        affine = self.weight, self.bias
+        y = normalize_joined(x, found, joined, self.eps, affine, workers)
+        return y, (joined.mean, joined.var, mean, var)
+
+    def _joined(self, mean: Tensor, var: Tensor) -> Joined:
+        """Join the moments (C,) of this micro-batch with the sums of those before it."""
+        before = self.index.double()
         now = before + 1
-        past_mean = past[0] / before.clamp_min(1)
-        within = (past[1] - past[0] * past_mean).clamp_min(0)
+        past_mean = self.past[0] / before.clamp_min(1)
+        within = (self.past[1] - self.past[0] * past_mean).clamp_min(0)
         gap = mean - past_mean
-        joined_mean = mean - gap * (before / now)
         joined_var = (var + within) / now + gap.square() * (before / now.square())
-        y = normalized(wide, joined_mean, joined_var, self.eps, (self.weight, self.bias))
-        return y, (joined_mean, joined_var, mean, var)
+        return Joined(mean - gap * (before / now), joined_var, 1 / now)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""

@@ -98,8 +98,8 @@ class _Divided(torch.autograd.Function):
         x: Tensor, floor: Tensor, offset: Tensor, v: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
         dims = x.dim() - 2
-        y = x / _divisor(x, floor, offset, v) * spread(weight, dims)
-        return y.add_(spread(bias, dims))
+        divisor = _above(x, floor, offset, v).relu_().add_(spread(floor, dims))
+        return (x / divisor).mul_(spread(weight, dims)).add_(spread(bias, dims))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -109,19 +109,28 @@ class _Divided(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, floor, offset, v, weight = ctx.saved_tensors
         dims = x.dim() - 2
-        divisor = _divisor(x, floor, offset, v)
-        z = x / divisor
-        products, sums = (each.sum(0) for each in channel_sums(grad, z))
-        direct = grad * spread(weight, dims) / divisor
-        through = direct * z  # what a larger divisor takes away
-        linear = through * (divisor > spread(floor, dims))
+        above = _above(x, floor, offset, v)
+        divisor = above.relu().add_(spread(floor, dims))
+        direct = grad / divisor  # here and below without the factor weight
+        of_weight = channel_sums(direct, x)[0].sum(0)
+        of_bias = grad.sum((0, *range(2, x.dim())))
+        through = (direct * x).div_(divisor)  # what a larger divisor takes away
+        linear = torch.ops.aten.threshold_backward(through, above, 0.0)
         of_v, of_offset = channel_sums(linear, x)
-        of_floor = channel_sums(through, x)[1].sum(0) - of_offset.sum(0)
-        grad_x = direct - linear * spread(v, dims)
-        return grad_x, -of_floor, -of_offset, -of_v.sum(0), products, sums
+        of_floor = through.sum((0, *range(2, x.dim()))) - of_offset.sum(0)
+        grad_x = direct.mul_(spread(weight, dims)).sub_(linear.mul_(spread(v * weight, dims)))
+        return (
+            grad_x,
+            -weight * of_floor,
+            -weight * of_offset,
+            -weight * of_v.sum(0),
+            of_weight,
+            of_bias,
+        )
 
 
-def _divisor(x: Tensor, floor: Tensor, offset: Tensor, v: Tensor) -> Tensor:
+def _above(x: Tensor, floor: Tensor, offset: Tensor, v: Tensor) -> Tensor:
+    """By how much the linear function of `x` is above the floor."""
     dims = x.dim() - 2
-    linear = (x * spread(v, dims)).add_(spread(offset, dims))
-    return torch.maximum(linear, spread(floor, dims))
+    above: Tensor = x * spread(v, dims)
+    return above.add_(spread(offset - floor, dims))

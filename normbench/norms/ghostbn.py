@@ -35,6 +35,7 @@ class GhostBN(Norm):
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
     memory_format: ClassVar[str] = "contiguous"
+    sized_by: ClassVar[str] = "size"
 
     size: int = option(32, low=1)
     eps: float = option(1e-5, low=0)

@@ -112,17 +112,18 @@ class MovingAverageBatchNorm(nn.Module):
             if x.numel() == 0:
                 why = f"input {tuple(x.shape)} is an empty batch"
                 raise NormError("", type(self).__name__, why, "a larger batch")
-            y: Tensor = _DividedByPast.apply(wide, weight, bias, *self._train(wide.detach()))
+            constants = self._train(wide.detach())
+            y: Tensor = _DividedByPast.apply(wide, weight, bias, self.past_gz, constants)
         else:
             scale = weight * (self.running_var + self.options.eps).rsqrt()
             y = wide * spread(scale, self.dims) + spread(bias, self.dims)
         return y.to(x.dtype)
 
     @torch.no_grad()
-    def _train(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Write the forward window and return what the backward pass needs beside x and weight."""
+    def _train(self, x: Tensor) -> Tensor:
+        """Write the forward window and return the `constants` of `_DividedByPast`."""
         options, t = self.options, self.steps + 1
-        squares = vector_norm(x.reshape(*x.shape[:2], -1), dim=2).square()
+        squares = vector_norm(x.flatten(2), dim=2).square() if self.dims else x.square()
         now = squares.sum(0) * x.shape[1] / x.numel()
         slot = (torch.arange(options.window, device=x.device) == t % options.window).unsqueeze(1)
         plain = (t <= options.window) | (t < options.warmup)
@@ -133,38 +134,40 @@ class MovingAverageBatchNorm(nn.Module):
         ratio = torch.where(early, 1.0, ratio.clamp(1 / CLIP, CLIP))
         track(self.running_var, square, options.momentum)
         self.steps.add_(1)
-        inv = frozen((square + options.eps).rsqrt())
-        return inv, frozen(ratio), self.past_gz, frozen(slot), frozen(plain)
+        inv = (square + options.eps).rsqrt()
+        rows = torch.stack([inv, ratio, plain.to(inv.dtype).expand_as(inv)])
+        return frozen(torch.cat([rows, slot.to(inv.dtype).expand_as(self.past_gz)]))
 
 
 class _DividedByPast(torch.autograd.Function):
     """y = r z * weight + bias with z = x * inv, whose gradient averages E[g z] over past batches.
 
-    x: (N, C, ...); weight, bias, inv (1 / root mean square), ratio r: (C,); past: (window, C), the
-    E[g z] of past batches, whose row `slot` the backward pass replaces; plain: take that row alone.
+    x: (N, C, ...); weight, bias: (C,); past: (window, C), the E[g z] of past batches; constants:
+    (3 + window, C), inv = 1 / root mean square, r, then 1 where the newest batch stands alone, then
+    1 in the row of `past` that the backward pass replaces, else 0.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
-        inv, ratio, dims = rest[0], rest[1], x.dim() - 2
-        return (x * spread(weight * ratio * inv, dims)).add_(spread(bias, dims))
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor, constants: Tensor) -> Tensor:
+        dims = x.dim() - 2
+        return (x * spread(weight * constants[:2].prod(0), dims)).add_(spread(bias, dims))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        x, weight, _, *rest = inputs
-        ctx.save_for_backward(x, weight, *rest)
+        x, weight, _, past, constants = inputs
+        ctx.save_for_backward(x, weight, past, constants)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inv, ratio, past, slot, plain = ctx.saved_tensors
+        x, weight, past, constants = ctx.saved_tensors
+        inv, ratio, alone = constants[:3]
         products, sums = channel_sums(grad, x)
         grad_weight = products.sum(0) * inv * ratio
         now = weight * grad_weight / (x.numel() // x.shape[1])
-        past.copy_(torch.where(slot, now, past))
-        used = torch.where(plain, now, past.mean(0))
+        past.copy_(torch.where(constants[3:] > 0, now, past))
+        used = torch.where(alone > 0, now, past.mean(0))
         dims = x.dim() - 2
-        grad_x = grad * spread(weight * ratio * inv, dims)
-        grad_x = grad_x - x * spread(inv * inv * used, dims)
-        return grad_x, grad_weight, sums.sum(0), None, None, None, None, None
+        grad_x = (grad * spread(weight * ratio * inv, dims)).sub_(x * spread(inv**2 * used, dims))
+        return grad_x, grad_weight, sums.sum(0), None, None
