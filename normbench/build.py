@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import astuple
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from normbench import norms
 from normbench.config import Config, part
-from normbench.errors import NormbenchError, PartError
+from normbench.errors import Mistake, PartError, Refused
 from normbench.inits._base import initialize
 from normbench.models._base import Shape
-from normbench.norms._base import Norm, Units, apply
+from normbench.norms._base import Norm, Units, apply, check_refresh
 
 if TYPE_CHECKING:
     from normbench.data._base import Dataset
+
+
+SMALL = 2**19  # numbers in a batch up to which the check runs it for real
 
 
 def norm(config: Config) -> Norm:
@@ -73,26 +78,54 @@ def memory_format(config: Config) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def check(config: Config, shape: Shape, classes: int) -> NormbenchError | None:
-    """Build and run the model without data or memory, and return what it refuses, if anything."""
-    error = _refusal(config, shape, classes, config.worker_batch)
-    if error and config.worker_batch == 1 and not _refusal(config, shape, classes, 2):
-        why = f"norm={config.norm['name']}: {error.mistakes[0].why}"
-        return NormbenchError(f"batch={config.batch}", why, f"batch={2 * config.batch}")
-    return error
+class Checked(NamedTuple):
+    """What the parts of a config refuse, if anything, and what they warn of."""
+
+    error: Refused | None
+    warnings: list[Mistake]
 
 
-def _refusal(config: Config, shape: Shape, classes: int, batch: int) -> PartError | None:
+def check(config: Config, shape: Shape, classes: int) -> Checked:
+    """Build the model, run one batch of noise through it, and return what comes of it.
+
+    A large batch runs on the meta device, which takes no memory; a small one costs less than the
+    150 MiB and the second that torch needs to set that device up.
+    """
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork of a sweep's children
+    error, warnings = _tried(config, shape, classes, config.worker_batch)
+    if error is None:
+        return Checked(None, warnings)
+    subject, why, fix = astuple(error.mistakes[0])
+    chosen = f"norm={config.norm['name']}"
+    if config.worker_batch == 1 and not _tried(config, shape, classes, 2)[0]:
+        subject, why, fix = f"batch={config.batch}", f"{chosen}: {why}", f"batch={2 * config.batch}"
+    elif subject.startswith("norm="):
+        subject = chosen  # a layer knows its class, the user the name of the norm
+    return Checked(Refused(Mistake(subject, why, fix)), [])
+
+
+def _tried(
+    config: Config, shape: Shape, classes: int, batch: int
+) -> tuple[PartError | None, list[Mistake]]:
+    small = batch * math.prod(shape) <= SMALL
     try:
-        with torch.device("meta"), torch.no_grad():
-            built = unfilled(config, shape, classes)
-            part("init", config.init)
-            part("optimizer", config.optimizer)
-            apply(norm(config), built)
-            built.train()(torch.empty(batch, *shape))
+        part("optimizer", config.optimizer)
+        with torch.device("cpu" if small else "meta"), torch.no_grad():
+            built = model(config, shape, classes) if small else _hollow(config, shape, classes)
+            built.train()(torch.zeros(batch, *shape))
+            if config.eval_stats == "dataset":
+                check_refresh(norm(config), config.norm["name"], built)
+        return None, norm(config).warnings(built)
     except PartError as error:
-        return error
-    return None
+        return error, []
+
+
+def _hollow(config: Config, shape: Shape, classes: int) -> nn.Module:
+    """The model without values."""
+    part("init", config.init)
+    built = unfilled(config, shape, classes)
+    apply(norm(config), built)
+    return built
 
 
 def _frozen(value: Any) -> Any:

@@ -157,8 +157,10 @@ def _prepared(options: argparse.Namespace) -> bool:
 
     cells = grid.Grid(grid.loader(options.config_dir)).cells(options.overrides, options.multirun)
     work = plan.plan(cells)
-    sweep.check(work)
+    warnings = sweep.check(work)
     session = Session(_screen(options), work, options.multirun)
+    for warning in warnings:
+        session.screen.warn(warning.text)
     if any(item.config.dry_run for item in work.items):
         session.screen.text("\n".join(sweep.plan_lines(work)))
         return False

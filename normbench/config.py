@@ -50,6 +50,7 @@ class Config:
     gpus: int = option(None, low=1, high=1024)
     accumulate: int = option(None, low=1, high=100_000)
     norm_batch: int | str = option(None, low=1, high=1_000_000, choices=("worker", "global"))
+    eval_stats: str = option(None, choices=("running", "batch", "dataset"))
     lr_rule: str = option(None, choices=("none", "linear", "sqrt"))
     lr_base_batch: int = option(None, low=1, high=1_000_000)
     schedule: str = option(None, choices=("constant", "cosine", "step"))
@@ -88,11 +89,7 @@ class Config:
     @property
     def stat_batch(self) -> int:
         """Examples behind one batch statistic; 1 where the norm looks at no batch."""
-        if not registry.facts("norm", self.norm["name"]).constants["uses_batch"]:
-            return 1
-        known = registry.facts("norm", self.norm["name"]).constants
-        option = str(known["sized_by"])
-        asked = dict(leaves(self.norm)).get(option, known.get(option, "worker"))
+        asked = next(_set_sizes(self.norm), 1)
         if asked == "global":
             return self.batch // self.accumulate
         return min(asked, self.worker_batch) if isinstance(asked, int) else self.worker_batch
@@ -249,7 +246,7 @@ def resolve(tree: dict[str, Any], about: About) -> Config:
     tree["epochs"] = None  # the steps say it, so both ways to say a length are one run
     if tree["eval_every"] is None:
         tree["eval_every"] = tree["steps"] / per_epoch / 10
-    _resolve_shares(tree["norm"], tree["steps"])
+    _resolve_shares(tree["norm"], tree["steps"] * tree["accumulate"])
     return Config(**tree, digest=about.digest, label=about.label, train_images=about.sizes[0])
 
 
@@ -264,7 +261,12 @@ def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:
 
 def contradictions(tree: Mapping[str, Any], about: About) -> list[Mistake]:
     """List what in a cell cannot go together, as far as it can be known without torch."""
-    return [*_batch_mistakes(tree, about), *_place_mistakes(tree), *_share_mistakes(tree)]
+    return [
+        *_batch_mistakes(tree, about),
+        *_set_mistakes(tree),
+        *_place_mistakes(tree),
+        *_share_mistakes(tree),
+    ]
 
 
 def _share_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -292,12 +294,35 @@ def _batch_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
         yield Mistake(f"batch={batch}", f"does not divide over {over}", fix)
 
 
+def _set_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with the samples behind a batch statistic."""
+    norm, gpus, asked = tree["norm"], tree["gpus"], tree["norm_batch"]
+    taken = [item for item in leaves(norm) if item[0].rpartition(".")[2] == "norm_batch"]
+    if asked != "worker" and not taken:
+        why = f"norm={norm['name']} takes no statistics over other sets of samples"
+        yield Mistake(f"norm_batch={asked}", why, "norm_batch=worker")
+    share = max(1, tree["batch"] // (gpus * tree["accumulate"]))
+    joined = [share * each for each in range(1, gpus + 1) if gpus % each == 0]
+    for key, size in taken:
+        if isinstance(size, int) and size > share and size not in joined:
+            name = "norm_batch" if size == asked else f"norm.{key}"
+            each = f"{gpus} worker{'s' * (gpus > 1)} with {share} example{'s' * (share > 1)}"
+            yield Mistake(f"{name}={size}", f"cannot be had of {each}", f"{name}={joined[-1]}")
+
+
+def _set_sizes(norm: Mapping[str, Any]) -> Iterator[int | str]:
+    """What stands behind a batch statistic, for each norm of a chain that has some."""
+    names = norm["name"].split("+")
+    for name in names:
+        known = registry.facts("norm", name).constants
+        options = norm if len(names) == 1 else norm.get(name, {})
+        if known["uses_batch"]:
+            yield options.get(known["sized_by"], known.get(known["sized_by"], "worker"))
+
+
 def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     norm, model = tree["norm"]["name"], tree["model"]["name"]
     facts = registry.facts("norm", norm).constants
-    if tree["norm_batch"] != "worker" and "norm_batch" not in dict(leaves(tree["norm"])):
-        why = f"norm={norm} takes no statistics over other sets of samples"
-        yield Mistake(f"norm_batch={tree['norm_batch']}", why, "norm_batch=worker")
     place, activation = tree["placement"], tree["activation"]
     if place not in ("auto", *facts["places"]):
         why = f"norm={norm} has no such place (it has {', '.join(facts['places'])})"

@@ -41,14 +41,22 @@ def escaped(text: str) -> str:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing that is wrong: `subject` (`KEY=VALUE` or a path), `why`, and `fix`, what works."""
+    """One thing that is wrong, or worth a warning.
+
+    `subject`: `KEY=VALUE` or a path; `why`: what is wrong with it; `fix`: what works.
+    """
 
     subject: str
     why: str
     fix: str
 
+    @property
+    def text(self) -> str:
+        """The two lines, without a word on how bad it is."""
+        return f"{shown(self.subject)}: {self.why}\n  try: {self.fix}"
+
     def __str__(self) -> str:
-        return f"normbench: error: {shown(self.subject)}: {self.why}\n  try: {self.fix}"
+        return f"normbench: error: {self.text}"
 
 
 class NormbenchError(Exception):

@@ -45,7 +45,7 @@ def _one(grid: Grid, overrides: Sequence[str]) -> Config:
     (cell,) = grid.cells(overrides, multirun=False)
     assert cell.config
     about = config.data_about({"data": cell.config.data})
-    error = build.check(cell.config, about.shape, about.classes)
+    error = build.check(cell.config, about.shape, about.classes).error
     if error:
         raise Refused(*error.mistakes)
     return cell.config

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from normbench.config import Config
-from normbench.errors import NormbenchError
+from normbench.errors import Refused
 from normbench.grid import Cell
 from normbench.record import FINAL, read_status
 
@@ -45,7 +45,7 @@ class Sweep:
         """Whether the runs differ in nothing but the seed."""
         return len({item.config.name for item in self.items}) == 1
 
-    def skip(self, item: Item, error: NormbenchError) -> None:
+    def skip(self, item: Item, error: Refused) -> None:
         """Move a run whose parts do not fit to the cells that do not apply."""
         self.items.remove(item)
         row = tuple(f"{key}={value}" for key, value in item.settings.items() if key != "seed")

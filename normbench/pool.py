@@ -64,7 +64,6 @@ def work(items: list[Item], tell: Tell) -> None:
 
 def _warm(todo: list[Item]) -> None:
     """Import and load in the parent what every child needs."""
-    machine.prepare(todo[0].config.threads)
     if any(item.config.tb for item in todo):
         events.load_tensorboard()
     for item in todo:
@@ -73,6 +72,7 @@ def _warm(todo: list[Item]) -> None:
             name = getattr(item.config, group)["name"]
             for member in name.split("+"):
                 registry.find(group, member)
+    machine.prepare(todo[0].config.threads)  # after loading: what that took is given back
 
 
 def alone(item: Item, each: Callable[[Row], None]) -> None:

@@ -36,6 +36,7 @@ def run(config: Config, each: Callable[[Row], None] = lambda row: None) -> Outco
     Raises: FileRefused if another process works on the run; MachineError; KeyboardInterrupt and
         SystemExit after the state has been written.
     """
+    build.data(config)  # before freed memory is kept: what it took to load is given back
     machine.prepare(config.threads)
     settings = {"experiment": config.experiment(), "execution": config.execution()}
     environment = machine.environment(config.device, config.threads)
@@ -88,6 +89,8 @@ def batches(config: Config) -> dict[str, int]:
 
 def _recorded(config: Config, record: Record, each: Callable[[Row], None]) -> Outcome:
     job = Job(config)
+    for warning in job.update.norm.warnings(job.model):
+        record.warn(warning.text)
     clock = Clock(job)
     end: Row | None = None
     for row in job.rows():
@@ -126,7 +129,7 @@ class Job:
         self.update = Update(self.model, self.stepper, norm, config.accumulate, config.precision)
         self.plan = _plan(config)
         self.train = feeds["train"]
-        self.judge = Judge(self.update, feeds["val"], feeds["test"], self.plan)
+        self.judge = Judge(self.update, feeds, self.plan)
 
     def rows(self) -> Iterator[Row]:
         """Calibrate, train, and yield every row of the run."""
@@ -183,6 +186,8 @@ def _plan(config: Config) -> Plan:
         log_every=config.log_every,
         eval_steps=max(1, round(config.eval_every * config.steps_per_epoch)),
         seed=config.seed,
+        stat_batch=config.stat_batch,
+        eval_stats=config.eval_stats,
     )
 
 

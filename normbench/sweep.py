@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from normbench import __version__, config, files, registry, report
 from normbench.config import Config
-from normbench.errors import Mistake, NormbenchError, Refused
+from normbench.errors import Mistake, Refused
 from normbench.options import written
 from normbench.plan import Item, Sweep
 from normbench.record import read_status
@@ -23,29 +23,33 @@ if TYPE_CHECKING:
 AGAIN = "(force=true trains again)"
 
 
-def check(sweep: Sweep) -> None:
+def check(sweep: Sweep) -> list[Mistake]:
     """Build the model of every unfinished run without memory, to see whether its parts fit.
 
     With `skip_invalid` the runs that do not fit move to `skipped`.
+    Returns: what the parts warn of, each warning once.
     Raises: Refused with all misfits.
     """
     if not sweep.todo:
-        return
+        return []
     from normbench import build
 
-    seen: dict[str, NormbenchError | None] = {}
+    seen: dict[str, build.Checked] = {}
     mistakes: dict[Mistake, None] = {}
+    warnings: dict[Mistake, None] = {}
     for item in sweep.todo:
         if item.config.name not in seen:
             about = config.data_about({"data": item.config.data})
             seen[item.config.name] = build.check(item.config, about.shape, about.classes)
-        error = seen[item.config.name]
+        error, warned = seen[item.config.name]
+        warnings.update(dict.fromkeys(warned))
         if error and item.config.skip_invalid:
             sweep.skip(item, error)
         elif error:
             mistakes.update(dict.fromkeys(error.mistakes))
     if mistakes:
         raise Refused(*mistakes)
+    return list(warnings)
 
 
 def single(item: Item, screen: Screen) -> None:
@@ -158,6 +162,8 @@ def heading(config: Config, seeds: int) -> list[str]:
         f"statistics over {over}{batched}",
         f"lr {config.lr:g}" + f" = {rule}" * bool(rule) + f" (lr_rule={config.lr_rule})",
     ]
+    if config.eval_stats != "running":
+        second.append(f"eval_stats={config.eval_stats}")
     if seeds > 1:
         second.append(f"{seeds} seeds")
     return [

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench import seeds
-from normbench.norms._base import Dropout, Norm, buffers_kept
+from normbench.norms._base import Dropout, Norm, buffers_kept, plainly, refresh
 from normbench.rows import Row
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ FOLD = 64  # steps whose losses are kept apart before they are reduced on the de
 GAP_IMAGES = 1000  # validation images on which the two modes of a model are compared
 EVAL_BATCH = {"cpu": 250}  # never the training batch: batch 2 would cost ten times as much
 EVAL_BATCH_GPU = 2000
+REFRESH_BATCH = 64  # least images at a time when statistics are taken anew
 
 
 class Feed:
@@ -95,7 +97,7 @@ class Update:
         self.losses: list[Tensor] = []
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
-        self.norms: list[Tensor] = []
+        self.squares: list[Tensor] = []
         self.folded: list[tuple[Tensor, Tensor, Tensor, int]] = []
 
     def __call__(self, batch: Batch, lr: float) -> None:
@@ -112,7 +114,8 @@ class Update:
             self.labels.append(y)
         if self.hooks["after_backward"]:
             self.norm.after_backward(self.model)
-        self.norms.append(torch.linalg.vector_norm(self.stepper.grad))
+        grad = self.stepper.grad
+        self.squares.append(grad.dot(grad))  # half the time of the norm; the root is taken in read
         self.stepper.step(lr)
         if self.hooks["after_step"]:
             self.norm.after_step(self.model)
@@ -153,9 +156,9 @@ class Update:
     def _fold(self) -> None:
         if self.losses:
             hits = torch.cat(self.logits).argmax(1) == torch.cat(self.labels)
-            losses, norms = torch.stack(self.losses).float(), torch.stack(self.norms)
-            self.folded.append((losses, norms, hits.sum(), len(hits)))
-            self.losses, self.norms, self.logits, self.labels = [], [], [], []
+            losses, squares = torch.stack(self.losses).float(), torch.stack(self.squares)
+            self.folded.append((losses, squares.sqrt(), hits.sum(), len(hits)))
+            self.losses, self.squares, self.logits, self.labels = [], [], [], []
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how often: steps in all, per epoch, between training rows and validations."""
+    """How long and how often: steps in all, per epoch, between training rows and validations.
+
+    stat_batch: examples behind a batch statistic; eval_stats: by which statistics to evaluate.
+    """
 
     steps: int
     batch: int
@@ -195,6 +201,8 @@ class Plan:
     log_every: int
     eval_steps: int
     seed: int
+    stat_batch: int
+    eval_stats: str
 
     def row(self, kind: str, step: int, values: dict[str, Any]) -> Row:
         """Return a row of `values` after `step` optimizer steps."""
@@ -245,15 +253,24 @@ def fit(
 class Judge:
     """Looks at a model in training: what the update saw, validation, gap and test.
 
+    Evaluation normalizes by the running statistics as they are; with `eval_stats` dataset by their
+    plain averages over the training set, taken anew each time; with batch by the moments of the
+    images that are evaluated together. None of it changes the model.
+
     `wall_s` is the time spent on evaluation so far, so that training speed can be told without it.
     """
 
-    def __init__(self, update: Update, val: Feed, test: Feed, plan: Plan) -> None:
+    def __init__(self, update: Update, feeds: Mapping[str, Feed], plan: Plan) -> None:
         self.update, self.model = update, update.model
-        self.val, self.test_feed, self.plan = val, test, plan
-        self.batch = EVAL_BATCH.get(val.device.type, EVAL_BATCH_GPU)
+        self.train, self.val, self.test_feed = (feeds[name] for name in ("train", "val", "test"))
+        self.plan = plan
         self.dropouts = [each for each in self.model.modules() if isinstance(each, Dropout)]
-        self.modes_differ = update.norm.has_modes() or bool(self.dropouts)
+        running = update.norm.has_modes()
+        self.modes_differ = running or bool(self.dropouts)
+        self.stats = plan.eval_stats if running else "running"
+        self.batch = EVAL_BATCH.get(self.val.device.type, EVAL_BATCH_GPU)
+        if self.stats == "batch":
+            self.batch = plan.stat_batch
         self.wall_s = 0.0
 
     def begin(self, epoch: int) -> None:
@@ -267,47 +284,63 @@ class Judge:
 
     def validate(self, step: int) -> dict[str, float]:
         """Return loss and accuracy on the validation split, and the gap of the two modes."""
-        start = time.perf_counter()
-        loss, accuracy = self._evaluate(self.val)
-        values = {"val/loss": loss, "val/accuracy": accuracy, "gap/accuracy": self._gap(step)}
+        start, images = time.perf_counter(), len(self.val)
+        size = min(self.plan.batch // self.update.accumulate, GAP_IMAGES, images)
+        shown = min(GAP_IMAGES, images) // size * size
+        with self._evaluating():
+            loss, hits = self._evaluate(self.val, images)
+            quiet = self._evaluate(self.val, shown)[1] if self.modes_differ else 0.0
+        loud = self._in_training(step, shown, size) if self.modes_differ else 0.0
         self.model.train()
         self.wall_s += time.perf_counter() - start
-        return values
+        gap = (loud - quiet) / shown
+        return {"val/loss": loss / images, "val/accuracy": hits / images, "gap/accuracy": gap}
 
     def test(self) -> dict[str, float]:
         """Return loss and accuracy on the test set."""
-        loss, accuracy = self._evaluate(self.test_feed)
-        return {"test/loss": loss, "test/accuracy": accuracy}
+        images = len(self.test_feed)
+        with self._evaluating():
+            loss, hits = self._evaluate(self.test_feed, images)
+        return {"test/loss": loss / images, "test/accuracy": hits / images}
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Let the model evaluate by the statistics of the run until the block ends."""
+        if self.stats == "batch":
+            with plainly(self.model):
+                yield
+            return
+        anew = self.stats == "dataset"
+        with buffers_kept(self.model) if anew else nullcontext():
+            if anew:
+                self._refresh()
+            self.model.eval()
+            yield
+
+    def _refresh(self) -> None:
+        """Take the running statistics anew, over the training set in the order of the data."""
+        pieces = evenly(len(self.train), max(REFRESH_BATCH, self.plan.batch))
+        with self.update.cast():
+            refresh(self.model, (self.train.slice(*each)[0] for each in pieces))
 
     @torch.inference_mode()
-    def _evaluate(self, feed: Feed) -> tuple[float, float]:
-        self.model.eval()
-        pieces = [
-            self._judged(feed, start, min(start + self.batch, len(feed)))
-            for start in range(0, len(feed), self.batch)
-        ]
+    def _evaluate(self, feed: Feed, images: int) -> tuple[float, float]:
+        """Sum of losses and number of hits over the first `images`."""
+        pieces = [self._judged(feed, *each) for each in evenly(images, self.batch)]
         losses, hits = zip(*pieces, strict=True)
-        return _total(losses) / len(feed), _total(hits) / len(feed)
+        return _total(losses), _total(hits)
 
-    def _gap(self, step: int) -> float:
-        """Accuracy in training mode, in batches as in training, minus that in evaluation mode."""
-        if not self.modes_differ:
-            return 0.0
-        size = self.plan.batch // self.update.accumulate
-        count = min(GAP_IMAGES, len(self.val))
-        size = min(size, count)
-        starts = range(0, count - size + 1, size)
+    @torch.no_grad()
+    def _in_training(self, step: int, images: int, size: int) -> float:
+        """Hits among the first `images` in training mode, in batches of `size`."""
         kept = [each.generator for each in self.dropouts]
         self._seed(self.plan.seed, "noise", step)
-        with torch.no_grad():
-            self.model.eval()
-            quiet = _total([self._judged(self.val, s, s + size)[1] for s in starts])
-            with buffers_kept(self.model):
-                self.model.train()
-                loud = _total([self._judged(self.val, s, s + size)[1] for s in starts])
+        with buffers_kept(self.model):
+            self.model.train()
+            hits = [self._judged(self.val, *each)[1] for each in evenly(images, size)]
         for dropout, generator in zip(self.dropouts, kept, strict=True):
             dropout.generator = generator
-        return (loud - quiet) / (len(starts) * size)
+        return _total(hits)
 
     def _judged(self, feed: Feed, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Sum of losses and number of hits, still on the device."""
@@ -323,6 +356,12 @@ class Judge:
             shared = seeds.generator(seed, purpose, index, device=device)
             for dropout in self.dropouts:
                 dropout.generator = shared
+
+
+def evenly(images: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut `images` into batches of `size`, a rest spread over them, and yield their bounds."""
+    count = max(1, images // size)
+    return pairwise(images * each // count for each in range(count + 1))
 
 
 def _asks(norm: Norm, model: nn.Module, hook: str) -> bool:

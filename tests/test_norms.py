@@ -31,7 +31,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from normbench import norms, registry
 from normbench.errors import NormError
-from normbench.norms._base import ACTIVATIONS, PLACES, Norm
+from normbench.norms._base import ACTIVATIONS, PLACES, Norm, Units
 
 NAMES = own("norm")
 ALL = [case for name in NAMES for case in cases(name)]
@@ -165,6 +165,19 @@ def use(name, options, given_input):
             module(torch.randn(shape))
     elif given_input is not None:
         case.module(dtype=torch.float32)(torch.randn(given_input))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "channels"),
+    [
+        *[("gn", {"groups": 6}, 6), ("evonorm_s0", {"groups": 6}, 6), ("ln", {}, 1)],
+        *[("pono", {}, 1), ("switch", {}, 1)],
+    ],
+)
+def test_a_group_of_one_dense_feature_is_refused_when_the_layer_is_built(name, options, channels):
+    norm = norms.create(name, **options)
+    with pytest.raises(NormError, match="leaves 1 value"):
+        Units(norm).linear(4, channels)
 
 
 # ---- the state ----

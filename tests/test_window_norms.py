@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from torch import nn
 
 from normbench import norms
 from normbench.errors import NormError
-from normbench.norms import cmbn
 from normbench.norms._base import Units
 
 LAYERS = {
@@ -230,14 +228,13 @@ def test_the_window_of_cmbn_is_the_accumulation_of_the_run():
         norms.create("ws+cmbn").resolve(2)
 
 
-def test_cmbn_with_a_window_of_one_says_once_that_it_is_bn(caplog):
-    cmbn._tell_of_window_1.cache_clear()
-    with caplog.at_level(logging.WARNING, "normbench"):
-        for window in (1, 1, 2):
-            norms.create("cmbn", window=window).layer(4, 0)
-    assert caplog.messages == [
-        "cmbn with one micro-batch per step trains as bn does: accumulate=4 gives it a window of 4"
-    ]
+def test_cmbn_with_a_window_of_one_warns_that_it_is_bn():
+    (warning,) = norms.create("cmbn", window=1).warnings(nn.Identity())
+    assert str(warning) == (
+        "normbench: error: accumulate=1: cmbn with one micro-batch per step trains as bn does\n"
+        "  try: accumulate=4"
+    )
+    assert norms.create("cmbn", window=2).warnings(nn.Identity()) == []
 
 
 # ---- mabn ----

@@ -7,20 +7,21 @@ Models are written against it and never name a norm.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from normbench.errors import NormError
+from normbench.errors import Mistake, NormError
 from normbench.norms._sums import channel_sums, precise, spread
 from normbench.options import Options
 
 PLACES = ("pre", "post", "preact")
+Share = TypeVar("Share")
 BATCH_AXES = {0: (2, "(N, C)"), 1: (3, "(N, C, L)"), 2: (4, "(N, C, H, W)")}
 
 
@@ -85,6 +86,32 @@ class Norm(Options):
     def has_modes(self) -> bool:
         """Tell whether training and evaluation compute different things."""
         return self.running
+
+    def norms_features(self) -> bool:
+        """Tell whether it has a layer or an activation of its own."""
+        kind = type(self)
+        return kind.layer is not Norm.layer or kind.activation is not Norm.activation
+
+    def warnings(self, model: nn.Module, beside: Sequence[Norm] = ()) -> list[Mistake]:
+        """Return what works in this model but may not be meant.
+
+        Args: model: built with this norm, on any device; beside: what it is chained with.
+        """
+        return []
+
+
+class Running(nn.Module):
+    """A layer with running statistics for evaluation, in buffers called `running_*`.
+
+    While it is `plain`, a training forward takes nothing but the moments of the whole batch, for
+    its output as for the running statistics, which become those of this batch.
+    """
+
+    plain = False
+
+    def share(self, momentum: Share) -> Share | float:
+        """Return the weight of new values in the running statistics: `momentum`, or 1 if plain."""
+        return 1.0 if self.plain else momentum
 
 
 class OverTime(nn.Module):
@@ -356,12 +383,79 @@ def calibrate(model: nn.Module, batch: Tensor) -> None:
             hooks[module] = module.register_forward_pre_hook(before)
     if not hooks:
         return
-    with torch.no_grad(), buffers_kept(model), modes_kept(model):
-        for module in model.modules():
-            module.training = not isinstance(module, Dropout | nn.modules.dropout._DropoutNd)
+    with torch.no_grad(), buffers_kept(model), trained(model):
         model(batch)
     for hook in hooks.values():
         hook.remove()
+
+
+@torch.no_grad()
+def refresh(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set all running statistics to their plain averages over `batches`, with fixed weights.
+
+    Each batch goes forward once in training mode, without dropout, every layer `plain`. All other
+    buffers stay as they are.
+    """
+    buffers = [
+        buffer
+        for layer in model.modules()
+        if isinstance(layer, Running)
+        for buffer in _statistics(layer)
+    ]
+    means = [torch.zeros_like(each) for each in buffers]
+    with plainly(model):
+        for count, batch in enumerate(batches, 1):
+            model(batch)
+            for mean, buffer in zip(means, buffers, strict=True):
+                mean.add_((buffer - mean) / count)
+    for mean, buffer in zip(means, buffers, strict=True):
+        buffer.copy_(mean)
+
+
+def check_refresh(norm: Norm, name: str, model: nn.Module) -> None:
+    """Raise NormError if `refresh` does not reach the running statistics of the norm in `model`."""
+    layers = list(model.modules())
+    missed = {
+        type(each).__name__
+        for each in layers
+        if not isinstance(each, Running) and any(True for _ in _statistics(each))
+    }
+    if missed or (norm.has_modes() and not any(isinstance(each, Running) for each in layers)):
+        where = " of " + ", ".join(sorted(missed)) if missed else ""
+        why = f"the running statistics{where} cannot be taken anew from the training set"
+        raise NormError("", name, why, "eval_stats=running")
+
+
+def _statistics(layer: nn.Module) -> Iterator[Tensor]:
+    for name, buffer in layer.named_buffers(recurse=False):
+        if name.startswith("running_"):
+            yield buffer
+
+
+@contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    """Put the model into training mode, without dropout, all layers with statistics `plain`.
+
+    Modes and buffers are put back when the block ends.
+    """
+    layers = [each for each in model.modules() if isinstance(each, Running)]
+    with buffers_kept(model), trained(model):
+        for layer in layers:
+            layer.plain = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.plain = False
+
+
+@contextmanager
+def trained(model: nn.Module) -> Iterator[None]:
+    """Put the model, but for its dropout, into training mode until the block ends."""
+    with modes_kept(model):
+        for module in model.modules():
+            module.training = not isinstance(module, Dropout | nn.modules.dropout._DropoutNd)
+        yield
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normbench import ranks
 from normbench.errors import NormError
-from normbench.norms._base import check_count, check_rank
+from normbench.norms._base import Running, check_count, check_rank
 from normbench.norms._sums import precise, spread
 
 
@@ -83,7 +83,7 @@ def _joined(norm_batch: int, samples: int) -> int:
     return workers
 
 
-class BatchLayer(nn.Module):
+class BatchLayer(Running):
     """A layer with batch statistics: cuts the batch, keeps running statistics, counts forwards.
 
     A subclass computes: `normalize` in training, from one set of samples, and `evaluate`.
@@ -129,7 +129,9 @@ class BatchLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` and, in training, update the running statistics."""
         check_rank(self, x, self.dims)
-        return self.train_forward(x, self.sets(x)) if self.training else self.evaluate(x)
+        if not self.training:
+            return self.evaluate(x)
+        return self.train_forward(x, sets_of(self, x, "worker") if self.plain else self.sets(x))
 
     def train_forward(self, x: Tensor, sets: Sets) -> Tensor:
         """Normalize each set of samples, then update the buffers."""
@@ -142,7 +144,7 @@ class BatchLayer(nn.Module):
         """Let each of `tracked` follow its values (K, C), one for each chunk, and count."""
         steps = getattr(self, self.counter)
         for name, values in zip(self.tracked, new, strict=True):
-            follow(getattr(self, name), values, self.momentum, steps)
+            follow(getattr(self, name), values, self.share(self.momentum), steps)
         steps.add_(1)
 
     def gains(self, times: int) -> tuple[Tensor | None, Tensor | None]:
@@ -155,7 +157,8 @@ class BatchLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Show what the layer was made with."""
-        return f"{len(self.running_mean)}, momentum={self.momentum}, norm_batch={self.norm_batch}"
+        channels = len(self.get_buffer(next(iter(self.tracked))))
+        return f"{channels}, momentum={self.momentum}, norm_batch={self.norm_batch}"
 
 
 class BatchNorm(BatchLayer):
@@ -170,10 +173,11 @@ class BatchNorm(BatchLayer):
 
     def train_forward(self, x: Tensor, sets: Sets) -> Tensor:
         """Leave all to torch's kernel where the statistics are those of the whole batch."""
-        if sets != Sets(x.shape[0]) or self.momentum is None or self.eps == 0:
+        momentum = self.share(self.momentum)
+        if sets != Sets(x.shape[0]) or momentum is None or self.eps == 0:
             return super().train_forward(x, sets)
         mean, var = self.running_mean, self.running_var
-        y = F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, True, momentum, self.eps)
         self.num_batches_tracked.add_(1)
         return y
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from normbench import registry
-from normbench.errors import NormError
+from normbench.errors import Mistake, NormError
 from normbench.norms._base import Norm
 
 
@@ -68,6 +68,14 @@ class Chain(Norm):
     def has_modes(self) -> bool:
         """Tell whether a member computes different things in training and evaluation."""
         return any(member.has_modes() for member in self.members)
+
+    def warnings(self, model: nn.Module, beside: Sequence[Norm] = ()) -> list[Mistake]:
+        """Return what the members warn of, each beside the others."""
+        return [
+            warning
+            for member in self.members
+            for warning in member.warnings(model, [m for m in self.members if m is not member])
+        ]
 
     def _named(self) -> Iterator[tuple[str, Norm]]:
         yield from zip(self.names, self.members, strict=True)

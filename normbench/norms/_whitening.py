@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._base import check_count, check_rank, groups_of
+from normbench.norms._base import Running, check_count, check_rank, groups_of
 from normbench.norms._moments import track, unautocast
 from normbench.norms._sums import precise
 
@@ -26,7 +26,7 @@ class WhiteningOptions(Protocol):
     def affine(self) -> bool: ...
 
 
-class Whitening(nn.Module):
+class Whitening(Running):
     """Whitens groups of channels: y = P (x - mean) * weight + bias, P from the covariance.
 
     x: (N, C, ...); mean: (G, d, 1), P: (G, d, d) for G groups of d = C/G contiguous channels.
@@ -82,8 +82,8 @@ class Whitening(nn.Module):
             cov + self.eps * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
         )
         with torch.no_grad():
-            track(self.running_mean, mean[0], self.momentum)
-            track(self.running_proj, proj, self.momentum)
+            track(self.running_mean, mean[0], self.share(self.momentum))
+            track(self.running_proj, proj, self.share(self.momentum))
             self.steps.add_(1)
         return z, proj
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from normbench.norms._base import Norm
 from normbench.norms._batch import BatchLayer, centre, repeated, standardize
+from normbench.norms._moments import frozen
 from normbench.norms._sums import precise
 from normbench.options import option
 
@@ -112,6 +113,9 @@ class BatchRenorm(BatchLayer):
             rmax, dmax = self.limits()
             r = (dev / scale).clamp(1 / rmax, rmax)
             d = ((mean - old) / scale).clamp(-dmax, dmax)
+            if self.plain:
+                r, d = torch.ones_like(r), torch.zeros_like(d)
+            r, d = frozen(r), frozen(d)
         weight, bias = self.gains(times)
         if weight is not None and bias is not None:
             r, d = r * weight, torch.addcmul(bias, d, weight)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from normbench.errors import NormError
-from normbench.norms._base import Norm, check_count, check_rank
+from normbench.norms._base import Norm, Running, check_count, check_rank
 from normbench.norms._batch import Centred, centre
 from normbench.norms._joined import Joined, normalize_joined
 from normbench.norms._moments import normalized, track, unautocast
@@ -27,9 +27,10 @@ class CBN(Norm):
     V = (second + sum second') / k - M^2, over this batch and k - 1 < `window` stored ones;
     mean = E[z], second = E[z^2] over samples and positions; for a batch stored with weights w_t,
     mean' = mean_t + <dmean_t, w - w_t>, second' = max(second_t + <dsecond_t, w - w_t>, mean'^2),
-    the slopes d... its derivatives by w, without gradient. x: (N, in) or (N, C, H, W);
-    all statistics, weight, bias: (out,); slopes: as w. Evaluation takes running_mean and
-    running_var, which follow mean and the unbiased variance of the current batch alone.
+    where dmean_t and dsecond_t are the derivatives of mean_t and second_t by w_t; nothing of the
+    stored batches has a gradient. x: (N, in) or (N, C, H, W); all statistics, weight, bias: (out,);
+    derivatives: as w. Evaluation takes running_mean and running_var, which follow mean and the
+    unbiased variance of the current batch alone.
 
     It replaces the linear layer, which has no bias, and keeps 3 (window - 1) copies of its weight.
     Only 1/k of the statistics' gradient is kept, so that weights grow and the running statistics
@@ -42,7 +43,7 @@ class CBN(Norm):
     Raises: NormError for other layers than Linear and Conv2d, in recurrent cells, and in training
         if a statistic has a single value.
     Source: Yao, Cao, Zheng, Huang & Lin 2020, arXiv 2002.05712. The stored means and second moments
-        are float64.
+        are float64, so it does not run on mps.
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("cross-iteration",)
@@ -126,6 +127,8 @@ class CrossIterationBatchNorm(Linear):
     def _joined(self, found: Centred) -> Joined:
         """Join the moments (C,) of this batch with the stored ones, moved to these weights."""
         mean, var = (found.shift + found.mean).double(), found.var.double()
+        if self.norm.plain:
+            return Joined(mean, var, mean.new_ones(()))
         kept = (torch.arange(self.window - 1, device=mean.device) < self.filled).unsqueeze(1)
         step = self.weight - self.window_past
         means = self.window_mean + (self.window_dmean * step).flatten(2).sum(2)
@@ -139,7 +142,7 @@ class CrossIterationBatchNorm(Linear):
     def _store(self, x: Tensor, z: Tensor, found: Centred) -> None:
         """Put this batch before the stored ones, the oldest goes; update the running statistics."""
         mean = found.shift + found.mean
-        if self.window > 1:
+        if self.window > 1 and not self.norm.plain:
             storing = self.norm.steps >= self.burnin
             entry = {
                 "mean": mean.double(),
@@ -183,7 +186,7 @@ def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
     return tuple(each // 2 for each in reach)
 
 
-class RunningNorm(nn.Module):
+class RunningNorm(Running):
     """The learned scale and shift and the running statistics of a norm."""
 
     weight: Tensor | None
@@ -203,6 +206,6 @@ class RunningNorm(nn.Module):
 
     def update(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch of `count` values a channel."""
-        track(self.running_mean, mean, self.momentum)
-        track(self.running_var, var * (count / (count - 1)), self.momentum)
+        track(self.running_mean, mean, self.share(self.momentum))
+        track(self.running_var, var * (count / (count - 1)), self.share(self.momentum))
         self.steps.add_(1)

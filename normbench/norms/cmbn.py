@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from normbench.errors import NormError
+from normbench.errors import Mistake, NormError
 from normbench.norms._base import Norm
 from normbench.norms._batch import BatchLayer, Sets, centre
 from normbench.norms._joined import Joined, normalize_joined
@@ -38,8 +36,8 @@ class CmBN(Norm):
         several workers, never less than a worker's share.
     Raises: NormError in training if a statistic has a single value.
     Source: Bochkovskiy, Wang & Liao 2020, arXiv 2004.10934, section 3.4. Micro-batches weigh the
-        same whatever their sizes. The sums of a window are kept in float64. With window=1 the
-        training is that of bn.
+        same whatever their sizes. The sums of a window are float64, so it does not run on mps.
+        With window=1 the training is that of bn.
     """
 
     bias: ClassVar[bool] = False
@@ -63,21 +61,17 @@ class CmBN(Norm):
             return replace(self, window=accumulate)
         if self.window != accumulate:
             why = f"must be the run's number of micro-batches per step, accumulate={accumulate}"
-            raise NormError("window", self.window, why, f"norm.window=null accumulate={accumulate}")
+            raise NormError("window", self.window, why, accumulate)
         return self
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its sums over the window."""
-        if self.window == 1:
-            _tell_of_window_1()
         return CrossMiniBatchNorm(channels, dims, self)
 
-
-@cache
-def _tell_of_window_1() -> None:
-    logging.getLogger("normbench").warning(
-        "cmbn with one micro-batch per step trains as bn does: accumulate=4 gives it a window of 4"
-    )
+    def warnings(self, model: nn.Module, beside: Sequence[Norm] = ()) -> list[Mistake]:
+        """Return a warning if the window is a single micro-batch."""
+        why = "cmbn with one micro-batch per step trains as bn does"
+        return [Mistake("accumulate=1", why, "accumulate=4")] if self.window == 1 else []
 
 
 class CrossMiniBatchNorm(BatchLayer):
@@ -112,6 +106,8 @@ class CrossMiniBatchNorm(BatchLayer):
 
     def _joined(self, mean: Tensor, var: Tensor) -> Joined:
         """Join the moments (C,) of this micro-batch with the sums of those before it."""
+        if self.plain:
+            return Joined(mean, var, mean.new_ones(()))
         before = self.index.double()
         now = before + 1
         past_mean = self.past[0] / before.clamp_min(1)
@@ -131,7 +127,7 @@ class CrossMiniBatchNorm(BatchLayer):
         index = self.index + 1
         done = index == self.window
         assert self.momentum is not None
-        share = self.momentum * done.double()
+        share = self.share(self.momentum * done.double())
         track(self.running_mean, joined_mean, share)
         track(self.running_var, joined_var, share)
         sums = self.past + torch.stack([mean, var + mean.square()])

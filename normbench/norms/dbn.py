@@ -21,7 +21,9 @@ class DBN(Norm):
     y = P (x - mean) * weight + bias;  P = (E[z z^T] + eps I)^(-1/2), symmetric (ZCA), z = x - mean;
     x: (N, C, ...); z: (G, d, m), G groups of d = C/G contiguous channels, m samples and positions;
     P: (G, d, d); weight, bias: (C,). Evaluation takes running_mean and running_proj, which follow
-    mean and P. The cost grows with d^3: at most 64 channels a group are sensible.
+    mean and P. The cost grows with d^3: at most 64 channels a group are sensible. Where a group has
+    more channels than the filters before it have inputs, only eps bounds P, and evaluation by the
+    average of P fails until it has settled: more groups or a larger eps help.
 
     Args: groups: number of groups, a divisor of C. eps: added to the diagonal of the covariance.
         momentum: weight of the new value in the running statistics. affine: learn weight and bias.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from normbench.errors import Mistake
 from normbench.norms._base import TLU, Norm, check_rank
 from normbench.norms._sums import precise
 from normbench.norms._uncentred import RootMeanSquare
@@ -41,13 +41,17 @@ class FRN(Norm):
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer without the threshold, which stands in the activation's place."""
-        if dims == 0:
-            _tell_of_dense_layers()
         return FilterResponse(channels, dims, self)
 
     def activation(self, act: nn.Module | None, channels: int, dims: int) -> nn.Module:
         """Return the activation that the run names, else the threshold unit."""
         return act or TLU(channels, dims)
+
+    def warnings(self, model: nn.Module, beside: Sequence[Norm] = ()) -> list[Mistake]:
+        """Return a warning if there are dense layers before it."""
+        kind, why = FilterResponse, "after a dense layer it divides each value by its own size"
+        dense = any(isinstance(each, kind) and each.dims == 0 for each in model.modules())
+        return [Mistake("norm=frn", f"{why} and learns slowly", "norm=ln")] if dense else []
 
 
 class FilterResponse(nn.Module):
@@ -71,10 +75,3 @@ class FilterResponse(nn.Module):
         eps = self.eps if self.eps_learned is None else self.eps + self.eps_learned.abs()
         y: Tensor = RootMeanSquare.apply(precise(x), self.weight, self.bias, eps, x.shape[1])[0]
         return y.to(x.dtype)
-
-
-@cache
-def _tell_of_dense_layers() -> None:
-    logging.getLogger("normbench").warning(
-        "frn after a dense layer divides each value by its own size: expect slow learning"
-    )

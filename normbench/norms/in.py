@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.errors import NormError
-from normbench.norms._base import Norm, check_count, check_rank
+from normbench.norms._base import Norm, Running, check_count, check_rank
 from normbench.options import option
 
 
@@ -53,7 +53,7 @@ class IN(Norm):
         return self.track
 
 
-class InstanceNorm(nn.Module):
+class InstanceNorm(Running):
     """Normalizes instances, in evaluation by running statistics if these are tracked."""
 
     weight: Tensor | None
@@ -79,7 +79,8 @@ class InstanceNorm(nn.Module):
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps).to(x.dtype)
         check_count(self, x.shape, x.shape[2:].numel(), "per channel of a sample")
         if mean is not None:
-            y = F.instance_norm(x, mean, var, weight, bias, True, self.momentum, eps)
+            momentum = self.share(self.momentum)
+            y = F.instance_norm(x, mean, var, weight, bias, True, momentum, eps)
         else:  # the same at half the time
             y = F.group_norm(x, x.shape[1], weight, bias, eps)
         return y.to(x.dtype)

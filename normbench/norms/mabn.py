@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from normbench.errors import NormError
-from normbench.norms._base import Norm, check_rank
+from normbench.norms._base import Norm, Running, check_rank
 from normbench.norms._moments import frozen, track
 from normbench.norms._sums import channel_sums, precise, spread
 from normbench.norms._weights import Linear
@@ -25,11 +25,12 @@ class MABN(Norm):
     """Moving average batch normalization: divides by a root mean square averaged over batches.
 
     y = r z * weight + bias, z = x / sqrt(V + eps);  r = sqrt((V + eps) / (running_var + eps)),
-    clipped to 1/5 .. 5, without gradient and 1 in the first 1000 training forwards. V: (C,) is the
-    average of E[x^2] over the last `window` batches, without gradient; x: (N, C, ...); weight,
-    bias: (C,). Backward with g the gradient of r z: dx = (g - z G) / sqrt(V + eps), G the average
-    of E[g z] over the last `window` batches. In the first max(window, warmup - 1) training forwards
-    V and G are those of the batch alone. Evaluation takes running_var, which follows V, and r = 1.
+    clipped to 1/5 .. 5, without gradient and 1 in the first max(1000, warmup) training forwards;
+    V: (C,) is the average of E[x^2] over the last `window` batches, without gradient; x:
+    (N, C, ...); weight, bias: (C,). Backward with g the gradient of z: dx = (g - z G) /
+    sqrt(V + eps), G the average of E[g z] over the last `window` batches. In the first
+    max(window, warmup - 1) training forwards V and G are those of the batch alone. Evaluation takes
+    running_var, which follows V, and r = 1.
 
     Args: window: batches that are averaged. warmup: training forwards that take their own batch
         only. centre: subtract from each filter of the linear layer its mean, with gradient, because
@@ -81,7 +82,7 @@ class CentredLinear(Linear):
         return self.linear(x, weight, self.bias)
 
 
-class MovingAverageBatchNorm(nn.Module):
+class MovingAverageBatchNorm(Running):
     """Divides by a root mean square that is averaged over batches, forward and backward."""
 
     weight: Tensor | None
@@ -93,7 +94,7 @@ class MovingAverageBatchNorm(nn.Module):
 
     def __init__(self, channels: int, dims: int, options: MABN) -> None:
         super().__init__()
-        self.dims, self.options = dims, options
+        self.dims, self.options, self.momentum = dims, options, options.momentum
         affine = options.affine
         self.register_parameter("weight", nn.Parameter(torch.ones(channels)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if affine else None)
@@ -126,13 +127,13 @@ class MovingAverageBatchNorm(nn.Module):
         squares = vector_norm(x.flatten(2), dim=2).square() if self.dims else x.square()
         now = squares.sum(0) * x.shape[1] / x.numel()
         slot = (torch.arange(options.window, device=x.device) == t % options.window).unsqueeze(1)
-        plain = (t <= options.window) | (t < options.warmup)
+        plain = (t <= options.window) | (t < options.warmup) | self.plain
         self.past_x2.copy_(torch.where(slot, now, self.past_x2))
         square = torch.where(plain, now, self.past_x2.mean(0))
         ratio = ((square + options.eps) / (self.running_var + options.eps)).sqrt()
-        early = t <= max(UNCLIPPED, options.warmup)
+        early = (t <= max(UNCLIPPED, options.warmup)) | self.plain
         ratio = torch.where(early, 1.0, ratio.clamp(1 / CLIP, CLIP))
-        track(self.running_var, square, options.momentum)
+        track(self.running_var, square, self.share(self.momentum))
         self.steps.add_(1)
         inv = (square + options.eps).rsqrt()
         rows = torch.stack([inv, ratio, plain.to(inv.dtype).expand_as(inv)])

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._base import Norm, check_count, check_rank
+from normbench.norms._base import Norm, Running, check_count, check_rank
 from normbench.norms._moments import normalized, row_moments, track
 from normbench.norms._sums import precise
 from normbench.options import option
@@ -54,7 +54,7 @@ class Switch(Norm):
         return self.batch
 
 
-class SwitchNorm(nn.Module):
+class SwitchNorm(Running):
     """Normalizes by a mixture of instance, layer and batch statistics."""
 
     weight: Tensor | None
@@ -103,8 +103,8 @@ class SwitchNorm(nn.Module):
             mean, var = self._over(0, means, within)
             members.append((mean, var))
             with torch.no_grad():
-                track(self.running_mean, mean[0], self.momentum)
-                track(self.running_var, var[0], self.momentum)
+                track(self.running_mean, mean[0], self.share(self.momentum))
+                track(self.running_var, var[0], self.share(self.momentum))
                 self.steps.add_(1)
         elif self.batch:
             members.append((self.running_mean, self.running_var))

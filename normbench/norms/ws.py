@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from normbench.errors import Mistake
 from normbench.norms._base import Norm
 from normbench.norms._weights import Standardized
 from normbench.options import option
@@ -32,6 +34,13 @@ class WS(Norm):
     def linear(self, layer: nn.Module) -> nn.Module:
         """Return the layer with its weight standardized."""
         return WeightStandardization(layer, self.eps)
+
+    def warnings(self, model: nn.Module, beside: Sequence[Norm] = ()) -> list[Mistake]:
+        """Return a warning if it is not chained with a norm of features."""
+        if any(member.norms_features() for member in beside):
+            return []
+        why = "no norm follows it: activations grow with every layer, a residual net diverges"
+        return [Mistake("norm=ws", why, "norm=ws+gn")]
 
 
 class WeightStandardization(Standardized):

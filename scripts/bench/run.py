@@ -39,6 +39,7 @@ class Case:
     most: float | None = None
     least: float | None = None
     below: float | None = None
+    repeats: int | None = None
     unit: str = "s"
     note: str = ""
 
@@ -63,7 +64,7 @@ def measure(case: Case, repeats: int) -> Figure:
     if case.baseline:
         case.baseline()
     figure = Figure(case.name, [])
-    for _ in range(repeats):
+    for _ in range(case.repeats or repeats):
         if case.baseline:
             figure.baseline.append(case.baseline())
         figure.ours.append(case.ours())

@@ -20,6 +20,7 @@ from normbench.record import Record
 from normbench.run import Job, hparams
 from normbench.train import Schedule
 
+SLICE = 50  # steps between two training rows
 WORKLOADS = (("mlp", 2, 1.10), ("mlp", 32, 1.05), ("mlp", 128, 1.05), ("cnn", 32, 1.05))
 
 
@@ -31,63 +32,76 @@ def configured(model: str, batch: int, steps: int) -> Config:
     return cell.config
 
 
-def by_hand(config: Config) -> tuple[float, Job]:
+class ByHand:
     """The step an expert would write, with nothing around it."""
-    job = Job(config)
-    model, stepper, feed = job.model.train(), job.stepper, job.train
-    order = feed.order(config.seed, 0, config.batch)[: config.steps]
-    schedule = Schedule(config.schedule, config.lr, len(order), config.warmup)
-    total = torch.zeros(())
-    start = time.process_time()
-    for step, index in enumerate(order):
-        x, y = feed.gather(index)
-        loss = F.cross_entropy(model(x), y)
-        stepper.zero_grad()
-        loss.backward()
-        stepper.step(schedule(step))
-        total += loss.detach()
-    return time.process_time() - start, job
+
+    def __init__(self, config: Config) -> None:
+        self.job = job = Job(config)
+        job.model.train()
+        self.order = iter(job.train.order(config.seed, 0, config.batch)[: config.steps])
+        self.schedule = Schedule(config.schedule, config.lr, config.steps, config.warmup)
+        self.total, self.step = torch.zeros(()), 0
+
+    def __call__(self) -> float:
+        """Train SLICE steps and return their CPU seconds."""
+        model, stepper, feed = self.job.model, self.job.stepper, self.job.train
+        start = time.process_time()
+        for _ in range(SLICE):
+            x, y = feed.gather(next(self.order))
+            loss = F.cross_entropy(model(x), y)
+            stepper.zero_grad()
+            loss.backward()
+            stepper.step(self.schedule(self.step))
+            self.total += loss.detach()
+            self.step += 1
+        return time.process_time() - start
 
 
-def through_normbench(config: Config) -> tuple[float, Job]:
-    """`fit` with training rows every 50 steps, recorded in files and TensorBoard."""
-    job = Job(config)
-    settings = {"experiment": config.experiment(), "execution": config.execution()}
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "run"
+class Through:
+    """`fit`, with a training row every SLICE steps, recorded in files and TensorBoard."""
+
+    def __init__(self, config: Config) -> None:
+        self.job = Job(config)
+        settings = {"experiment": config.experiment(), "execution": config.execution()}
+        self.folder = tempfile.TemporaryDirectory()
         how = {"tb": True, "tb_axis": "examples", "hparams": hparams(config)}
-        with Record(place, settings, {}, **how) as record:
-            rows = job.rows()
-            next(rows)  # the validation at step 0
-            start = time.process_time()
-            for row in rows:
-                record.write(row)
-                if row.step == config.steps:  # the last training row; validation comes after it
-                    break
-            return time.process_time() - start, job
+        self.record = Record(Path(self.folder.name) / "run", settings, {}, **how).__enter__()
+        self.rows = self.job.rows()
+        next(self.rows)  # the validation at step 0
+
+    def __call__(self) -> float:
+        """Train up to the next training row and return the CPU seconds."""
+        start = time.process_time()
+        self.record.write(next(self.rows))
+        return time.process_time() - start
 
 
 def agree(config: Config) -> None:
     """Both sides must leave the same weights and optimizer state, to the bit."""
-    digests = {side(config)[1].state_sha256() for side in (by_hand, through_normbench)}
+    digests = set()
+    for side in (ByHand(config), Through(config)):
+        side()
+        digests.add(side.job.state_sha256())
     if len(digests) != 1:
         raise AssertionError("the two sides do not compute the same thing")
 
 
 def cases(quick: bool) -> list[Case]:
-    """List one case per workload."""
+    """List one case per workload; the sides take turns every SLICE steps."""
     machine.prepare(1)
+    repeats = 15 if quick else 60
     found = []
     for model, batch, most in WORKLOADS:
-        steps = (200 if model == "cnn" else 1000) // (4 if quick else 1)
-        config = configured(model, batch, min(steps, 55_000 // batch))
+        slices = min(repeats, 55_000 // batch // SLICE - 2)
+        config = configured(model, batch, SLICE * (slices + 2))
         found.append(
             Case(
-                name=f"step {model} batch {batch}, {config.steps} steps, CPU time",
-                baseline=lambda config=config: by_hand(config)[0],
-                ours=lambda config=config: through_normbench(config)[0],
+                name=f"step {model} batch {batch}, {SLICE} steps, CPU time",
+                baseline=ByHand(config),
+                ours=Through(config),
                 agree=lambda config=config: agree(config),
                 most=most,
+                repeats=slices,
             )
         )
     return found

@@ -3,7 +3,7 @@
 import torch
 
 KIND = "features"
-SHIPPED = {"window": None}  # the run's accumulate
+SHIPPED = {"window": 1}  # the run's accumulate
 OPTIONS = [
     {},
     {"window": 1, "eps": 0.3, "momentum": 0.7},
