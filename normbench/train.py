@@ -309,11 +309,12 @@ class Judge:
         if self.stats == "batch":
             with plainly(self.model):
                 yield
-            return
-        anew = self.stats == "dataset"
-        with buffers_kept(self.model) if anew else nullcontext():
-            if anew:
+        elif self.stats == "dataset":
+            with buffers_kept(self.model):
                 self._refresh()
+                self.model.eval()
+                yield
+        else:
             self.model.eval()
             yield
 

@@ -50,6 +50,10 @@ def test_gradients_are_no_longer_than_factor_times_their_parameters(model):
     assert changed >= 3
 
 
+def test_clipped_gradients_carry_no_graph(model):
+    assert not any(after.requires_grad for _, after in clipped(model).values())
+
+
 def test_directions_are_kept(model):
     before, after = clipped(model)["conv.weight"]
     cosines = torch.nn.functional.cosine_similarity(before.flatten(1), after.flatten(1))

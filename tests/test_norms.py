@@ -386,12 +386,11 @@ def test_a_batch_of_one_works_or_is_refused_with_its_shape(case):
 
 @each_plain
 def test_the_gradient_check_passes_in_double_precision(case):
-    if not getattr(case.reference, "GRADCHECK", True):
-        pytest.skip("gradients are partial on purpose")
+    partial = not getattr(case.reference, "GRADCHECK", True)  # on purpose, in training only
     module = case.moved()
     shape = (min(case.shape[0], 4), *case.shape[1:])
     keys = [key for key, _ in module.named_parameters()]
-    for mode in (True, False):
+    for mode in (False,) if partial else (True, False):
         buffers = dict(module.train(mode).named_buffers())
 
         def call(x, *values, buffers=buffers):
@@ -513,6 +512,13 @@ def test_statistics_are_taken_in_float32_under_bfloat16_autocast(case):
         assert value.dtype in (torch.float32, torch.float64, torch.int64), key
         if features:
             same(value.double(), saved_buffers(exact)[key].double(), 1e-5 * max(1, mean), key)
+    exact.load_state_dict(low.state_dict())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        y = low.eval()(x)
+    expected = exact.eval()(x.detach().double()).detach()
+    assert y.dtype == torch.bfloat16
+    error = float((y.double() - expected).abs().max() / expected.abs().max())
+    assert error <= (2**-8 if features else 2**-5)
 
 
 # ---- one program for several models ----
@@ -605,12 +611,22 @@ def test_every_declared_limit_is_enforced(name):
 
 
 @each_name
-def test_eps_and_momentum_declare_their_ranges(name):
+def test_options_of_one_name_have_one_range(name):
     options = registry.facts("norm", name).options
     if "eps" in options:
         assert dict(options["eps"].limits) == {"low": 0}
     if "momentum" in options:
         assert dict(options["momentum"].limits) == {"low": 0, "high": 1}
+    for key in {
+        "groups",
+        "window",
+        "size",
+        "sum_window",
+        "sup_window",
+        "norm_batch",
+        "steps",
+    } & set(options):
+        assert options[key].limits["low"] == 1, key
 
 
 @each_plain

@@ -232,12 +232,26 @@ def test_a_missing_gpu_is_refused_never_replaced(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep"], "normbench: error: sweep: is no command\n  try: normbench train -m norm=bn,gn batch=2,32"),
-        (["trian"], "normbench: error: trian: no command has this name\n  try: normbench train    (all commands: normbench --help)"),
-        (["list", "norm"], "normbench: error: list: argument KIND: invalid choice: 'norm'"),
-        (["list", "norms", "gm"], "normbench: error: gm: no norm has this name\n  try: normbench list norms gn"),
+        (
+            ["sweep"],
+            "normbench: error: sweep: is no command\n"
+            "  try: normbench train -m norm=bn,gn batch=2,32",
+        ),
+        (
+            ["trian"],
+            "normbench: error: trian: no command has this name\n"
+            "  try: normbench train    (all commands: normbench --help)",
+        ),
+        (
+            ["list", "norm"],
+            "normbench: error: list: argument KIND: invalid choice: 'norm'",
+        ),
+        (
+            ["list", "norms", "gm"],
+            "normbench: error: gm: no norm has this name\n  try: normbench list norms gn",
+        ),
     ],
-)  # fmt: skip
+)
 def test_other_wrong_words(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

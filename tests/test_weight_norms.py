@@ -349,10 +349,28 @@ def test_normprop_starts_with_the_gamma_of_the_paper_and_a_bias_of_0():
 
 def test_normprop_takes_no_activation_but_relu():
     assert Units(create("normprop"), activation="relu").linear(3, 4).act
+    assert create("normprop").activation(nn.ReLU(), 4, 0)
     with pytest.raises(NormError, match="activation=tanh has no place"):
         Units(create("normprop"), activation="tanh")
     with pytest.raises(NormError, match="is made for relu, not tanh"):
         create("normprop").activation(nn.Tanh(), 4, 0)
+
+
+def test_cosine_takes_a_zero_row_where_eps_bounds_its_length():
+    linear = nn.Linear(3, 2).double()
+    linear.weight.data[0] = 0
+    layer = create("cosine").linear(linear)
+    y = layer(draw(4, 3))
+    y.sum().backward()
+    assert not y[:, 0].any() and y[:, 1].all()
+    assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ws", "scaled_ws"])
+def test_filters_of_two_weights_become_plus_and_minus_one(name):
+    layer = create(name, eps=0.0).linear(nn.Linear(2, 3).double())
+    ones = torch.ones(3, 2, dtype=torch.float64)
+    torch.testing.assert_close(layer.standardized().detach().abs(), ones)
 
 
 @pytest.mark.parametrize("placement", ["post", "preact"])

@@ -274,6 +274,13 @@ def test_mabn_corrects_towards_the_running_value_within_limits_after_1000_forwar
     same(layer(x), expected)
 
 
+def test_mabn_adds_eps_to_both_sides_of_its_ratio():
+    layer = norms.create("mabn", window=1, warmup=0, eps=0.5).layer(3, 0).double()
+    layer.steps.fill_(1000)
+    x = draw((8, 3), 1)
+    same(layer(x), x / 1.5**0.5)  # the running value is 1
+
+
 def test_the_gradient_of_mabn_takes_the_mean_of_its_backward_window():
     layer = norms.create("mabn", window=2, warmup=0, affine=False, eps=0.0).layer(1, 0).double()
     rows = [

@@ -1,6 +1,7 @@
 """Peak resident memory of a run: `model=mlp` on MNIST against importing torch and the data alone.
 
-The data set is held once, as uint8: 70,000 x 784 bytes are 52 MiB. The figure is the ratio baseline over ours.
+The data set is held once, as uint8: 70,000 x 784 bytes are 52 MiB.
+The figure is the ratio baseline over ours.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ OPTIONS = [
     {"start": 1, "rmax_end": 8, "dmax_end": 3, "rmax": 1.1, "norm_batch": 2, "momentum": 0.5},
     {"start": 0, "rmax_end": 0, "dmax_end": 0, "dmax": 0.1, "norm_batch": 4, "momentum": 0.9},
     {"momentum": 0.0, "rmax": 1.0, "dmax": 0.0},
+    # sqrt(eps) is above the running deviation that it bounds from below
+    {"start": 0, "rmax_end": 0, "dmax_end": 0, "eps": 4.0, "dmax": 0.05},
 ]
 SHAPES = [(6, 5, 4, 3), (6, 5, 4), (6, 5), (2, 5), (2, 3, 7), (2, 5, 4, 3), (6, 5, 1, 1)]
 CASES = [
