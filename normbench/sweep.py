@@ -47,6 +47,8 @@ def check(sweep: Sweep) -> list[Mistake]:
             sweep.skip(item, error)
         elif error:
             mistakes.update(dict.fromkeys(error.mistakes))
+    if not sweep.items:  # nothing applies, so there is nothing to leave out
+        mistakes.update((mistake, None) for cell in sweep.skipped for mistake in cell.misfits)
     if mistakes:
         raise Refused(*mistakes)
     return list(warnings)
@@ -71,7 +73,11 @@ def many(sweep: Sweep, screen: Screen) -> None:
     lines = [f"plan: {len(items)} runs" + (f", {done} finished already {AGAIN}" if done else "")]
     if sweep.seeds_only:
         lines = [*heading(items[0].config, len(items)), *(lines if done else [])]
-    screen.heading([*lines, *_skipped_lines(sweep)])
+    if sweep.skipped:
+        lines.append(
+            f"cells that do not apply: {len(sweep.skipped)}, the reasons stand below the table"
+        )
+    screen.heading(lines)
     if not sweep.todo:
         return
     from normbench import pool
@@ -90,14 +96,13 @@ def many(sweep: Sweep, screen: Screen) -> None:
 def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     """Show what came of the runs, and write a sweep's folder."""
     found = results(sweep)
-    if screen.json:
-        screen.document({"command": "train", "runs": _runs(sweep, found)})
-        return
+    screen.document({"command": "train", "runs": _runs(sweep, found)})
     if not multirun:
         screen.table(report.seeds(found))
     else:
-        keys = report.swept([result.settings for result in found])
-        table = report.table(found, keys)
+        everything = [*found, *_not_applying(sweep)]
+        keys = report.swept([result.settings for result in everything])
+        table = report.table(everything, keys)
         folder = write(sweep, found, keys, report.markdown(table))
         screen.note(f"sweep {folder}")
         screen.table(table)
@@ -123,7 +128,7 @@ def write(sweep: Sweep, found: Sequence[Result], keys: Sequence[str], table: str
 
 
 def results(sweep: Sweep) -> list[Result]:
-    """Read what every run came to from its folder, and add the cells that do not apply."""
+    """Read what every run came to from its folder."""
     found = []
     for item in sweep.items:
         status = read_status(item.config.directory) or {}
@@ -138,6 +143,19 @@ def results(sweep: Sweep) -> list[Result]:
             )
         )
     return found
+
+
+def _not_applying(sweep: Sweep) -> list[Result]:
+    """The cells that were left out, for the table."""
+    return [
+        Result(
+            directory="",
+            settings=dict(text.split("=", 1) for text in cell.row),
+            state="does not apply",
+            message="; ".join(f"{each.subject}: {each.why}" for each in cell.misfits),
+        )
+        for cell in sweep.skipped
+    ]
 
 
 def _last(item: Item) -> Row:
@@ -193,14 +211,6 @@ def plan_lines(sweep: Sweep) -> list[str]:
         f"plan: {len(sweep.items)} runs, {len(sweep.todo)} to train",
         *lines,
         *_skipped_lines(sweep),
-    ]
-
-
-def _skipped_lines(sweep: Sweep) -> list[str]:
-    return [
-        f"does not apply: {' '.join(cell.row)}   "
-        + "; ".join(f"{mistake.subject}: {mistake.why}" for mistake in cell.misfits)
-        for cell in sweep.skipped
     ]
 
 

@@ -491,10 +491,11 @@ def train_on(module, x, steps):
         forward_backward(module.train(), x)
 
 
-@each_plain
+@each_chosen
 def test_statistics_are_taken_in_float32_under_bfloat16_autocast(case):
     features = case.layer is None
     mean = getattr(case.reference, "MEAN", 50.0 if features else 0.0)
+    mean = min(mean, 3.0) if case.options else mean  # such as chunks of two rows
     x = (draw(case.shape, 1) + mean).bfloat16().requires_grad_()
     low, exact = case.moved(dtype=torch.float32), case.moved()
     exact.load_state_dict(low.state_dict())

@@ -240,7 +240,8 @@ def follow(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor
         keep = 1 - momentum / count
         age = torch.arange(count - 1, -1, -1, dtype=buffer.dtype, device=buffer.device)
         shares = (momentum / count) * keep**age
-        buffer.mul_(keep**count).add_(shares @ values)
+        # not by a matrix product, which autocast takes in half precision
+        buffer.mul_(keep**count).add_((shares.unsqueeze(1) * values).sum(0))
 
 
 class Centred(NamedTuple):
