@@ -207,11 +207,9 @@ def plan_lines(sweep: Sweep) -> list[str]:
         f"   statistics over {item.config.stat_batch}"
         for item, label in zip(sweep.items, labels(sweep), strict=True)
     ]
-    return [
-        f"plan: {len(sweep.items)} runs, {len(sweep.todo)} to train",
-        *lines,
-        *_skipped_lines(sweep),
-    ]
+    count = f"plan: {len(sweep.items)} runs, {len(sweep.todo)} to train"
+    skipped = [f"{each.state:<17} {each.message}" for each in _not_applying(sweep)]
+    return [count, *lines, *skipped]
 
 
 def _runs(sweep: Sweep, found: Sequence[Result]) -> list[dict[str, Any]]:
