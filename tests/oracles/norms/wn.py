@@ -5,7 +5,10 @@ from torch import nn
 from torch.func import functional_call
 
 KIND = "linear"
-OPTIONS = [{}, {"per": "layer"}, {"data_init": False}, {"init_scale": 2.0}]
+OPTIONS = [
+    *[{}, {"per": "layer"}, {"data_init": False}, {"init_scale": 2.0}],
+    {"per": "channel", "data_init": True},
+]
 LAYERS = [
     lambda: nn.Linear(7, 5),
     lambda: nn.Linear(4, 3, bias=False),
