@@ -183,7 +183,7 @@ def _hydra(options: argparse.Namespace) -> int:
         hydra.main(config_path=str(registry.configs()), config_name="train", version_base="1.3")(
             task
         )()
-    if session:
+    if session and (session.multirun or not any(codes)):
         from normbench import sweep
 
         sweep.conclude(session.sweep, session.screen, session.multirun)

@@ -20,6 +20,10 @@ from normbench.record import Record, write_error
 from normbench.rows import Row, TimeRow
 from normbench.train import Feed, Judge, Plan, Schedule, Update, fit
 
+# Examples from which data-dependent starts are set, where the batch is not larger: the variance of
+# two values says nothing, and wn at batch 2 then starts with lengths that end at chance.
+CALIBRATION = 64
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -134,7 +138,8 @@ class Job:
     def rows(self) -> Iterator[Row]:
         """Calibrate, train, and yield every row of the run."""
         config, plan = self.config, self.plan
-        first = self.train.order(config.seed, 0, config.batch)[0]
+        order = self.train.order(config.seed, 0, config.batch).flatten()
+        first = order[: max(config.batch, CALIBRATION)]
         calibrate(self.model, self.train.gather(first)[0])
         schedule = Schedule(config.schedule, config.lr, plan.steps, config.warmup)
         return fit(self.train, self.update, schedule, self.judge, plan)

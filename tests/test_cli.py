@@ -258,6 +258,32 @@ def test_a_signal_ends_a_run_with_its_code_and_state(
     assert (status["state"], status["reason"]) == ("interrupted", reason)
 
 
+def test_a_run_in_use_is_refused_and_not_disturbed(tmp_path: Path) -> None:
+    words = ["train", *TINY, "batch=2", "steps=2000000", "eval_every=1"]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "normbench", *words],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    await_rows(tmp_path, 1)
+    second = normbench(*words, cwd=tmp_path)
+    assert second.returncode == 3
+    assert f"is in use by process {first.pid}" in second.stderr
+    assert second.stdout == ""
+    assert first.poll() is None
+    first.terminate()
+    assert first.wait(30) == 143
+
+
+def test_an_output_folder_below_a_file_is_no_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = normbench("train", *TINY, "steps=5", "outputs=file/below", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "cannot be written: not a directory" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_signal_ends_a_sweep_and_all_its_children(tmp_path: Path) -> None:
     words = [*TINY, "batch=2", "norm=bn,gn,none", "steps=2000000", "eval_every=1", "jobs=2"]
     process = subprocess.Popen(

@@ -493,12 +493,13 @@ def check_count(layer: nn.Module, shape: Sequence[int], count: int, over: str) -
     """Raise NormError if a variance would be taken over fewer than two values."""
     if count < 2:
         name = type(layer).__name__
+        batched = over.startswith("per channel") and "sample" not in over
         raise NormError(
             "",
             name,
             f"input {tuple(shape)} leaves {count} value{'s' * (count != 1)} {over} "
             "to take statistics of, at least 2 are needed",
-            "a larger batch",
+            "a larger batch" if batched else "another norm, or a larger layer",
         )
 
 
