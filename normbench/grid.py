@@ -144,10 +144,10 @@ class Grid:
 
     def _known_choice(self, key: str, text: str) -> bool:
         name = text.partition("=")[2].strip("'\"")
-        known = self.loader.get_group_options(key)
-        if name in known or name in registry.names(key):
+        known = {*self.loader.get_group_options(key), *registry.names(key)}
+        if name in known:
             return True
-        near = _alias(key, name) or nearest(name, known)
+        near = _alias(key, name) or nearest(name, sorted(known))
         plural = registry.KINDS[key][0]
         self._say(
             text,
