@@ -15,7 +15,7 @@ from torch import Tensor
 from normbench import build, machine
 from normbench.config import Config, part
 from normbench.errors import MachineError, NormbenchError
-from normbench.norms._base import calibrate
+from normbench.norms._base import calibrate, plainly
 from normbench.record import Record, write_error
 from normbench.rows import Row, TimeRow
 from normbench.train import Feed, Judge, Plan, Schedule, Update, fit
@@ -140,7 +140,8 @@ class Job:
         config, plan = self.config, self.plan
         order = self.train.order(config.seed, 0, config.batch).flatten()
         first = order[: max(config.batch, CALIBRATION)]
-        calibrate(self.model, self.train.gather(first)[0])
+        with plainly(self.model):  # these examples are one set, however batches are cut
+            calibrate(self.model, self.train.gather(first)[0])
         schedule = Schedule(config.schedule, config.lr, plan.steps, config.warmup)
         return fit(self.train, self.update, schedule, self.judge, plan)
 
