@@ -80,6 +80,7 @@ class Config:
     digest: str = ""  # of the data, filled in by `resolve`
     label: str = ""  # of the data, likewise
     train_images: int = 0  # likewise
+    classes: int = 0  # likewise
 
     @property
     def worker_batch(self) -> int:
@@ -159,7 +160,7 @@ class Config:
 @cache
 def declared_keys() -> tuple[Declared, ...]:
     """List the settings that are not parts and not derived."""
-    derived = ("digest", "label", "train_images")
+    derived = ("digest", "label", "train_images", "classes")
     return tuple(d for d in declarations(Config) if d.name not in (*GROUPS, *derived))
 
 
@@ -247,7 +248,13 @@ def resolve(tree: dict[str, Any], about: About) -> Config:
     if tree["eval_every"] is None:
         tree["eval_every"] = tree["steps"] / per_epoch / 10
     _resolve_shares(tree["norm"], tree["steps"] * tree["accumulate"])
-    return Config(**tree, digest=about.digest, label=about.label, train_images=about.sizes[0])
+    return Config(
+        **tree,
+        digest=about.digest,
+        label=about.label,
+        train_images=about.sizes[0],
+        classes=about.classes,
+    )
 
 
 def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:

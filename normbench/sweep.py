@@ -139,7 +139,7 @@ def results(sweep: Sweep) -> list[Result]:
                 state="failed" if item.state == "failed" else status.get("state", "planned"),
                 final=status.get("final") or {},
                 message=item.message or status.get("message"),
-                classes=config.data_about({"data": item.config.data}).classes,
+                classes=item.config.classes,
             )
         )
     return found
