@@ -158,9 +158,11 @@ _WRONG = object()
 def _typed(value: Any, kinds: list[str]) -> Any:
     """`value` in the first kind that takes it, or `_WRONG`."""
     for kind in kinds:
-        if kind == "list[int]":
-            if isinstance(value, list | tuple) and all(type(each) is int for each in value):
-                return list(value)
+        if kind.startswith("list["):
+            if isinstance(value, list | tuple):
+                items = [_typed(each, [kind[5:-1]]) for each in value]
+                if not any(each is _WRONG for each in items):
+                    return items
         elif kind == "float":
             if type(value) in (int, float) and abs(value) <= 1.7e308:  # also refuses nan
                 return float(value)
@@ -177,6 +179,8 @@ def _article(kinds: list[str], limits: Mapping[str, Any]) -> str:
         "bool": "true or false",
         "str": " or ".join(limits["choices"]) if "choices" in limits else "a word",
         "list[int]": "a list of integers",
+        "list[float]": "a list of numbers",
+        "list[str]": "a list of words",
         "None": "null",
     }
     return " or ".join(words[kind] for kind in kinds)

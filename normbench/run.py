@@ -15,10 +15,12 @@ from torch import Tensor
 from normbench import build, machine
 from normbench.config import Config, part
 from normbench.errors import MachineError, NormbenchError
+from normbench.feed import Feed
 from normbench.norms._base import calibrate, plainly
 from normbench.record import Record, write_error
 from normbench.rows import Row, TimeRow
-from normbench.train import Feed, Judge, Plan, Schedule, Update, fit
+from normbench.schedule import Schedule
+from normbench.train import Judge, Plan, Update, fit
 
 # Examples from which data-dependent starts are set, where the batch is not larger: the variance of
 # two values says nothing, and wn at batch 2 then starts with lengths that end at chance.

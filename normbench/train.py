@@ -15,69 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench import seeds
+from normbench.feed import Batch, Feed
 from normbench.norms._base import Dropout, Norm, buffers_kept, plainly, refresh
 from normbench.rows import Row
 
 if TYPE_CHECKING:
-    from normbench.data._base import Split
     from normbench.optimizers._base import Stepper
 
-Batch = tuple[Tensor, Tensor]
 FOLD = 64  # steps whose losses are kept apart before they are reduced on the device
 GAP_IMAGES = 1000  # validation images on which the two modes of a model are compared
 EVAL_BATCH = {"cpu": 250}  # never the training batch: batch 2 would cost ten times as much
 EVAL_BATCH_GPU = 2000
 REFRESH_BATCH = 64  # least images at a time when statistics are taken anew
-
-
-class Feed:
-    """Batches of one split, made on the device from its uint8 images.
-
-    The images lie as rows of H*W*C bytes, so that a gathered batch already is channels-last.
-    x = (pixel / 255 - mean) / std, in float32, as one multiply and one add.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        statistics: tuple[tuple[float, ...], tuple[float, ...]],
-        device: torch.device,
-        memory_format: torch.memory_format,
-    ) -> None:
-        mean, std = statistics
-        count, self.channels, self.height, self.width = split.images.shape
-        rows = split.images.permute(0, 2, 3, 1).reshape(count, -1)  # a view: they lie like this
-        self.rows, self.labels = rows.to(device), split.labels.to(device)
-        self.device, self.memory_format = device, memory_format
-        scale = [1 / (255 * each) for each in std]
-        shift = [-m / s for m, s in zip(mean, std, strict=True)]
-        self.scale: Any = scale[0]
-        self.shift: Any = shift[0]
-        if len(scale) > 1:  # a number per channel; for a single channel a plain number is faster
-            self.scale = torch.tensor(scale, device=device).reshape(-1, 1, 1)
-            self.shift = torch.tensor(shift, device=device).reshape(-1, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def gather(self, index: Tensor) -> Batch:
-        """Return the images (B, C, H, W) and labels (B,) at `index` (B,)."""
-        return self._scaled(self.rows.index_select(0, index)), self.labels.index_select(0, index)
-
-    def slice(self, start: int, stop: int) -> Batch:
-        """Return the images and labels from `start` up to `stop`."""
-        return self._scaled(self.rows[start:stop]), self.labels[start:stop]
-
-    def order(self, seed: int, epoch: int, batch: int) -> Tensor:
-        """Return the indices (steps, batch) of an epoch; the incomplete last batch is dropped."""
-        steps = len(self) // batch
-        order = torch.randperm(len(self), generator=seeds.generator(seed, "order", epoch))
-        return order[: steps * batch].reshape(steps, batch).to(self.device)
-
-    def _scaled(self, rows: Tensor) -> Tensor:
-        shape = (len(rows), self.height, self.width, self.channels)
-        x = rows.reshape(shape).permute(0, 3, 1, 2).to(torch.float32)
-        return x.mul_(self.scale).add_(self.shift).contiguous(memory_format=self.memory_format)
 
 
 class Update:
@@ -159,33 +108,6 @@ class Update:
             losses, squares = torch.stack(self.losses).float(), torch.stack(self.squares)
             self.folded.append((losses, squares.sqrt(), hits.sum(), len(hits)))
             self.losses, self.squares, self.logits, self.labels = [], [], [], []
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate by step: a linear warm-up, then `constant`, `cosine` to zero, or `step`.
-
-    With T steps, of which W = round(warmup * T) warm up: lr(t) = peak (t + 1) / W for t < W; then,
-    with u = (t - W) / (T - W), peak, peak (1 + cos(pi u)) / 2, or peak / 10 from u = 1/2 and
-    peak / 100 from u = 3/4.
-    """
-
-    kind: str
-    peak: float
-    steps: int
-    warmup: float
-
-    def __call__(self, step: int) -> float:
-        """Return the learning rate of `step`, 0 <= step < steps."""
-        warm = round(self.warmup * self.steps)
-        if step < warm:
-            return self.peak * (step + 1) / warm
-        done = (step - warm) / max(1, self.steps - warm)
-        if self.kind == "cosine":
-            return self.peak * (1 + math.cos(math.pi * done)) / 2
-        if self.kind == "step":
-            return self.peak * (0.01 if done >= 0.75 else 0.1 if done >= 0.5 else 1.0)
-        return self.peak
 
 
 @dataclass(frozen=True)

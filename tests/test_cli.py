@@ -238,6 +238,11 @@ def test_config_dir_with_the_user_s_own_norm_file(tmp_path: Path) -> None:
     assert "gn(groups=4)" in done.stderr
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs, in one of which the tests may run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("sent", "code", "reason"), [(signal.SIGINT, 130, "sigint"), (signal.SIGTERM, 143, "sigterm")]
 )
@@ -250,6 +255,7 @@ def test_a_signal_ends_a_run_with_its_code_and_state(
         cwd=tmp_path,
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        preexec_fn=heed_interrupts,
     )
     await_rows(tmp_path, 1)
     process.send_signal(sent)
@@ -292,6 +298,7 @@ def test_a_signal_ends_a_sweep_and_all_its_children(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     await_rows(tmp_path, 2)
     process.send_signal(signal.SIGTERM)

@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "normbench"
 FLOORS = (
     "errors __init__",
     "options",
-    "registry rows files stats ranks seeds events terminal",
-    "machine data inits optimizers norms report",
+    "registry rows files stats ranks seeds events terminal schedule",
+    "machine data inits optimizers norms report feed",
     "models config record screen",
     "grid train build summary",
     "plan run",

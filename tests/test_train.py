@@ -14,7 +14,8 @@ from normbench import grid
 from normbench.config import Config
 from normbench.rows import Row
 from normbench.run import Job
-from normbench.train import Feed, Schedule
+from normbench.feed import Feed
+from normbench.schedule import Schedule
 
 SMALL = ("data=synthetic", "data.shape=[1,8,8]", "device=cpu", "model=mlp", "model.width=16")
 MAPS = ("data=synthetic", "data.shape=[3,8,8]", "device=cpu", "model=cnn")

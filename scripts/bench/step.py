@@ -18,7 +18,7 @@ from normbench import grid, machine
 from normbench.config import Config
 from normbench.record import Record
 from normbench.run import Job, hparams
-from normbench.train import Schedule
+from normbench.schedule import Schedule
 
 SLICE = 50  # steps between two training rows
 WORKLOADS = (("mlp", 2, 1.10), ("mlp", 32, 1.05), ("mlp", 128, 1.05), ("cnn", 32, 1.05))
