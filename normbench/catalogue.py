@@ -12,6 +12,25 @@ from normbench.registry import Facts
 from normbench.report import Cell, Table
 from normbench.screen import Screen
 
+FACTS = {  # what `list KIND NAME` says of the facts of a part
+    "aliases": "also called",
+    "places": "placements",
+    "placement": "usual placement",
+    "bias": "a bias before it is of use",
+    "brings": "activation unless one is named",
+    "own_activation": "takes the activation's place",
+    "activation": "activation unless one is named",
+    "uses_batch": "training looks at the batch",
+    "running": "running statistics for evaluation",
+    "parameters": "learned numbers for C channels",
+    "state": "buffers in the state dictionary",
+    "memory_format": "memory format of maps",
+    "residual": "has residual blocks",
+    "spatial": "works on feature maps",
+    "recurrent": "reads a sequence",
+    "images": "images",
+    "split": "train, val, test",
+}
 
 def show(group: str, name: str | None, screen: Screen) -> None:
     """List the parts of a group, or explain the one called `name`."""
@@ -98,11 +117,13 @@ def _explain(group: str, name: str, screen: Screen) -> None:
     ]
     if rows:
         screen.table(_table(("option", "type", "default", "allowed"), rows))
-    known = {key: value for key, value in facts.constants.items() if value not in ((), "", None)}
     said = [
-        (key, value if isinstance(value, str) else _plain(value)) for key, value in known.items()
+        (label, value if isinstance(value, str) else _plain(value))
+        for key, label in FACTS.items()
+        if (value := facts.constants.get(key)) not in ((), "", None)
     ]
-    screen.table(_table(("fact", "value"), said))
+    if said:
+        screen.table(_table(("fact", "value"), said))
 
 
 def _document(facts: Facts) -> dict[str, Any]:

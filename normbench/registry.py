@@ -214,9 +214,11 @@ def _joined(members: list[Facts]) -> dict[str, Any]:
         "own_activation": any(each["own_activation"] for each in known),
         "uses_batch": any(each["uses_batch"] for each in known),
         "running": any(each["running"] for each in known),
-        "parameters": " + ".join(
-            each["parameters"] for each in known if each["parameters"] != "none"
-        )
-        or "none",
+        "parameters": _sum("parameters", known, " + "),
+        "state": _sum("state", known, " "),
         "memory_format": shown["memory_format"],
     }
+
+
+def _sum(fact: str, known: list[Mapping[str, Any]], by: str) -> str:
+    return by.join(each[fact] for each in known if each[fact] != "none") or "none"

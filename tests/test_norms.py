@@ -285,6 +285,13 @@ def test_buffers_are_kept_only_by_norms_with_two_modes(case):
 
 
 @each_plain
+def test_the_buffers_are_those_that_the_facts_name(case):
+    declared = registry.facts("norm", case.name).constants["state"]
+    found = {name.rpartition(".")[2] for name in saved_buffers(case.module())}
+    assert found == (set() if declared == "none" else set(declared.split()))
+
+
+@each_plain
 def test_the_bias_is_dropped_exactly_where_a_constant_per_channel_changes_nothing(case):
     shift = 3 * draw((1, width_of(case), *[1] * case.dims), 5)
     x, module = case.inputs(1), case.moved()
@@ -645,6 +652,11 @@ def test_the_facts_of_a_norm_are_legal(name):
     assert set(norm.places) <= set(PLACES) and norm.placement in norm.places
     assert norm.brings in ACTIVATIONS
     assert norm.memory_format in ("channels_last", "contiguous")
+
+
+@each_name
+def test_the_limits_of_a_norm_are_told(name):
+    assert re.search(r"(?m)^Limits: \w", registry.facts("norm", name).doc)
 
 
 @each_name

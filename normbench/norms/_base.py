@@ -44,6 +44,7 @@ class Norm(Options):
     running: ClassVar[bool] = False  # keeps running statistics for evaluation
     sized_by: ClassVar[str] = "norm_batch"  # option or fact: examples behind a batch statistic
     parameters: ClassVar[str] = "none"  # learned numbers for C channels, for `list norms`
+    state: ClassVar[str] = "none"  # buffers in the state dictionary, at the default options
     memory_format: ClassVar[str] = "channels_last"  # the faster format of feature maps on a CPU
 
     def linear(self, layer: nn.Module) -> nn.Module:

@@ -22,6 +22,8 @@ class AGC(Norm):
 
     Args: factor: largest ratio of |g| to |p|. eps: least norm of p that is assumed, so that
         parameters which start at zero can move.
+    Limits: it bounds steps, not activations: a net without norm layers still needs a start that
+        keeps signals in range, such as `scaled_ws` gives.
     Source: Brock et al. 2021, arXiv 2102.06171, eq. 3.
     """
 

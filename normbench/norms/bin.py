@@ -33,6 +33,7 @@ class BIN(Norm):
         statistic; `worker` one worker's batch, `global` that of all workers, a number less than a
         worker's share contiguous chunks of it, more the batches of several workers.
     Raises: NormError for (N, C) and for maps of one position, which have no instance statistics.
+    Limits: half a batch norm, so as noisy in small batches; nothing for dense layers.
     Source: Nam & Kim 2018, arXiv 1805.07925.
     """
 
@@ -40,6 +41,7 @@ class BIN(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "3 C"
+    state: ClassVar[str] = "running_mean running_var steps"
     memory_format: ClassVar[str] = "contiguous"
 
     eps: float = option(1e-5, low=0)

@@ -25,6 +25,8 @@ class BN(Norm):
         behind one statistic; `worker` one worker's batch, `global` that of all workers, a number
         less than a worker's share contiguous chunks of it, more the batches of several workers.
     Raises: NormError in training if a statistic has a single value.
+    Limits: noisy where a statistic covers few values; a sample's output depends on its batch;
+        evaluation is as good as the running statistics fit the last weights.
     Source: Ioffe & Szegedy 2015, arXiv 1502.03167. The running variance is unbiased, as there; its
         moving average is torch's. Two values a channel always become -weight and +weight.
     """
@@ -34,6 +36,7 @@ class BN(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_mean running_var num_batches_tracked"
 
     eps: float = option(1e-5, low=0)
     momentum: float | None = option(0.1, low=0, high=1)

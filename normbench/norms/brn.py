@@ -39,6 +39,8 @@ class BRN(Norm):
         more the batches of several workers.
     Raises: NormError if of a number and its share both or none are set, or a share is left when the
         layer is made; in training if a statistic has a single value.
+    Limits: r and d lean on running statistics, which lag where weights move fast; a run shorter
+        than the schedule is bn: give shares of the run instead.
     Source: Ioffe 2017, arXiv 1702.03275, algorithm 1; its schedule is for more than 100,000 steps.
     """
 
@@ -47,6 +49,7 @@ class BRN(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_mean running_std steps"
 
     eps: float = option(1e-5, low=0)
     momentum: float = option(0.01, low=0, high=1)

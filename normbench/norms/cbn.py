@@ -42,6 +42,8 @@ class CBN(Norm):
         in the running statistics. affine: learn weight and bias.
     Raises: NormError for other layers than Linear and Conv2d, in recurrent cells, and in training
         if a statistic has a single value.
+    Limits: the correction is of first order and knows only the layer's own weights, so large
+        learning rates break it; most of a step's time and memory goes into the derivatives.
     Source: Yao, Cao, Zheng, Huang & Lin 2020, arXiv 2002.05712. The stored means and second moments
         are float64, so it does not run on mps.
     """
@@ -52,6 +54,10 @@ class CBN(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = (
+        "running_mean running_var steps window_mean window_second "
+        "window_dmean window_dsecond window_past filled"
+    )
     memory_format: ClassVar[str] = "contiguous"
 
     window: int = option(4, low=1)

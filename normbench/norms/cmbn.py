@@ -35,6 +35,8 @@ class CmBN(Norm):
         micro-batch; `worker` one worker's, `global` those of all workers, a number the batches of
         several workers, never less than a worker's share.
     Raises: NormError in training if a statistic has a single value.
+    Limits: with `accumulate=1` it is bn; the first micro-batches of a step see fewer samples than
+        the last.
     Source: Bochkovskiy, Wang & Liao 2020, arXiv 2004.10934, section 3.4. Micro-batches weigh the
         same whatever their sizes. The sums of a window are float64, so it does not run on mps.
         With window=1 the training is that of bn.
@@ -44,6 +46,7 @@ class CmBN(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_mean running_var steps index past"
     memory_format: ClassVar[str] = "contiguous"
 
     window: int | None = option(4, low=1)

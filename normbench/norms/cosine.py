@@ -25,6 +25,8 @@ class Cosine(Norm):
 
     Args: centred: correlation instead of cosine. scale: largest output. eps: least norm.
     Raises: NormError for eps = 0 if a row of the (centred) weight is zero.
+    Limits: outputs are bounded by scale, so signals shrink with depth where scale is small; every
+        input patch needs its length.
     Source: Luo et al. 2018, arXiv 1702.05870, eqs. 4 and 11. The scale is ours.
     """
 

@@ -29,6 +29,8 @@ class DBN(Norm):
         momentum: weight of the new value in the running statistics. affine: learn weight and bias.
     Raises: NormError if groups does not divide C; in training if m <= d, where no covariance has
         full rank.
+    Limits: needs more values than channels in a group, and an eigendecomposition for each group and
+        step; wide groups evaluate badly in short runs.
     Source: Huang, Yang, Lang & Deng 2018, arXiv 1804.08450. The gradient is taken through the
         inverse root itself, not through single eigenvectors, so equal eigenvalues do no harm. On a
         GPU the eigenvalues make the host wait once per layer and step.
@@ -39,6 +41,7 @@ class DBN(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_mean running_proj steps"
     memory_format: ClassVar[str] = "contiguous"
 
     groups: int = option(1, low=1)

@@ -26,6 +26,8 @@ class Divisive(Norm):
     Args: sum_window: positions along an axis of A's window, odd. sup_window: the same for B.
         sigma2: added to B. affine: learn weight and bias.
     Raises: NormError for an even window.
+    Limits: in a dense layer the window runs along the numbering of the units, which means nothing;
+        sigma2 has to fit the scale of the data.
     Source: Ren, Liao, Urtasun, Sinz & Zemel 2017, arXiv 1611.04520. sigma2 is not learned; the
         penalty on |v| there is no part of the layer.
     """

@@ -21,6 +21,8 @@ class DyT(Norm):
     weight, bias: (C,). The same in training and evaluation.
 
     Args: alpha: its starting value. affine: learn weight and bias.
+    Limits: takes no statistics, so alpha and the initialization have to fit the scale of x; made
+        for transformers.
     Source: Zhu, Chen, He, LeCun & Liu 2025, arXiv 2503.10622, equation 1.
     """
 

@@ -36,6 +36,8 @@ class EvalNorm(Norm):
         workers, a number less than a worker's share contiguous chunks of it, more the batches of
         several workers.
     Raises: NormError in training if a statistic has a single value.
+    Limits: changes evaluation alone, training is as noisy as that of bn; in dense layers a sample
+        has no variance of its own to add.
     Source: Singh & Shrivastava 2019, arXiv 1904.06031. `fit` is a closed form of its estimation.
     """
 
@@ -43,6 +45,7 @@ class EvalNorm(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_mean running_var steps batch"
 
     alpha: float | str | None = option(None, low=0, high=1, choices=("fit",))
     beta: float | None = option(None, low=0, high=1)

@@ -31,6 +31,8 @@ class EvoNormB0(Norm):
         workers, a number less than a worker's share contiguous chunks of it, more the batches of
         several workers.
     Raises: NormError in training if a statistic has a single value.
+    Limits: batch and running statistics have the limits of bn; it replaces the activation, so that
+        none can be named.
     Source: Liu, Brock, Simonyan & Le 2020, arXiv 2004.02967, table 2.
     """
 
@@ -39,6 +41,7 @@ class EvoNormB0(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "3 C"
+    state: ClassVar[str] = "running_var steps"
     memory_format: ClassVar[str] = "contiguous"
 
     eps: float = option(1e-3, low=0)

@@ -25,6 +25,8 @@ class EvoNormS0(Norm):
         two channels a group. eps: added to the variance. affine: learn weight and bias; v is always
         learned.
     Raises: NormError if groups does not divide C or a group has a single element.
+    Limits: replaces the activation, so that none can be named; found by search on convolutional
+        nets.
     Source: Liu, Brock, Simonyan & Le 2020, arXiv 2004.02967, table 2.
     """
 

@@ -26,6 +26,8 @@ class FRN(Norm):
 
     Args: eps: added to the mean square. learn_eps: learn eps_learned; null is yes for dense layers
         only. affine: learn weight and bias.
+    Limits: maps of one position and dense layers keep little more than signs; wants a warm-up of
+        the learning rate.
     Source: Singh & Krishnan 2020, arXiv 1911.09737. With a single position nu is x^2, so that y is
         almost sign(x) * weight: dense layers learn slowly.
     """

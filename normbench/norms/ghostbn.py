@@ -25,6 +25,8 @@ class GhostBN(Norm):
     Args: size: most samples in a chunk. eps: added to the variance. momentum: weight of the new
         values in the running statistics. affine: learn weight and bias.
     Raises: NormError in training if a chunk has a single value per channel.
+    Limits: chunks of few values are as noisy as small batches are for bn; how the batch is ordered
+        decides who shares a chunk.
     Source: Hoffer, Hubara & Soudry 2017, arXiv 1705.08741, algorithm 1. Its running statistics
         take every chunk with the full momentum.
     """
@@ -34,6 +36,7 @@ class GhostBN(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_mean running_var num_batches_tracked"
     memory_format: ClassVar[str] = "contiguous"
     sized_by: ClassVar[str] = "size"
 

@@ -23,6 +23,8 @@ class GN(Norm):
     Args: groups: number of groups, a divisor of C; null is the divisor nearest to 8 that leaves
         two channels a group. eps: added to the variance. affine: learn weight and bias.
     Raises: NormError if groups does not divide C or a group has a single element.
+    Limits: groups have to divide the channels; only the common shift of a group is removed, and no
+        noise of a batch regularizes.
     Source: Wu & He 2018, arXiv 1803.08494. Its 32 groups do not divide the channels of small nets.
     """
 

@@ -27,6 +27,8 @@ class IN(Norm):
     Args: eps: added to the variance. affine: learn weight and bias. track: keep running statistics
         for evaluation. momentum: weight of the new value in them.
     Raises: NormError without positions, or with a single one where instances are normalized.
+    Limits: removes the contrast of each map, and before a global average all that the average could
+        tell; nothing for dense layers.
     Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv 1607.08022.
     """
 

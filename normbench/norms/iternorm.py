@@ -28,6 +28,8 @@ class IterNorm(Norm):
         to the diagonal of the covariance. momentum: weight of the new value in the running
         statistics. affine: learn weight and bias.
     Raises: NormError if groups does not divide C; in training if a channel has a single value.
+    Limits: exact only where no eigenvalue of S is tiny against its trace; more steps come closer
+        and cost more.
     Source: Huang, Zhou, Zhu, Liu & Shao 2019, arXiv 1904.03441.
     """
 
@@ -35,6 +37,7 @@ class IterNorm(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_mean running_proj steps"
     memory_format: ClassVar[str] = "contiguous"
 
     groups: int = option(1, low=1)

@@ -21,6 +21,8 @@ class LN(Norm):
 
     Args: eps: added to the variance. affine: learn weight and bias.
     Raises: NormError if a sample has a single value.
+    Limits: the mean of a unit over the samples stays as it is; units of unlike scale in a layer are
+        not made alike.
     Source: Ba, Kiros & Hinton 2016, arXiv 1607.06450. Weight and bias are per channel, so that any
         image size fits; torch's LayerNorm((C, H, W)) has one per channel and position.
     """

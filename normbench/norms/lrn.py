@@ -25,6 +25,7 @@ class LRN(Norm):
     Args: size: channels in the window, odd with `divide=false`; may exceed C. alpha: weight of the
         squares. beta: the exponent. k: what is added to the sum. divide: divide alpha by size.
     Raises: NormError for an even size with `divide=false`.
+    Limits: fixes neither mean nor variance; with the default constants it changes little.
     Source: Krizhevsky, Sutskever & Hinton 2012, section 3.3, whose setting is `divide=false k=2`
         (the preset alexnet_lrn). With the default constants it is close to the identity.
     """

@@ -37,6 +37,8 @@ class MABN(Norm):
         no mean is taken from x. eps: added to the mean square. momentum: weight of the new value in
         running_var. affine: learn weight and bias.
     Raises: NormError if centre meets a layer whose filters have a single weight.
+    Limits: takes no mean from x; settles only after many steps; wants one backward pass for each
+        forward, in order.
     Source: Yan, Wan, Zhang, Zhang, Wei & Sun 2020, arXiv 2001.06838. The backward pass writes its
         own window: of two forwards, the first needs its backward before the second has one.
     """
@@ -44,6 +46,7 @@ class MABN(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_var steps past_x2 past_gz"
     memory_format: ClassVar[str] = "contiguous"
 
     window: int = option(16, low=1)

@@ -25,6 +25,7 @@ class Mean(Norm):
         norm_batch: samples behind one mean; `worker` one worker's batch, `global` that of all
         workers, a number the batches of several workers. A batch is not cut into chunks.
     Raises: NormError in training if a mean has a single value.
+    Limits: leaves variances as they are: meant beside `wn`.
     Source: Salimans & Kingma 2016, arXiv 1602.07868, section 4.
     """
 
@@ -33,6 +34,7 @@ class Mean(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "C"
+    state: ClassVar[str] = "running_mean steps"
 
     momentum: float = option(0.1, low=0, high=1)
     affine: bool = True

@@ -13,6 +13,9 @@ class NoNorm(Norm):
     """No normalization: adds nothing, changes nothing.
 
     y = x. The linear layer keeps its bias and the activation stays where it is.
+
+    Limits: what the initialization sets is all there is: depth and large learning rates are its
+        test.
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("identity",)

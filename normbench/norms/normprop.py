@@ -30,6 +30,7 @@ class NormProp(Norm):
     Args: gamma: what gamma starts at; the default, sqrt(1 - 1/pi), keeps the singular values of a
         layer's Jacobian near 1. affine: learn gamma and bias; without, they are 1 and 0.
     Raises: NormError if a row of the weight is zero, or for an activation other than relu.
+    Limits: relu only; holds for standardized and independent inputs, and at the start of training.
     Source: Arpit et al. 2016, arXiv 1603.01431, eqs. 4 to 8.
     """
 

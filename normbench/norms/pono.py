@@ -20,6 +20,8 @@ class PONO(Norm):
 
     Args: eps: added to the variance.
     Raises: NormError if there is a single channel.
+    Limits: removes the very structure that its authors hand on to later layers; needs many channels
+        to mean much.
     Source: Li, Wu, Weinberger & Belongie 2019, arXiv 1907.04312. Without its second half, which
         hands the moments to a later layer of the same size.
     """

@@ -24,6 +24,7 @@ class RMS(Norm):
 
     Args: over: `sample` or `channel`, what the mean square is taken over. eps: added to the mean
         square. affine: learn weight.
+    Limits: a shift common to all values stays.
     Source: Zhang & Sennrich 2019, arXiv 1910.07467, equation 4.
     """
 

@@ -25,6 +25,8 @@ class ScaledWS(Norm):
     Args: eps: added to the variance. gamma: constant of the activation that follows;
         1.7139588594436646 is the published one for relu. affine: learn gain.
     Raises: NormError for a fan-in of 1.
+    Limits: keeps variances at the start and for the activation that gamma is made for; later
+        nothing holds them.
     Source: Brock, De & Smith 2021, arXiv 2101.08692, eq. 4 and section 4.2.
     """
 

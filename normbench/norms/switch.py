@@ -31,6 +31,8 @@ class Switch(Norm):
         bias.
     Raises: NormError for feature maps with one position, for (N, C) with one channel, and in
         training with one sample.
+    Limits: with the batch among its statistics it is noisy in small batches; mixes are per layer,
+        not per channel.
     Source: Luo, Ren, Peng, Zhang & Li 2019, arXiv 1806.10779.
     """
 
@@ -38,6 +40,7 @@ class Switch(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C + 6"
+    state: ClassVar[str] = "running_mean running_var steps"
     memory_format: ClassVar[str] = "contiguous"
 
     eps: float = option(1e-5, low=0)

@@ -24,6 +24,8 @@ class SyncBN(Norm):
     Args: eps: added to the variance. momentum: weight of the new value in the running statistics.
         affine: learn weight and bias.
     Raises: NormError in training if all workers together have a single value per channel.
+    Limits: in every layer and pass the workers wait for each other; statistics over many samples
+        regularize less.
     Source: Peng et al. 2018 (MegDet), arXiv 1711.07240. A worker's input gradient is that of the
         sum of all workers' losses; the gradients of weight and bias stay sums over its own samples.
         All workers have to reach the layer equally often.
@@ -34,6 +36,7 @@ class SyncBN(Norm):
     uses_batch: ClassVar[bool] = True
     running: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_mean running_var num_batches_tracked"
     norm_batch: ClassVar[str] = "global"
 
     eps: float = option(1e-5, low=0)

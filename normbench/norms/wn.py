@@ -29,6 +29,8 @@ class WN(Norm):
         and bias from the first batch; null does so unless per is `layer`, which has no such start.
         init_scale: standard deviation of the outputs after it.
     Raises: NormError if a row of the weight is zero, or for data_init with `per=layer`.
+    Limits: does not normalize features: their scale is right after data_init, and is not held
+        there.
     Source: Salimans & Kingma 2016, arXiv 1602.07868, eqs. 2, 5 and 6.
     """
 

@@ -24,6 +24,7 @@ class WS(Norm):
 
     Args: eps: added to the variance.
     Raises: NormError for a fan-in of 1.
+    Limits: alone it sets no scale of features: put a norm behind it.
     Source: Qiao et al. 2019, arXiv 1903.10520, eqs. 1 to 3.
     """
 

@@ -3,12 +3,15 @@
 The floor of a norm without a kernel of torch's is what memory allows: a forward pass reads and
 writes one tensor, a backward pass reads two and writes one. Norms of weights are compared with the
 plain layer that they replace, cbn with that layer and torch's batch norm.
+
+On a GPU a pass is timed twice: as Python starts its kernels one by one, and as a captured graph,
+which shows the kernels alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from run import Case
@@ -27,6 +30,7 @@ SETTINGS = {  # where a norm wants a number of the run
     "dbn": {"groups": 8},
     "iternorm": {"groups": 8},
 }
+GPU_CALLS = 50
 LEAST_S = 0.05  # a figure covers as many passes as take about this long
 
 
@@ -104,11 +108,47 @@ def timed(once: Callable[[], None]) -> Callable[[], float]:
     return sample
 
 
+def timed_on_gpu(once: Callable[[], None]) -> Callable[[], float]:
+    """Return a function that gives the milliseconds of one call between two events of the GPU."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def sample() -> float:
+        begin.record()
+        for _ in range(GPU_CALLS):
+            once()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / GPU_CALLS
+
+    return sample
+
+
+def captured(once: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that replays the kernels of `once` as one graph."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            once()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        once()
+    return graph.replay
+
+
 def cases(quick: bool) -> list[Case]:
-    """List one case per norm and shape it takes."""
+    """List the cases of the CPU, and of the GPU where there is one."""
     machine.prepare(1)
     torch.manual_seed(0)
-    found = []
+    found = [on_cpu(*each) for each in pairs("cpu")]
+    if torch.cuda.is_available():
+        for each in pairs("cuda"):
+            found += on_gpu(*each)
+    return found
+
+
+def pairs(device: str) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """Yield for each norm and shape it takes: what is compared, the baseline, ours."""
     for shape in SHAPES:
         for name in registry.names("norm"):
             if name in ("none", "agc"):
@@ -121,16 +161,27 @@ def cases(quick: bool) -> list[Case]:
             last = registry.facts("norm", name).constants["memory_format"] == "channels_last"
             maps = last and len(shape) == 4
             memory = torch.channels_last if maps else torch.contiguous_format
-            x = torch.randn(shape).contiguous(memory_format=memory)
+            x = torch.randn(shape, device=device).contiguous(memory_format=memory)
             kernel = native(name, shape)
-            base = copies(x) if kernel is None else both_ways(kernel.to(memory_format=memory), x)
-            found.append(
-                Case(
-                    name=f"{name} {shape} against {'a copy' if kernel is None else 'torch'}",
-                    baseline=timed(base),
-                    ours=timed(both_ways(layer.to(memory_format=memory), x)),
-                    most=2.0,
-                    unit="ms",
-                )
-            )
-    return found
+            base = copies(x)
+            if kernel is not None:
+                base = both_ways(kernel.to(device, memory_format=memory), x)
+            said = f"{name} {shape} against {'a copy' if kernel is None else 'torch'}"
+            yield said, base, both_ways(layer.to(device, memory_format=memory), x)
+
+
+def on_cpu(said: str, base: Callable[[], None], ours: Callable[[], None]) -> Case:
+    """Compare two functions by their CPU time."""
+    return Case(said, timed(ours), timed(base), most=2.0, unit="ms")
+
+
+def on_gpu(said: str, base: Callable[[], None], ours: Callable[[], None]) -> Iterator[Case]:
+    """Compare two functions by their time on the GPU, started one by one and as a graph."""
+    eager = timed_on_gpu(ours), timed_on_gpu(base)
+    yield Case(f"{said}, GPU", *eager, most=2.0, unit="ms")
+    try:
+        graphs = timed_on_gpu(captured(ours)), timed_on_gpu(captured(base))
+    except RuntimeError as error:
+        yield Case(f"{said}, GPU", *eager, unit="ms", note=f"no graph: {str(error)[:60]}")
+        return
+    yield Case(f"{said}, GPU graph", *graphs, most=2.0, unit="ms")
