@@ -177,3 +177,62 @@ def test_a_member_without_the_replacement_stands_beside_one_with_it():
 def test_a_refusal_in_the_model_names_the_member():
     with pytest.raises(NormError, match=r"norm.gn.groups=4: 6 channels .*\n  try: norm.gn.groups="):
         create("ws+gn", gn={"groups": 4}).layer(6, 2)
+
+
+def warned(name, model=None, **options):
+    return [each.subject for each in create(name, **options).warnings(model or nn.Identity())]
+
+
+def test_ws_warns_unless_a_norm_of_features_stands_beside_it():
+    assert warned("ws") == ["norm=ws"]
+    assert warned("ws+agc") == ["norm=ws"]
+    assert warned("ws+gn") == warned("ws+evonorm_s0") == []
+
+
+def test_frn_warns_behind_dense_layers_alone():
+    norm = create("frn")
+    assert warned("frn", nn.Sequential(norm.layer(4, 2), norm.layer(4, 1))) == []
+    assert warned("frn", nn.Sequential(norm.layer(4, 2), norm.layer(4, 0))) == ["norm=frn"]
+
+
+def test_the_way_out_of_two_parts_for_one_place_is_the_chain_without_the_second():
+    with pytest.raises(NormError, match=r"wn and ws both .*\n  try: norm=wn\+gn"):
+        create("wn+ws+gn")
+
+
+class Acting(nn.Module):
+    """A module with the hooks of a step, which counts their calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def after_backward(self):
+        self.calls.append("backward")
+
+    def after_step(self):
+        self.calls.append("step")
+
+
+@pytest.mark.parametrize("name", ["gn", "ws+gn", "ws+agc"])
+def test_the_hooks_of_a_step_reach_the_modules_that_have_them(name):
+    model, norm = nn.Sequential(Acting(), nn.Identity()), create(name)
+    norm.after_backward(model)
+    norm.after_step(model)
+    assert model[0].calls == ["backward", "step"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("ws+agc", "ActingChain"), ("ws+gn", "Chain"), ("agc+gn", "ActingChain")]
+)
+def test_a_chain_acts_in_a_step_only_with_a_member_that_does(name, kind):
+    assert type(create(name)).__name__ == kind
+
+
+def test_the_layer_that_wn_replaces_keeps_its_own_weight():
+    layer = nn.Linear(3, 2)
+    before = layer.weight.detach().clone()
+    replaced = create("wn", data_init=False).linear(layer)
+    with torch.no_grad():
+        replaced.v.add_(1)
+    assert layer.weight.equal(before)

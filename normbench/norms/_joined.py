@@ -26,7 +26,7 @@ def normalize_joined(
     joined: Joined,
     eps: float,
     affine: tuple[Tensor | None, Tensor | None],
-    workers: int = 1,
+    workers: int,
 ) -> Tensor:
     """Return (x - mean) / sqrt(var + eps) * weight + bias with the gradient of the newest batch.
 

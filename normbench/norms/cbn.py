@@ -128,7 +128,7 @@ class CrossIterationBatchNorm(Linear):
         with torch.no_grad(), unautocast(x):
             joined = self._joined(found)
             self._store(precise(x.detach()), precise(z.detach()), found)
-        return normalize_joined(z, found, joined, self.norm.eps, affine).to(z.dtype)
+        return normalize_joined(z, found, joined, self.norm.eps, affine, 1).to(z.dtype)
 
     def _joined(self, found: Centred) -> Joined:
         """Join the moments (C,) of this batch with the stored ones, moved to these weights."""

@@ -66,7 +66,7 @@ class WeightNorm(Linear):
         norms = self.norms(weight)
         check_rows(self, norms)
         self.v = nn.Parameter(weight.clone())
-        self.g = nn.Parameter(norms.clone())
+        self.g = nn.Parameter(norms)
         self.keep_bias(layer)
 
     def norms(self, v: Tensor) -> Tensor:
