@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from normbench import norms
+from normbench import inputs, norms, ranks
 from normbench.config import Config, part
-from normbench.errors import Mistake, PartError, Refused
-from normbench.inits._base import initialize
+from normbench.errors import InitError, Mistake, NormError, PartError, Refused
+from normbench.inits._base import Init, initialize, set_gains
 from normbench.models._base import Shape
-from normbench.norms._base import Norm, Units, apply, check_refresh
+from normbench.norms._base import Norm, Units, apply, check_refresh, plainly
 
 if TYPE_CHECKING:
     from normbench.data._base import Dataset
+    from normbench.inputs import Scaling
 
 
 SMALL = 2**19  # numbers in a batch up to which the check runs it for real
@@ -32,14 +33,22 @@ def norm(config: Config) -> Norm:
     return norms.create(**config.norm).resolve(config.accumulate)
 
 
+def init(config: Config) -> Init:
+    """Make the initializer of a config."""
+    made: Init = part("init", config.init)
+    return made
+
+
 def model(config: Config, shape: Shape, classes: int) -> nn.Module:
     """Build the model: plain layers, filled by the initializer, then changed by the norm.
 
-    So parameter paths and initial draws do not depend on the norm.
+    So parameter paths and initial draws do not depend on the norm. What the initializer says of the
+    norm's own parameters comes last.
     """
-    built = unfilled(config, shape, classes)
-    initialize(built, part("init", config.init), config.activation, config.seed)
+    built, start = unfilled(config, shape, classes), init(config)
+    initialize(built, start, config.activation, config.seed)
     apply(norm(config), built)
+    set_gains(built, start)
     return built
 
 
@@ -52,7 +61,7 @@ def unfilled(config: Config, shape: Shape, classes: int) -> nn.Module:
         bias=config.bias,
         dropout=config.dropout,
     )
-    built: nn.Module = part("model", config.model).build(units, shape, classes)
+    built: nn.Module = part("model", config.model).build(units, _longest(config, shape), classes)
     return built
 
 
@@ -66,7 +75,17 @@ def dataset(kind: str, options: tuple[tuple[str, Any], ...]) -> Dataset:
 def data(config: Config) -> Dataset:
     """Load the data of a config."""
     options = {key: value for key, value in config.data.items() if key != "name"}
-    return dataset(config.data["name"], tuple((k, _frozen(v)) for k, v in options.items()))
+    loaded = dataset(config.data["name"], tuple((k, _frozen(v)) for k, v in options.items()))
+    return _mixed(loaded) if config.mix != "none" else loaded
+
+
+def scaling(config: Config) -> Scaling:
+    """Return what the inputs of a config are made by, computed once per process."""
+    return _scaling(config.inputs, data(config))
+
+
+_mixed = cache(inputs.mixed)
+_scaling = cache(inputs.scaling)
 
 
 def memory_format(config: Config) -> torch.memory_format:
@@ -92,6 +111,11 @@ def check(config: Config, shape: Shape, classes: int) -> Checked:
     150 MiB and the second that torch needs to set that device up.
     """
     torch.set_num_threads(1)  # a pool of threads would not survive the fork of a sweep's children
+    with ranks.planned(config.gpus):
+        return _checked(config, shape, classes)
+
+
+def _checked(config: Config, shape: Shape, classes: int) -> Checked:
     error, warnings = _tried(config, shape, classes, config.worker_batch)
     if error is None:
         return Checked(None, warnings)
@@ -107,25 +131,53 @@ def check(config: Config, shape: Shape, classes: int) -> Checked:
 def _tried(
     config: Config, shape: Shape, classes: int, batch: int
 ) -> tuple[PartError | None, list[Mistake]]:
-    small = batch * math.prod(shape) <= SMALL
     try:
         part("optimizer", config.optimizer)
+        start = init(config)
+        own = min(start.at_once, config.train_images)
+        small = max(batch, own) * math.prod(shape) <= SMALL
         with torch.device("cpu" if small else "meta"), torch.no_grad():
             built = model(config, shape, classes) if small else _hollow(config, shape, classes)
+            start.check(built)
             built.train()(torch.zeros(batch, *shape))
             if config.eval_stats == "dataset":
                 check_refresh(norm(config), config.norm["name"], built)
-        return None, norm(config).warnings(built)
+            if own:
+                _settled(config, built, torch.zeros(own, *shape))
+        return None, warnings(config, built)
     except PartError as error:
         return error, []
 
 
+def _settled(config: Config, built: nn.Module, images: torch.Tensor) -> None:
+    """Put as many images through the model at once as the initializer does."""
+    try:
+        with plainly(built):
+            built(images)
+    except NormError as error:
+        _, why, fix = astuple(error.mistakes[0])
+        why = f"norm={config.norm['name']}: {why}"
+        raise InitError("batch", len(images), why, fix) from None
+
+
+def warnings(config: Config, built: nn.Module) -> list[Mistake]:
+    """List what works in a model but may not be meant."""
+    return [*norm(config).warnings(built), *init(config).warnings(built)]
+
+
 def _hollow(config: Config, shape: Shape, classes: int) -> nn.Module:
     """The model without values."""
-    part("init", config.init)
     built = unfilled(config, shape, classes)
     apply(norm(config), built)
     return built
+
+
+def _longest(config: Config, shape: Shape) -> Shape:
+    """The shape of an image with as many blank time steps before it as there are in training."""
+    channels, height, width = shape
+    if height % config.step_rows:
+        return shape  # which the model refuses
+    return channels, height + config.blank_steps * config.step_rows, width
 
 
 def _frozen(value: Any) -> Any:

@@ -1,12 +1,12 @@
-"""What there is to choose from: lists of parts and of data sets, read without importing torch."""
+"""What there is to choose from: lists of parts, read without importing torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from normbench import config, registry
-from normbench.errors import Mistake, NormbenchError, Refused
+from normbench import registry
+from normbench.errors import Mistake, Refused
 from normbench.options import nearest, written
 from normbench.registry import Facts
 from normbench.report import Cell, Table
@@ -41,25 +41,6 @@ def show(group: str, name: str | None, screen: Screen) -> None:
         screen.document({"command": "list", "kind": group, "parts": parts})
     else:
         screen.table(_norms() if group == "norm" else _parts(group))
-
-
-def show_data(screen: Screen) -> None:
-    """List the data sets, their sizes, and which are here."""
-    sets = [_data(name) for name in registry.names("data")]
-    screen.document({"command": "data", "sets": sets})
-    head = ("name", "images", "shape", "classes", "split", "here")
-    rows = [
-        (
-            each["name"],
-            f"{each['images']:,}" if each["images"] else "any",
-            "x".join(map(str, each["shape"] or ["any"])),
-            str(each["classes"] or "any"),
-            "/".join(map(str, each["split"] or ["any"])),
-            each["here"],
-        )
-        for each in sets
-    ]
-    screen.table(_table(head, rows))
 
 
 def _norms() -> Table:
@@ -138,23 +119,6 @@ def _document(facts: Facts) -> dict[str, Any]:
             for key, each in facts.options.items()
         },
         "facts": dict(facts.constants),
-    }
-
-
-def _data(name: str) -> dict[str, Any]:
-    """What is known of a data set at its default options; null where it needs an option first."""
-    try:
-        about = config.data_about({"data": {"name": name}})
-    except NormbenchError as error:
-        unknown = dict.fromkeys(("images", "shape", "classes", "split"))
-        return {"name": name, **unknown, "here": f"no    {error.mistakes[0].fix}"}
-    return {
-        "name": name,
-        "images": sum(about.sizes),
-        "shape": list(about.shape),
-        "classes": about.classes,
-        "split": list(about.sizes),
-        "here": "yes, part of the package",
     }
 
 

@@ -22,7 +22,9 @@ VERBS = {
     "train": "train one configuration, or a sweep with -m",
     "summary": "show the layers of a configuration, train nothing",
     "list": "list norms, inits, models, data and optimizers",
-    "data": "list the data sets and say which are here",
+    "data": "list, download, verify or show data sets",
+    "doctor": "tell what this machine can run",
+    "completion": "print the script that completes words in bash, zsh or fish",
 }
 FIRST = """\
 normbench settles arguments about normalization and initialization by running the experiment.
@@ -69,7 +71,20 @@ examples:
     "data": """\
 examples:
   normbench data list
-  normbench data list --json
+  normbench data download cifar10               into data/, or $NORMBENCH_DATA, or --root DIR
+  normbench data verify mnist
+  normbench data show mnist -o mnist.png
+  normbench data show imagefolder data.path=DIR
+""",
+    "doctor": """\
+examples:
+  normbench doctor
+  normbench doctor --json
+""",
+    "completion": """\
+examples:
+  eval "$(normbench completion bash)"           in ~/.bashrc; the same for zsh
+  normbench completion fish | source            in ~/.config/fish/config.fish
 """,
 }
 
@@ -123,6 +138,8 @@ def _dispatch(words: list[str]) -> int:
         "summary": summary,
         "list": list_parts,
         "data": data,
+        "doctor": doctor,
+        "completion": completion,
     }
     if verb == "sweep":
         raise Refused(Mistake("sweep", "is no command", "normbench train -m norm=bn,gn batch=2,32"))
@@ -144,6 +161,9 @@ def train(argv: list[str]) -> int:
     parser.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
     options = _parsed(parser, argv)
     _with_outputs(options)
+    if _follows():
+        options.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     explains = options.cfg is not None or options.info is not None
     if not explains and not _prepared(options):
         return 0
@@ -153,17 +173,19 @@ def train(argv: list[str]) -> int:
 def _prepared(options: argparse.Namespace) -> bool:
     """Check every cell before Hydra starts; False if there is nothing to start."""
     global session
-    from normbench import grid, plan, sweep
+    from normbench import datasets, grid, plan, sweep
 
     cells = grid.Grid(grid.loader(options.config_dir)).cells(options.overrides, options.multirun)
     work = plan.plan(cells)
+    absent = datasets.missing(row.config for row in work.rows if row.left)
     warnings = sweep.check(work)
     session = Session(_screen(options), work, options.multirun)
     for warning in warnings:
         session.screen.warn(warning.text)
-    if any(item.config.dry_run for item in work.items):
+    if any(row.config.dry_run for row in work.rows):
         session.screen.text("\n".join(sweep.plan_lines(work)))
         return False
+    datasets.fetch(absent, session.screen)
     return True
 
 
@@ -183,11 +205,20 @@ def _hydra(options: argparse.Namespace) -> int:
         hydra.main(config_path=str(registry.configs()), config_name="train", version_base="1.3")(
             task
         )()
-    if session and (session.multirun or not any(codes)):
+    worth_it = session and (session.multirun or session.sweep.tunings or not any(codes))
+    if session and worth_it and not _follows():
         from normbench import sweep
 
         sweep.conclude(session.sweep, session.screen, session.multirun)
     return max(codes, default=0)
+
+
+def _follows() -> bool:
+    """Whether torchrun made of this process a worker other than the first, which alone speaks."""
+    from normbench import machine
+
+    place = machine.place()
+    return place is not None and place.rank > 0
 
 
 def task(composed: Any) -> int:
@@ -223,11 +254,14 @@ def run_cells(rows: Sequence[Sequence[str]]) -> list[int]:
 def _train(work: Sweep, screen: Screen) -> int:
     from normbench import sweep
 
+    if work.tunings:
+        sweep.choose(work, screen)
     if len(work.items) == 1 and not work.skipped:
         sweep.single(work.items[0], screen)
-    else:
+    elif work.items:
         sweep.many(work, screen)
-    return 1 if any(item.state == "failed" for item in work.items) else 0
+    done = [*work.tuning_items, *work.items]
+    return 1 if any(item.state == "failed" for item in done) else 0
 
 
 def summary(argv: list[str]) -> int:
@@ -258,13 +292,46 @@ def list_parts(argv: list[str]) -> int:
 
 
 def data(argv: list[str]) -> int:
-    """List the data sets."""
-    parser = _parser("data", "List the data sets and say which are here.", overrides=False)
-    parser.add_argument("what", choices=("list",), metavar="list")
+    """List the data sets; download, verify or show one."""
+    parser = _parser("data", "List the data sets; download, verify or show one.", overrides=False)
+    verbs = ("list", "download", "verify", "show")
+    parser.add_argument("what", choices=verbs, metavar="|".join(verbs))
+    parser.add_argument("words", nargs="*", metavar="NAME [data.OPTION=VALUE ...]")
+    parser.add_argument("--root", metavar="DIR", help="data.root: folder of downloaded sets")
+    parser.add_argument("-o", dest="picture", metavar="FILE.png", help="show: write a picture")
     options = _parsed(parser, argv)
-    from normbench import catalogue
+    from normbench import datasets
 
-    catalogue.show_data(_screen(options))
+    names = [word for word in options.words if "=" not in word]
+    overrides = [word for word in options.words if "=" in word]
+    overrides += [_quoted("data.root", options.root)] if options.root else []
+    datasets.command(options.what, names, overrides, options.picture, _screen(options))
+    return 0
+
+
+def doctor(argv: list[str]) -> int:
+    """Look at what this machine can run."""
+    parser = _parser("doctor", "Tell what this machine can run.", overrides=False)
+    options = _parsed(parser, argv)
+    from normbench import doctor as look
+
+    return look.show(
+        options.outputs or os.environ.get("NORMBENCH_OUTPUTS") or "outputs", _screen(options)
+    )
+
+
+def completion(argv: list[str]) -> int:
+    """Print the script of a shell, or what fits the end of a line, for that script."""
+    from normbench import completion as offered
+
+    parser = _parser("completion", "Print the script that completes words.", overrides=False)
+    parser.add_argument("shell", choices=(*offered.SHELLS, "query"), metavar="SHELL")
+    parser.add_argument("line", nargs="?", default="", help="for query: the line to its cursor")
+    options = _parsed(parser, argv)
+    if options.shell == "query":
+        print("\n".join(offered.offers(options.line, VERBS, LISTS)))
+    else:
+        print(offered.SCRIPTS[options.shell], end="")
     return 0
 
 
@@ -306,7 +373,7 @@ def _settings() -> str:
 
 
 def _as_override(line: str) -> str:
-    return line if line.startswith("#") else line.replace(": ", "=", 1)
+    return line if line.startswith(("#", " ")) else line.replace(": ", "=", 1)
 
 
 def _parser(verb: str, text: str, overrides: bool = True) -> argparse.ArgumentParser:
@@ -333,13 +400,17 @@ def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namesp
 
 def _with_outputs(options: argparse.Namespace) -> None:
     """Let `--outputs` and `$NORMBENCH_OUTPUTS` become an override; the command line wins."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
     given = [text for text in options.overrides if text.startswith("outputs=")]
     place = options.outputs or (not given and os.environ.get("NORMBENCH_OUTPUTS"))
     if place:
-        quoted = QuotedString(str(place), Quote.single).with_quotes()
-        options.overrides.append(f"outputs={quoted}")
+        options.overrides.append(_quoted("outputs", place))
+
+
+def _quoted(key: str, text: str) -> str:
+    """An override whose value is read as it stands."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
 
 
 def _for_hydra(options: argparse.Namespace) -> list[str]:

@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import machine, registry
+from normbench import augment, inputs, machine, orders, registry
 from normbench.errors import Mistake
 from normbench.options import Declared, Unfit, declarations, option, written
 
@@ -28,12 +28,14 @@ GROUPS = tuple(registry.KINDS)
 # Settings that change how a run is done and recorded, but no number of it.
 EXECUTION = (
     *("seeds", "jobs", "log_every", "outputs", "force", "dry_run"),
-    *("skip_invalid", "max_cells", "tb", "tb_axis"),
+    *("skip_invalid", "max_cells", "tb", "tb_axis", "download"),
+    *("tune", "tune_lrs", "tune_seeds"),  # what they choose is optimizer.lr, which is hashed
 )
 ACTIVATIONS = ("auto", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "tlu", "identity")
 SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
 ORDERS = ("iid", "sorted", "dirichlet", "classes", "balanced")
-INPUTS = ("standardized", "raw", "uneven", "whitened")
+INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
+GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates that tuning tries, times that of the optimizer
 LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
@@ -50,12 +52,15 @@ class Config:
     data: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     batch: int = option(None, low=1, high=1_000_000)
-    gpus: int = option(None, low=1, high=1024)
+    gpus: int = option(None, low=1, high=512)
     accumulate: int = option(None, low=1, high=100_000)
     norm_batch: int | str = option(None, low=1, high=1_000_000, choices=("worker", "global"))
     eval_stats: str = option(None, choices=("running", "batch", "dataset"))
     lr_rule: str = option(None, choices=("none", "linear", "sqrt"))
     lr_base_batch: int = option(None, low=1, high=1_000_000)
+    tune: str = option(None, choices=("none", "lr"))
+    tune_lrs: list[float] | None = option(None, above=0, high=1e30)
+    tune_seeds: int = option(None, low=1, high=100)
     schedule: str = option(None, choices=SCHEDULES)
     warmup: float = option(None, low=0, below=1)
     clip: float | None = option(None, above=0, high=1e30)
@@ -93,6 +98,7 @@ class Config:
     max_cells: int = option(None, low=1, high=100_000)
     tb: bool = option(None)
     tb_axis: str = option(None, choices=("examples", "step"))
+    download: bool = option(None)
     digest: str = ""  # of the data, filled in by `resolve`
     label: str = ""  # of the data, likewise
     train_images: int = 0  # likewise
@@ -122,6 +128,12 @@ class Config:
         """Full batches in the training set; the incomplete last one is dropped."""
         return self.train_images // self.batch
 
+    @property
+    def step_rows(self) -> int:
+        """Rows of pixels in one time step of a recurrent model."""
+        recurrent = registry.facts("model", self.model["name"]).constants["recurrent"]
+        return int(self.model["rows"]) if recurrent else 1
+
     @cached_property
     def sha256(self) -> str:
         """Digest of every setting that can change the numbers, except the seed.
@@ -147,7 +159,13 @@ class Config:
     @property
     def directory(self) -> Path:
         """Where the run's files lie."""
-        return Path(self.outputs) / "runs" / self.name / f"seed{self.seed}"
+        place = f"tune{-1 - self.seed}" if self.tuning else f"seed{self.seed}"
+        return Path(self.outputs) / "runs" / self.name / place
+
+    @property
+    def tuning(self) -> bool:
+        """Whether this run only serves to choose a learning rate: it never sees the test set."""
+        return self.seed < 0
 
     def experiment(self) -> dict[str, Any]:
         """Return the settings that make the numbers."""
@@ -167,6 +185,19 @@ class Config:
     def with_seeds(self) -> list[Config]:
         """Return one config per seed: `seeds=3 seed=5` is seeds 5, 6 and 7."""
         return [dataclasses.replace(self, seed=self.seed + k, seeds=1) for k in range(self.seeds)]
+
+    def with_lr(self, lr: float) -> Config:
+        """Return the same with another `optimizer.lr`."""
+        return dataclasses.replace(self, optimizer={**self.optimizer, "lr": lr})
+
+    def tuning_run(self, lr: float, k: int) -> Config:
+        """Return the run of tuning seed k at a learning rate.
+
+        Its seed is -1 - k, which no command line can ask for. It goes on to the end of the budget
+        whatever `target` says, and may diverge, since that is an answer.
+        """
+        to_the_end = dataclasses.replace(self, target=None, on_nan="record", seeds=1)
+        return dataclasses.replace(to_the_end.with_lr(lr), seed=-1 - k)
 
     def _plain(self) -> dict[str, Any]:
         tree = {each.name: copy.deepcopy(getattr(self, each.name)) for each in declared_keys()}
@@ -249,7 +280,7 @@ def resolve(tree: dict[str, Any], about: About) -> Config:
     """
     facts = registry.facts("norm", tree["norm"]["name"]).constants
     tree = copy.deepcopy(tree)
-    tree["device"] = machine.resolve_device(tree["device"])
+    tree["device"] = machine.resolve_device(tree["device"], tree["gpus"])
     if tree["placement"] == "auto":
         tree["placement"] = facts["placement"]
     if tree["activation"] == "auto":
@@ -263,6 +294,14 @@ def resolve(tree: dict[str, Any], about: About) -> Config:
     tree["epochs"] = None  # the steps say it, so both ways to say a length are one run
     if tree["eval_every"] is None:
         tree["eval_every"] = tree["steps"] / per_epoch / 10
+    if tree["tune"] == "lr" and tree["tune_lrs"] is None:
+        tree["tune_lrs"] = grid_around(tree["optimizer"]["lr"])
+    for key in ("shifts", "test_blank_steps"):
+        tree[key] = sorted(tree[key])  # a run is the same in whatever order it is tested
+    for key, order in orders.OWNERS.items():
+        if tree["order"] != order:
+            tree[key] = defaults()[key]  # it makes no difference
+    tree["augment"] = augment.named(tree["augment"])
     _resolve_shares(tree["norm"], tree["steps"] * tree["accumulate"])
     return Config(
         **tree,
@@ -289,6 +328,10 @@ def contradictions(tree: Mapping[str, Any], about: About) -> list[Mistake]:
         *_set_mistakes(tree),
         *_place_mistakes(tree),
         *_share_mistakes(tree),
+        *_tune_mistakes(tree),
+        *inputs.mistakes(tree, about),
+        *orders.mistakes(tree, about),
+        *augment.mistakes(tree, about),
     ]
 
 
@@ -302,10 +345,34 @@ def _share_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
             yield Mistake(name, why, f"{name} norm.{key}=null")
 
 
+def grid_around(lr: float) -> list[float]:
+    """List the learning rates that tuning tries where none are given."""
+    return [float(f"{lr * factor:.6g}") for factor in GRID]
+
+
+def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    lrs = tree["tune_lrs"]
+    if tree["tune"] == "lr" and machine.place() is not None:
+        why = "needs a command that starts its workers itself, not torchrun"
+        yield Mistake("tune=lr", why, f"normbench train tune=lr gpus={tree['gpus']}")
+    if tree["tune"] == "none" or lrs is None:
+        return
+    rising = sorted(set(lrs))
+    if len(rising) < 2:
+        fix = written(grid_around((rising or [tree["optimizer"]["lr"]])[0]))
+        why = "is no grid: that takes two learning rates or more"
+        yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={fix}")
+    elif lrs != rising:
+        why = "does not rise from each learning rate to the next"
+        yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={written(rising)}")
+
+
 def _batch_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
     batch, gpus, images = tree["batch"], tree["gpus"], about.sizes[0]
-    if gpus > 1:
-        yield Mistake(f"gpus={gpus}", "several workers in one run are not there yet", "gpus=1")
+    place = machine.place()
+    if place is not None and place.workers != gpus:
+        why = f"torchrun has started {place.workers} workers"
+        yield Mistake(f"gpus={gpus}", why, f"gpus={place.workers}")
     if batch > images:
         why = f"is more than the {images} training images of {about.label}"
         yield Mistake(f"batch={batch}", why, f"batch={images}")

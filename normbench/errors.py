@@ -147,3 +147,11 @@ class MachineError(NormbenchError):
     """The machine cannot do what is asked: space, device, memory, package."""
 
     code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """Say in one line what went wrong."""
+    if isinstance(error, NormbenchError):
+        mistake = error.mistakes[0]
+        return f"{mistake.subject}: {mistake.why}"
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -25,6 +25,14 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "gradient norm": ("optim/grad_norm",),
     },
 }  # category, title and tags of the charts on the page of custom scalars
+LAYER_CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Layers": {
+        "deviation after the activation": ("layer/.*/act_std",),
+        "share of saturated units": ("layer/.*/saturated",),
+        "gradient norm of the weight": ("layer/.*/grad_norm",),
+        "error of the running mean": ("layer/.*/stat_error",),
+    },
+}  # of runs with `diagnose=full`; a line for each layer
 
 
 class Events:
@@ -37,8 +45,13 @@ class Events:
         self.file, self.axis, self.tb = file, axis, load_tensorboard()
         self.records = self.tb.RecordWriter(file)
 
-    def begin(self, hparams: Mapping[str, float | str | bool], config: str) -> None:
-        """Write the version, the run's columns, the layout of the charts and the configuration."""
+    def begin(
+        self, hparams: Mapping[str, float | str | bool], config: str, layers: bool = False
+    ) -> None:
+        """Write the version, the run's columns, the layout of the charts and the configuration.
+
+        Args: layers: there will be rows on each layer.
+        """
         tb = self.tb
         self._event(file_version="brain.Event:2")
         infos = [
@@ -53,7 +66,7 @@ class Events:
         self._hparams(tb.hparams.EXPERIMENT_TAG, experiment=experiment)
         self._hparams(tb.hparams.SESSION_START_INFO_TAG, session_start_info=start)
         layout = tb.layout.CONFIG_SUMMARY_TAG, tb.layout.create_summary_metadata()
-        self._bytes(*layout, _layout(tb).SerializeToString())
+        self._bytes(*layout, _layout(tb, layers).SerializeToString())
         code = "".join(f"    {line}\n" for line in config.splitlines())
         self._bytes("config", tb.text.create_summary_metadata("config", ""), code.encode())
 
@@ -130,9 +143,9 @@ def load_tensorboard() -> SimpleNamespace:
     )
 
 
-def _layout(tb: SimpleNamespace) -> Any:
+def _layout(tb: SimpleNamespace, layers: bool) -> Any:
     layout = tb.Layout()
-    for title, charts in CHARTS.items():
+    for title, charts in {**CHARTS, **(LAYER_CHARTS if layers else {})}.items():
         category = layout.category.add(title=title)
         for name, tags in charts.items():
             category.chart.add(title=name).multiline.tag.extend(tags)

@@ -29,10 +29,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normbench import config, registry
+from normbench import config, orders, registry
 from normbench.config import Config
 from normbench.errors import Mistake, PartError, Refused
-from normbench.options import nearest
+from normbench.options import nearest, written
 
 if TYPE_CHECKING:
     from normbench.data._base import About
@@ -90,11 +90,32 @@ class Grid:
         # What was refused is left out, so that one look finds the other mistakes as well.
         cells = [self.cell(row) for row in itertools.product(*choices)]
         misfits = [mistake for cell in cells for mistake in cell.misfits]
+        self._check_tuning(cells)
+        self._check_orders(cells, overrides)
         skip = all(cell.config is None or cell.config.skip_invalid for cell in cells)
         if misfits and not (multirun and skip and any(cell.config for cell in cells)):
             self.mistakes.update(dict.fromkeys(misfits))
         self._stop()
         return cells
+
+    def part(self, group: str, overrides: Sequence[str]) -> dict[str, Any]:
+        """Return the checked options of one part, chosen and set as for a training.
+
+        Raises: Refused with all mistakes, such as settings of anything else.
+        """
+        self.keys = [text.partition("=")[0] for text in overrides]
+        self._given_twice(self.keys)
+        row = []
+        for text in overrides:
+            if text.partition("=")[0].partition(".")[0] != group:
+                self._say(text, f"is no option of {group}", f"{group}.OPTION=VALUE")
+            else:
+                row += self._read(text, multirun=False)
+        tree = self._tree(tuple(row))
+        self.mistakes.update(dict.fromkeys(config.check_values(tree)))
+        self._stop()
+        options: dict[str, Any] = tree[group]
+        return options
 
     def cell(self, row: Sequence[str]) -> Cell:
         """Compose and check one combination of `KEY=VALUE` texts."""
@@ -191,6 +212,29 @@ class Grid:
         if limit.isdigit() and count > int(limit):
             self._say(f"max_cells={limit}", f"this sweep has {count:,} cells", f"max_cells={count}")
             self._stop()
+
+    def _check_orders(self, cells: list[Cell], overrides: Sequence[str]) -> None:
+        """Refuse a setting of an order that no cell has."""
+        found = {cell.config.order: None for cell in cells if cell.config}
+        for text in overrides:
+            order = orders.OWNERS.get(text.partition("=")[0])
+            if order and order not in found and all(cell.config for cell in cells):
+                why = f"order={','.join(found)} has no such setting"
+                self._say(text, why, f"order={order} {text}")
+
+    def _check_tuning(self, cells: list[Cell]) -> None:
+        """Refuse learning rates that no run would have, since the tuning chooses others."""
+        found = [cell.config for cell in cells if cell.config]
+        tuned = [each for each in found if each.tune == "lr"]
+        lrs = sorted({each.optimizer["lr"] for each in tuned})
+        if "optimizer.lr" not in self.keys or not tuned:
+            return
+        why = "tune=lr chooses it, for each configuration"
+        if len(lrs) > 1:
+            self._say(f"optimizer.lr={','.join(map(str, lrs))}", why, f"tune_lrs={written(lrs)}")
+        elif len(tuned) == len(found) and "tune_lrs" in self.keys:
+            fix = f"tune_lrs={written(tuned[0].tune_lrs)} alone"
+            self._say(f"optimizer.lr={lrs[0]:g}", why, fix)
 
     def _tree(self, row: tuple[str, ...]) -> dict[str, Any]:
         """The composed values of one combination; an unknown option is a mistake and left out."""
@@ -308,7 +352,8 @@ class Grid:
 
     def _unknown_key(self, text: str, known: Sequence[str]) -> None:
         key, _, value = text.partition("=")
-        shown = [*known, *_options_everywhere()]
+        usual = [key for key, _ in config.leaves(self.base(())) if "." in key]
+        shown = [*known, *usual, *_options_everywhere()]
         near = max(
             shown, key=lambda each: max(_like(key, each), _like(key, each.rpartition(".")[2]))
         )

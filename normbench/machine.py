@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -15,24 +16,39 @@ from typing import Any
 from normbench import __version__
 from normbench.errors import MachineError
 
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun tells each of its processes
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
 
-def resolve_device(name: str) -> str:
-    """Return `cpu`, `cuda` or `mps` for a `device` setting.
+def resolve_device(name: str, workers: int = 1) -> str:
+    """Return `cpu`, `cuda` or `mps` for a `device` setting and a number of workers.
 
-    Raises: MachineError if the device is not there; it is never replaced silently.
+    Raises: MachineError if there are not so many; nothing is replaced silently.
     """
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
-        return "cpu"
+        return _with_workers("cpu", workers)
     import torch
 
+    gpus = torch.cuda.device_count()
     if name == "auto":
-        return "cuda" if torch.cuda.device_count() else "cpu"
-    there = torch.cuda.device_count() if name == "cuda" else torch.backends.mps.is_available()
+        return _with_workers("cuda" if gpus else "cpu", workers, gpus)
+    there = gpus if name == "cuda" else torch.backends.mps.is_available()
     if not there:
         raise MachineError(f"device={name}", "this machine has no such device", "device=cpu")
-    return name
+    return _with_workers(name, workers, gpus)
+
+
+def _with_workers(device: str, workers: int, gpus: int = 0) -> str:
+    """The device, if it can have so many workers; those of torchrun are torchrun's matter."""
+    if workers == 1 or place() is not None:
+        return device
+    if device == "cuda" and workers > gpus:
+        why = f"this machine has {gpus} CUDA device{'s' * (gpus > 1)}"
+        raise MachineError(f"gpus={workers}", why, "device=cpu")
+    if device == "mps" or sys.platform != "linux":
+        why = "several workers need Linux, on CPUs or CUDA devices"
+        raise MachineError(f"gpus={workers}", why, "gpus=1")
+    return device
 
 
 def cores() -> int:
@@ -54,10 +70,46 @@ def prepare(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies (Linux)."""
+def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send a signal to this process when its parent dies (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, by)  # PR_SET_PDEATHSIG
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker of a run this process is, of how many, and which one on this machine."""
+
+    rank: int
+    workers: int
+    local: int
+
+
+def place() -> Place | None:
+    """Read which worker torchrun made of this process, None if it was not started by torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    rank, workers, local = (int(os.environ[name]) for name in PLACE)
+    return Place(rank, workers, local)
+
+
+def take_device(device: str, number: int) -> None:
+    """Let `cuda` mean the device of this number from now on; nothing for other devices."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.set_device(number)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on the host or on a GPU."""
+    if isinstance(error, MemoryError):
+        return True
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:

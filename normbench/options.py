@@ -48,9 +48,10 @@ class Declared:
         Raises: Unfit, with the reason and a value that would do.
         """
         kinds = [kind.strip() for kind in self.type.split("|")]
-        value = _typed(value, kinds)
+        given, value = value, _typed(value, kinds)
         if value is _WRONG:
-            raise Unfit(f"is not {_article(kinds, self.limits)}", self._fix())
+            listed = [given] if _typed([given], kinds) is not _WRONG else self._fix()
+            raise Unfit(f"is not {_article(kinds, self.limits)}", listed)
         choices = self.limits.get("choices")
         if choices and isinstance(value, str) and value not in choices:
             others = [kind for kind in kinds if kind != "str"]

@@ -17,14 +17,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 from normbench import build, events, machine, registry
-from normbench.errors import InUse
+from normbench.errors import InUse, first_line
 from normbench.plan import Item
 from normbench.record import FINAL, read_status
 from normbench.rows import Row, from_json, to_json
-from normbench.run import first_line, run
+from normbench.run import run
 
 BUSY_WAIT_S = 1.0  # between two looks at a run that another process works on
 TRIES = 2  # a child that was killed is tried once more
@@ -40,8 +41,8 @@ def jobs_of(items: list[Item]) -> int:
     if config.device == "cuda":
         import torch
 
-        return min(torch.cuda.device_count(), left)
-    return min(max(1, machine.cores() // config.threads), left)
+        return min(torch.cuda.device_count() if config.gpus == 1 else 1, left)
+    return min(max(1, machine.cores() // (config.threads * config.gpus)), left)
 
 
 def work(items: list[Item], tell: Tell) -> None:
@@ -53,13 +54,19 @@ def work(items: list[Item], tell: Tell) -> None:
     if not todo:
         return
     _warm(todo)
-    if sys.platform == "linux":
+    if sys.platform == "linux" and machine.place() is None:
         _Pool(items, tell).work()
         return
-    for index, item in enumerate(items):  # forking is not safe with macOS's frameworks
+    # Forking is not safe with macOS's frameworks, and torchrun's processes go through all runs
+    # together.
+    for index, item in enumerate(items):
         if not item.finished:
-            alone(item, lambda row, index=index: tell(index, "running", row, ""))
+            alone(item, partial(_told, tell, index))
             tell(index, item.state, None, item.message or "")
+
+
+def _told(tell: Tell, index: int, row: Row) -> None:
+    tell(index, "running", row, "")
 
 
 def _warm(todo: list[Item]) -> None:
@@ -67,7 +74,7 @@ def _warm(todo: list[Item]) -> None:
     if any(item.config.tb for item in todo):
         events.load_tensorboard()
     for item in todo:
-        build.data(item.config)
+        build.scaling(item.config)
         for group in registry.KINDS:
             name = getattr(item.config, group)["name"]
             for member in name.split("+"):
@@ -105,7 +112,9 @@ class _Pool:
         self.busy: list[tuple[float, int]] = []
         self.children: list[_Child] = []
         self.selector = selectors.DefaultSelector()
-        self.reuse = self.items[0].config.device == "cuda"
+        # A child that has touched a GPU cannot fork workers any more.
+        alone = all(item.config.gpus == 1 for item in items)
+        self.reuse = alone and items[0].config.device == "cuda"
 
     def work(self) -> None:
         try:
@@ -128,7 +137,8 @@ class _Pool:
             os.close(orders)
             os.close(news)
             for other in self.children:  # or it would never hear that its pipe was closed
-                os.close(other.orders.fileno())
+                if not other.orders.closed:  # as it is once its last run has ended
+                    os.close(other.orders.fileno())
                 os.close(other.news)
             _child(self.items, order_end, news_end)
         os.close(order_end)

@@ -6,13 +6,17 @@ joined, there is one worker and every sum is the tensor itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import atexit
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
+PATIENCE_S = 600  # how long a worker waits for another before it gives up
 _planned = 1  # workers of the run that is being checked, before there are any
 
 
@@ -42,6 +46,100 @@ def planned(workers: int) -> Iterator[None]:
         _planned = before
 
 
+def back_ends() -> list[str]:
+    """List the ways in which workers can talk to each other here."""
+    there = {
+        "gloo": dist.is_available() and dist.is_gloo_available(),
+        "nccl": dist.is_available() and dist.is_nccl_available() and torch.cuda.is_available(),
+    }
+    return [name for name, available in there.items() if available]
+
+
+class PeerLost(Exception):
+    """Another worker of the group is gone, or has not answered within `PATIENCE_S`."""
+
+
+def join(rank: int, workers: int, device: str, meeting: str) -> None:
+    """Join the group of workers, once per process.
+
+    Args: device: `cpu` talks by gloo, `cuda` by nccl. meeting: where the workers find each other,
+        a URL such as `file:///folder/meeting`, or `env://` for the variables that torchrun sets.
+    Raises: PeerLost if they do not come together.
+    """
+    backend = "nccl" if device == "cuda" else "gloo"
+    patience = timedelta(seconds=PATIENCE_S)
+    with _talking():
+        dist.init_process_group(backend, meeting, patience, world_size=workers, rank=rank)
+    atexit.register(leave)
+
+
+def meet() -> None:
+    """Wait until all workers have come here, where there are others."""
+    if world_size() > 1:
+        with _talking():
+            dist.barrier()
+
+
+def leave() -> None:
+    """Leave the group of workers, if there is one."""
+    if joined():
+        dist.destroy_process_group()
+
+
+def average(tensor: Tensor) -> None:
+    """Replace `tensor` on all workers by its mean over them, in one message."""
+    if world_size() > 1:
+        with _talking():
+            dist.all_reduce(tensor)
+        tensor.div_(world_size())
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Return the sum of `tensor` over all workers."""
+    return all_reduce_sum(tensor, world_size())
+
+
+def total_number(number: float) -> float:
+    """Return the sum of a number over all workers, in float64."""
+    if world_size() == 1:
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return float(total(torch.tensor(number, dtype=torch.float64, device=device)))
+
+
+def mine(batches: Tensor, accumulate: int) -> Tensor:
+    """Return this worker's part (steps, batch / workers, ...) of `batches` (steps, batch, ...).
+
+    A batch is cut into `accumulate` micro-batches, and each of these over the workers.
+    """
+    steps, batch, *rest = batches.shape
+    pieces = batches.reshape(steps, accumulate, world_size(), -1, *rest)
+    return pieces[:, :, rank()].reshape(steps, batch // world_size(), *rest)
+
+
+def from_first(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors on all workers by those of worker 0."""
+    if world_size() > 1:
+        for tensor in tensors:
+            with _talking():
+                dist.broadcast(tensor, 0)
+
+
+def unlike_first(digest: str, device: str) -> list[int]:
+    """Return the workers whose hexadecimal `digest` is not that of worker 0."""
+    mine = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8, device=device)
+    every = [torch.empty_like(mine) for _ in range(world_size())]
+    with _talking():
+        dist.all_gather(every, mine)
+    return [rank for rank, each in enumerate(every) if not each.equal(every[0])]
+
+
+def share(start: int, stop: int) -> tuple[int, int]:
+    """Cut start .. stop into as many equal pieces as there are workers; return this one's."""
+    size, workers, mine = stop - start, world_size(), rank()
+    return start + size * mine // workers, start + size * (mine + 1) // workers
+
+
 def all_reduce_sum(tensor: Tensor, workers: int) -> Tensor:
     """Return the sum of `tensor` over this worker and its neighbours; no gradient flows.
 
@@ -52,8 +150,17 @@ def all_reduce_sum(tensor: Tensor, workers: int) -> Tensor:
     if not joined() or workers == 1:
         return tensor
     total = tensor.detach().clone().contiguous()
-    dist.all_reduce(total, group=_neighbours(workers, dist.group.WORLD))
+    with _talking():
+        dist.all_reduce(total, group=_neighbours(workers, dist.group.WORLD))
     return total
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # all that torch raises when a message does not get through
+        raise PeerLost(str(error).partition("\n")[0]) from error
 
 
 @cache

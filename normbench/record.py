@@ -32,6 +32,7 @@ ATTEMPT = (
 )  # and events: what a run that began left
 
 FINAL = ("finished", "diverged")
+MANY = ("layers", "pretrain")  # rows of numbers for each layer, which are not among the results
 STATES = ("planned", "running", *FINAL, "interrupted", "failed")
 EXIT_CODES = {
     "sigint": 130,
@@ -94,8 +95,10 @@ class Record:
     def write(self, row: Row) -> None:
         """Record one row in `metrics.jsonl` and TensorBoard, and in `status.json` now and then."""
         self._metrics.write(to_json(row).encode() + b"\n")
-        self._last.update(row.values)
-        self._status["step"], self._status["epoch"] = row.step, row.epoch
+        if row.kind not in MANY:
+            self._last.update(row.values)
+        if row.kind != "pretrain":  # which has steps of its own
+            self._status["step"], self._status["epoch"] = row.step, row.epoch
         if self._events:
             self._events.add(row)
         if time.monotonic() >= self._due:
@@ -119,12 +122,13 @@ class Record:
         reason: str | None = None,
         message: str | None = None,
         state_sha256: str | None = None,
+        train_s: float | None = None,
     ) -> None:
         """Bring everything to the disk and write the final state; nothing is recorded after it.
 
         Args: state: `finished`, `diverged`, `interrupted` or `failed`. reason: for the last two,
             a key of `EXIT_CODES`. message: what happened, for people. state_sha256: digest of
-            model and optimizer.
+            model and optimizer. train_s: seconds of training, evaluations left out.
         """
         assert state in STATES[2:]
         # A run that fails because the disk is full must still be able to say so.
@@ -142,6 +146,7 @@ class Record:
         }
         if state in FINAL:
             last = self._last
+            changes["train_s"] = train_s
             changes["final"] = {name: finite(last[name]) for name in sorted(last) if "/" in name}
         if state == "diverged":
             changes |= {name: self._last.get(name) for name in ("bad_step", "bad_quantity")}
@@ -170,7 +175,8 @@ class Record:
             # Named by attempt: a running TensorBoard goes on to the next name, never back.
             file = self._append(stack, f"{EVENTS}{self._status['attempts']:06d}.normbench")
             self._events = Events(file, self.tb_axis)
-            self._events.begin(self.hparams, text)
+            layers = config["experiment"].get("diagnose") == "full"
+            self._events.begin(self.hparams, text, layers)
 
     def _check(self, before: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
         """Refuse a folder that is final or of another configuration."""
@@ -313,6 +319,9 @@ def _unlike_status(status: Any) -> str | None:
         return "resumed_at is no list of steps"
     if not all(type(text) is str for text in status["warnings"]):
         return "warnings is no list of texts"
+    took = status.get("train_s")
+    if type(took) not in (int, float, type(None)) or finite(took) != took:
+        return f"train_s is {shown(took)}"
     final = (status["final"] or {}).values()
     if not all(type(value) in _PLAIN and finite(value) == value for value in final):
         return "final holds more than numbers"

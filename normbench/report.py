@@ -34,7 +34,9 @@ class Result:
     """One run as recorded: its settings, how it ended, and the last value of each metric.
 
     Args: directory: of the run, `.../<name>/seed<k>`; state: as in `status.json`, or `does not
-    apply`; final: by metric, None where it was not finite; classes: of the data set.
+    apply`; final: by metric, None where it was not finite; classes: of the data set; target: the
+    validation accuracy that ends the run; length: its examples, if nothing does; train_s: seconds
+    of training; tests: names of the tests beside that of the test set as it is.
     """
 
     directory: str
@@ -43,6 +45,10 @@ class Result:
     final: Mapping[str, float | None] = field(default_factory=dict)
     message: str | None = None
     classes: int = 10
+    target: float | None = None
+    length: int = 0
+    train_s: float | None = None
+    tests: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -140,9 +146,11 @@ def table(results: Sequence[Result], keys: Sequence[str], metric: str = "test/ac
     column (paired t tests on the seeds in common, Holm, 5 %).
 
     Args: keys: the swept keys without the seed; with one key its values are rows, with none
-    there is one row.
+    there is one row. metric: where it is that of a further test, only runs that have it are shown.
     Raises: ValueError if two runs of one cell have the same seed: a key is missing.
     """
+    for test in metric.split("/", 2)[2:]:
+        results = [each for each in results if test in each.tests]
     last = list(keys[-1:])
     wide = len(keys) > 1 and len({_key(each.settings, last) for each in results}) <= COLUMNS
     across, down = (last, list(keys[:-1])) if wide else ([], list(keys))
@@ -160,21 +168,29 @@ def table(results: Sequence[Result], keys: Sequence[str], metric: str = "test/ac
     return Table(_title(metric), head, rows, len(down), frozenset(), tuple(notes))
 
 
+def further(results: Sequence[Result]) -> list[str]:
+    """List the accuracies of further tests, such as `test/accuracy/invert`, by name and number."""
+    names = {name for result in results for name in result.tests}
+    return [f"test/accuracy/{name}" for name in sorted(names, key=_in_order)]
+
+
 def seeds(results: Sequence[Result]) -> Table:
-    """Lay out the seeds of one configuration: test accuracy and train-eval gap, in percent.
+    """Lay out the seeds of one configuration: test accuracies and train-eval gap, in percent.
 
     Each seed has a column up to 5 seeds, beyond that the lowest and the highest value have one.
     """
-    accuracy, gap = (_Group(results, metric) for metric in ("test/accuracy", "gap/accuracy"))
+    metrics = ("test/accuracy", *further(results), "gap/accuracy")
+    accuracy, *_ = groups = [_Group(results, metric) for metric in metrics]
     each = [f"seed {result.seed}" for result in accuracy.results]
     head = ["", *(each if len(each) <= SEED_COLUMNS else ["lowest", "highest"])]
     if len(each) > 1:
         head += ["mean", "95 % interval"]
     values = [100 * value for value in accuracy.values]
     digits = 2 if values and max(values) - min(values) < CLOSE else 1
-    rows = (
-        (Cell("test accuracy"), *_across(accuracy, f".{digits}f", len(head) - 1)),
-        (Cell("train-eval gap"), *_across(gap, f"+.{digits}f", len(head) - 1)),
+    forms = [f".{digits}f"] * (len(groups) - 1) + [f"+.{digits}f"]
+    rows = tuple(
+        (Cell(_name(group.metric)), *_across(group, form, len(head) - 1))
+        for group, form in zip(groups, forms, strict=True)
     )
     dull = ("mean",) if len(each) > 1 else ("mean", "too few")  # the columns say it
     notes = [note for note in _notes([accuracy], accuracy.metric, []) if not note.startswith(dull)]
@@ -205,20 +221,23 @@ def markdown(table: Table) -> str:
 def csv(results: Sequence[Result], keys: Sequence[str]) -> str:
     """Write one line per run, sorted by name, with plain numbers: accuracy as a fraction.
 
-    The same results give the same bytes. A text that a spreadsheet would take for a formula
-    stands behind an apostrophe.
+    The same results give the same bytes.
     """
-    from csv import writer
-
     metrics = sorted({metric for result in results for metric in result.final})
-    out = io.StringIO()
-    lines = writer(out, lineterminator="\n")
-    lines.writerow(map(_csv_cell, ["run", *keys, "seed", "state", *metrics, "message"]))
+    rows: list[list[object]] = [["run", *keys, "seed", "state", *metrics, "message"]]
     for result in sorted(results, key=lambda result: (result.name, result.directory)):
         settings = [result.settings.get(key, "") for key in keys]
         values = [result.final.get(metric) for metric in metrics]
-        row = [result.name, *settings, result.seed, result.state, *values, result.message]
-        lines.writerow(map(_csv_cell, row))
+        rows.append([result.name, *settings, result.seed, result.state, *values, result.message])
+    return lines(rows)
+
+
+def lines(rows: Iterable[Sequence[object]]) -> str:
+    """Write rows as CSV; what a spreadsheet would take for a formula is behind an apostrophe."""
+    from csv import writer
+
+    out = io.StringIO()
+    writer(out, lineterminator="\n").writerows(map(_csv_cell, row) for row in rows)
     return out.getvalue()
 
 
@@ -249,7 +268,7 @@ class _Group:
 def _chance(metric: str, classes: int) -> float:
     if metric.startswith("gap/"):
         return 0.0
-    return math.log(classes) if metric.endswith("loss") else 1 / classes
+    return math.log(classes) if _quantity(metric) == "loss" else 1 / classes
 
 
 def _rank(state: str) -> int:
@@ -257,12 +276,29 @@ def _rank(state: str) -> int:
 
 
 def _percent(metric: str) -> bool:
-    return metric.endswith("accuracy")
+    return _quantity(metric) == "accuracy"
+
+
+def _quantity(metric: str) -> str:
+    """What is measured: the second word of `test/accuracy/invert`."""
+    return metric.split("/")[:2][-1]
+
+
+def _name(metric: str) -> str:
+    if metric == "gap/accuracy":
+        return "train-eval gap"
+    words = metric.split("/", 2)
+    return " ".join(words[:2]) + "".join(f" ({word})" for word in words[2:])
 
 
 def _title(metric: str) -> str:
-    name = "train-eval gap" if metric == "gap/accuracy" else metric.replace("/", " ")
-    return f"{name}, %" if _percent(metric) else name
+    return f"{_name(metric)}, %" if _percent(metric) else _name(metric)
+
+
+def _in_order(name: str) -> list[float | str]:
+    """By what names are sorted, the numbers in them by their size."""
+    pieces = re.split(r"(\d+\.?\d*)", name)
+    return [float(piece) if place % 2 else piece for place, piece in enumerate(pieces)]
 
 
 def _key(settings: Settings, keys: Sequence[str]) -> Key:
@@ -415,7 +451,13 @@ def _document(folder: str, group: _Group) -> dict[str, object]:
         "state": group.state,
         "config": {key: value for key, value in settings.items() if key not in SEEDS},
         "seeds": [
-            {"seed": each.seed, "state": each.state, "final": each.final, "message": each.message}
+            {
+                "seed": each.seed,
+                "state": each.state,
+                "final": each.final,
+                "train_s": each.train_s,
+                "message": each.message,
+            }
             for each in group.results
         ],
         "mean": group.mean,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-KINDS = ("train", "val", "test", "end")
+KINDS = ("pretrain", "train", "val", "layers", "test", "end")
 Value = float | int | str | None
 
 
@@ -16,9 +16,11 @@ Value = float | int | str | None
 class Row:
     """One measurement of a run; equal for equal runs, so it holds no times.
 
-    Args: kind: `train`, `val`, `test` or `end`. step: optimizer updates so far. examples: training
-        examples seen so far. epoch: passes over the training set so far. values: numbers by
-        TensorBoard tag (`train/loss`), and words such as the state of an `end` row.
+    Args: kind: `pretrain` (of an initializer that trains), `train`, `val`, `layers` (of
+        `diagnose=full`), `test` or `end`. step: optimizer updates so far, of the pre-training in
+        its rows, which counts by itself. examples: training examples seen so far, likewise. epoch:
+        passes over the training set so far, likewise. values: numbers by TensorBoard tag
+        (`train/loss`), and words such as the state of an `end` row.
     """
 
     kind: str

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from normbench.rows import Row, Value
 
 REDRAW_S = 0.1  # between two drawings of something live
+PLAIN_COLUMNS = 80  # of a picture where nothing says how many there are
 BARS = (8, 28)  # columns of a bar, at least and at most
 OPEN = ("planned", "running", "busy")  # states of a run that is still to come to something
 WORDS = {"finished": "done", "planned": "waiting", "busy": "waiting"}  # states as they are shown
@@ -108,6 +109,15 @@ class Screen:
         cells = [_Cell(escaped(label), total) for label, total in zip(labels, totals, strict=True)]
         return SweepProgress(self._err, self.quiet, cells)
 
+    @property
+    def columns(self) -> int:
+        """The columns that a picture of characters may take."""
+        return self._out.width or PLAIN_COLUMNS
+
+    def transfer(self, name: str, total: int) -> Transfer:
+        """Follow a download of `total` bytes, to be told how many have come."""
+        return Transfer(self._err, self.quiet, escaped(name), total)
+
     def _marked(self, text: str, style: str) -> None:
         """Print lines, and set off how those begin that name the program."""
         from rich.text import Text
@@ -127,6 +137,7 @@ class Progress:
         self._live: Live | None = None
         self._first: Row | None = None
         self._last: Row | None = None
+        self._stage: Row | None = None  # the last row of a pre-training that goes on
         self._seen: dict[str, Value] = {}
         self._began = self._drawn = 0.0
 
@@ -142,16 +153,30 @@ class Progress:
     def row(self, row: Row) -> None:
         """Take in a row and show it."""
         now = monotonic()
-        if self._first is None:
-            self._first, self._began = row, now
-        self._last = row
-        self._seen.update(row.values)
+        done, self._stage = self._stage, row if row.kind == "pretrain" else None
+        if done and done.values.keys() != row.values.keys() and not (self._live or self._quiet):
+            self._terminal.line(self._prepared(done))
+        if self._stage is None:
+            self._take(row, now)
         if self._live is not None:
             if row.kind == "val" or now - self._drawn >= REDRAW_S:
                 self._drawn = now
                 self._live.refresh()
         elif row.kind == "val" and not self._quiet:
             self._terminal.line(self._plain(row, now))
+
+    def _take(self, row: Row, now: float) -> None:
+        if self._first is None:
+            self._first, self._began = row, now
+        self._last = row
+        self._seen.update(row.values)
+        if row.values.get("state") == "finished":
+            self._total = row.step  # at its target a run ends before its time
+
+    def _prepared(self, row: Row) -> str:
+        """What the pre-training of a layer came to."""
+        ((name, loss),) = row.values.items()
+        return f"{_stage(name)} examples={row.examples} loss={_loss(loss)}"
 
     def _plain(self, row: Row, now: float) -> str:
         loss = "train/loss" if "train/loss" in self._seen else "val/loss"
@@ -204,6 +229,8 @@ class Progress:
 
     def _epoch(self) -> str:
         """The epoch that is going on, of how many."""
+        if self._stage is not None:
+            return _stage(next(iter(self._stage.values)))
         if self._last is None or self._last.step == 0:
             return "epoch 1"
         epochs = math.ceil(self._last.epoch / self._last.step * self._total - 1e-4)
@@ -237,7 +264,7 @@ class _Cell:
             elif self.state == "running" and self.began is not None:
                 self.took = now - self.began
         self.state, self.note = state, escaped(note.strip().partition("\n")[0])
-        if row is not None:
+        if row is not None and row.kind != "pretrain":  # which has steps of its own
             self.step = row.step
             seen = row.values.get("test/accuracy", row.values.get("val/accuracy"))
             self.accuracy = self.accuracy if seen is None else seen
@@ -380,6 +407,63 @@ class SweepProgress:
             return ranks.get(self._cells[i].state, 2), -self._cells[i].changed
 
         return sorted(sorted(range(len(self._cells)), key=rank)[: max(1, height)])
+
+
+class Transfer:
+    """Shows how much of a download has come: a bar on a terminal, elsewhere a line at its start."""
+
+    def __init__(self, terminal: Terminal, quiet: bool, name: str, total: int) -> None:
+        self._terminal, self._quiet, self._name, self._total = terminal, quiet, name, total
+        self._live: Live | None = None
+        self._count, self._began, self._drawn = 0, monotonic(), 0.0
+
+    def __enter__(self) -> Transfer:
+        if self._quiet:
+            return self
+        if self._terminal.live:
+            self._live = self._terminal.start(self._draw, redirect=True)
+        else:
+            self._terminal.line(f"downloading {self._name}, {self._total:,} bytes")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def so_far(self, count: int) -> None:
+        """Take in how many bytes have come."""
+        self._count, now = count, monotonic()
+        if self._live and (count == self._total or now - self._drawn >= REDRAW_S):
+            self._drawn = now
+            self._live.refresh()
+
+    def _draw(self) -> Text:
+        """` cifar-10-binary.tar.gz ━━╸━━ 61%  104.2 MB  5.1 MB/s  eta 0:00:12`, if it fits."""
+        from rich.text import Text
+
+        passed, width = monotonic() - self._began, self._terminal.width or 80
+        share = self._count / self._total
+        left = passed * (1 / share - 1) if share else None
+        facts = {
+            "name": self._name,
+            "share": f"{math.floor(100 * share):3d}%",
+            "size": f"{self._count / 1e6:.1f} MB",
+            "speed": f"{self._count / 1e6 / max(passed, 1e-3):.1f} MB/s",
+            "time": f"in  {_clock(passed)}" if share == 1 else f"eta {_clock(left)}",
+        }
+        for least in ("speed", "size", "name"):
+            if _room(facts, width) < BARS[0]:
+                del facts[least]
+        line = Text(no_wrap=True, overflow="crop")
+        line.append(f" {facts.pop('name')}" if "name" in facts else "").append(" ")
+        bar = min(BARS[1], max(BARS[0], _room(facts, width) - len(line)))
+        line.append_text(self._terminal.bar(share, bar, "green" if share == 1 else "cyan"))
+        return line.append(" " + "  ".join(facts.values()))
+
+
+def _stage(name: str) -> str:
+    """Say what is pre-trained: `pretrain layer1` for `pretrain/layer1/loss`."""
+    return " ".join(name.split("/")[:2])
 
 
 def _room(facts: Mapping[str, str], width: int) -> int:

@@ -2,6 +2,7 @@
 
 Purposes do not depend on the configuration, so runs with the same seed see the same batches in
 the same order and start from the same weights, whatever their norm: runs are paired by seed.
+Seeds from 0 are for results; -1, -2, ... are those of tuning runs, which nobody can ask for.
 """
 
 from __future__ import annotations

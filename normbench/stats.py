@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -30,6 +30,24 @@ class Interval:
     mean: float
     low: float
     high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long something took to happen or, if it did not, how long it was waited for."""
+
+    value: float
+    reached: bool
+
+
+@dataclass(frozen=True)
+class MeanTime:
+    """The mean of `n` times, of which `reached` came to an end: below `n` a lower bound."""
+
+    mean: float
+    interval: Interval | None
+    reached: int
     n: int
 
 
@@ -84,6 +102,22 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
     quantile = float(stdtrit(n - 1, 1 - (1 - level) / 2))
     half = quantile * statistics.stdev(values) / math.sqrt(n)
     return Interval(m, m - half, m + half, n)
+
+
+def mean_time(times: Sequence[Time]) -> MeanTime:
+    """Give the mean of times; a lower bound without interval where one was not reached.
+
+    Those that were not reached count with the time they were waited for, so that the mean is too
+    small rather than a choice of the lucky ones. No interval goes below 0.
+
+    Args: times: at least one.
+    """
+    values = [each.value for each in times]
+    reached = sum(each.reached for each in times)
+    found = interval(values) if reached == len(times) else None
+    if found:
+        found = replace(found, low=max(0.0, found.low))
+    return MeanTime(mean(values), found, reached, len(times))
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import __version__, config, files, registry, report
+from normbench import __version__, config, files, registry, report, targets, tune
 from normbench.config import Config
 from normbench.errors import Mistake, Refused
 from normbench.options import written
-from normbench.plan import Item, Sweep
+from normbench.plan import TUNE_SEED, Item, Sweep
 from normbench.record import read_status
 from normbench.report import Result
 from normbench.rows import Row
@@ -21,33 +23,34 @@ if TYPE_CHECKING:
     from normbench.screen import Screen
 
 AGAIN = "(force=true trains again)"
+LR = "optimizer.lr"
 
 
 def check(sweep: Sweep) -> list[Mistake]:
-    """Build the model of every unfinished run without memory, to see whether its parts fit.
+    """Build the model of every unfinished cell without memory, to see whether its parts fit.
 
     With `skip_invalid` the runs that do not fit move to `skipped`.
     Returns: what the parts warn of, each warning once.
     Raises: Refused with all misfits.
     """
-    if not sweep.todo:
+    left = {row.config.name: row.config for row in sweep.rows if row.left}
+    if not left:
         return []
     from normbench import build
 
-    seen: dict[str, build.Checked] = {}
     mistakes: dict[Mistake, None] = {}
     warnings: dict[Mistake, None] = {}
-    for item in sweep.todo:
-        if item.config.name not in seen:
-            about = config.data_about({"data": item.config.data})
-            seen[item.config.name] = build.check(item.config, about.shape, about.classes)
-        error, warned = seen[item.config.name]
+    misfits: dict[str, Refused] = {}
+    for name, each in left.items():
+        about = config.data_about({"data": each.data})
+        error, warned = build.check(each, about.shape, about.classes)
         warnings.update(dict.fromkeys(warned))
-        if error and item.config.skip_invalid:
-            sweep.skip(item, error)
+        if error and each.skip_invalid:
+            misfits[name] = error
         elif error:
             mistakes.update(dict.fromkeys(error.mistakes))
-    if not sweep.items:  # nothing applies, so there is nothing to leave out
+    sweep.skip(misfits)
+    if not sweep.rows:  # nothing applies, so there is nothing to leave out
         mistakes.update((mistake, None) for cell in sweep.skipped for mistake in cell.misfits)
     if mistakes:
         raise Refused(*mistakes)
@@ -78,11 +81,39 @@ def many(sweep: Sweep, screen: Screen) -> None:
             f"cells that do not apply: {len(sweep.skipped)}, the reasons stand below the table"
         )
     screen.heading(lines)
-    if not sweep.todo:
+    _train(items, labels(items), screen)
+
+
+def choose(sweep: Sweep, screen: Screen) -> None:
+    """Train the tuning runs in a pool of children until every learning rate is chosen.
+
+    A grid whose best learning rate is at its end is extended and trained on, in further rounds.
+    """
+    shown: set[int] = set()
+    while items := [item for item in sweep.tuning_items if id(item) not in shown]:
+        done = sum(item.finished for item in items)
+        line = f"tuning: {len(items)} runs" + (f", {done} finished already {AGAIN}" if done else "")
+        if shown:
+            wider = sum(tuning.open for tuning in sweep.tunings)
+            line += f" more: the best lr is at the end of {wider} grid{'s' * (wider > 1)}"
+        alone = not shown and len(sweep.tunings) == 1
+        screen.heading([*heading(items[0].config, 1)[:alone], line])
+        fixed = (LR, TUNE_SEED)
+        varied = report.swept([item.settings for item in sweep.tuning_items])
+        keys = [key for key in varied if key not in fixed]
+        names = report.labels([item.settings for item in items], [*keys, *fixed])
+        _train(items, names, screen)
+        shown |= set(map(id, items))
+        sweep.settle()
+
+
+def _train(items: list[Item], names: Sequence[str], screen: Screen) -> None:
+    """Train what is left of some runs with a live table."""
+    if all(item.finished for item in items):
         return
     from normbench import pool
 
-    with screen.sweep(labels(sweep), [item.config.steps or 0 for item in items]) as live:
+    with screen.sweep(names, [item.config.steps or 0 for item in items]) as live:
         for index, item in enumerate(items):
             if item.finished:
                 live.cell(index, item.state, _last(item), "finished already")
@@ -94,54 +125,95 @@ def many(sweep: Sweep, screen: Screen) -> None:
 
 
 def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
-    """Show what came of the runs, and write a sweep's folder."""
-    found = results(sweep)
-    screen.document({"command": "train", "runs": _runs(sweep, found)})
-    if not multirun:
-        screen.table(report.seeds(found))
+    """Show what came of the runs and of the tuning before them, and write a sweep's folder."""
+    sweep.catch_up()
+    found, grids = results(sweep), _grids(sweep)
+    more = {"tuning": [tune.document(grid) for grid in grids]} if grids else {}
+    screen.document({"command": "train", "runs": _runs(sweep, found), **more})
+    everything = [*found, *_further(sweep, found), *_not_tuned(sweep), *_not_applying(sweep)]
+    keys = _keys([result.settings for result in everything], sweep)
+    if multirun:
+        metrics = ("test/accuracy", *report.further(found))
+        tables = [report.table(everything, keys, metric) for metric in metrics]
+        tables += [times] if (times := targets.table(found, keys)) else []
     else:
-        everything = [*found, *_not_applying(sweep)]
-        keys = report.swept([result.settings for result in everything])
-        table = report.table(everything, keys)
-        folder = write(sweep, found, keys, report.markdown(table))
-        screen.note(f"sweep {folder}")
+        tables = [targets.beneath(report.seeds(found), found)] if found else []
+    if grids:
+        tables = [tune.table(grids), *tables]
+    if multirun or grids:
+        text = "\n".join(map(report.markdown, tables))
+        screen.note(f"sweep {write(sweep, found, keys, text)}")
+    for place, table in enumerate(tables):
+        screen.lines([""] * (place > 0))
         screen.table(table)
-    screen.note(f"tensorboard --logdir {Path(sweep.items[0].config.outputs) / 'runs'}")
+    screen.note(f"tensorboard --logdir {sweep.outputs / 'runs'}")
+
+
+def _further(sweep: Sweep, found: Sequence[Result]) -> list[Result]:
+    """The same results once more for further cells that came to the same runs."""
+    return [
+        replace(result, settings=settings)
+        for item, result in zip(sweep.items, found, strict=True)
+        for settings in item.also
+    ]
+
+
+def _keys(settings: Sequence[report.Settings], sweep: Sweep) -> list[str]:
+    """The keys that vary; a learning rate that was chosen is none of them."""
+    return [key for key in report.swept(settings) if not sweep.tunings or key != LR]
+
+
+def _grids(sweep: Sweep) -> list[tune.Grid]:
+    """The grid of learning rates of each configuration, named by what varies."""
+    tunings = sweep.tunings
+    settings = [tuning.settings for tuning in tunings]
+    keys = _keys(settings, sweep)
+    names = report.labels(settings, keys) if keys else []
+    if not keys:
+        names = [f"{each.config.model['name']}  {each.config.norm['name']}" for each in tunings]
+    return [tuning.grid(name) for tuning, name in zip(tunings, names, strict=True)]
 
 
 def write(sweep: Sweep, found: Sequence[Result], keys: Sequence[str], table: str) -> Path:
-    """Write `sweep.json`, `results.csv` and `table.md`; the same command finds the folder again."""
-    runs = sorted(result.name for result in found)
-    short = hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:8]
-    folder = Path(sweep.items[0].config.outputs) / "sweeps" / f"{'-'.join(keys) or 'seed'}-{short}"
+    """Write `sweep.json`, `results.csv` and `table.md`, with `tune=lr` also `tune.csv`.
+
+    The same command finds the folder again.
+    """
+    grids = _grids(sweep)
+    trials = [each for grid in grids for each in itertools.chain(*grid.runs.values())]
+    states = {result.name: result.state for result in [*found, *trials]}
+    short = hashlib.sha256(json.dumps(sorted(states)).encode()).hexdigest()[:8]
+    usual = "tune" if grids else "seed"
+    folder = sweep.outputs / "sweeps" / f"{'-'.join(keys) or usual}-{short}"
     files.make_directory(folder)
-    states = {result.name: result.state for result in found}
     document = {
         "schema": 1,
         "keys": list(keys),
-        "cells": [{"run": n, "state": states[n]} for n in runs],
+        "cells": [{"run": name, "state": states[name]} for name in sorted(states)],
     }
     files.write_atomic(folder / "sweep.json", json.dumps(document, indent=1) + "\n")
-    files.write_atomic(folder / "results.csv", report.csv(found, keys))
+    columns = [*keys, LR] if grids else keys
+    files.write_atomic(folder / "results.csv", report.csv(found, columns))
+    if grids:
+        files.write_atomic(folder / "tune.csv", tune.csv(grids, keys))
     files.write_atomic(folder / "table.md", table)
     return folder
 
 
 def results(sweep: Sweep) -> list[Result]:
     """Read what every run came to from its folder."""
+    return [item.result() for item in sweep.items]
+
+
+def _not_tuned(sweep: Sweep) -> list[Result]:
+    """The cells without a learning rate, for the table: a run of their tuning failed or is open."""
     found = []
-    for item in sweep.items:
-        status = read_status(item.config.directory) or {}
-        found.append(
-            Result(
-                directory=str(item.config.directory),
-                settings=item.settings,
-                state="failed" if item.state == "failed" else status.get("state", "planned"),
-                final=status.get("final") or {},
-                message=item.message or status.get("message"),
-                classes=item.config.classes,
-            )
-        )
+    for row in sweep.rows:
+        if row.runs is None and row.tuning:
+            failures = row.tuning.grid().failures
+            message = f"tuning: {failures[0]}" if failures else None
+            state = "failed" if failures else "planned"
+            found.append(Result("", row.settings, state, message=message))
     return found
 
 
@@ -180,8 +252,11 @@ def heading(config: Config, seeds: int) -> list[str]:
         f"statistics over {over}{batched}",
         f"lr {config.lr:g}" + f" = {rule}" * bool(rule) + f" (lr_rule={config.lr_rule})",
     ]
-    if config.eval_stats != "running":
-        second.append(f"eval_stats={config.eval_stats}")
+    for key, usual in (("eval_stats", "running"), ("inputs", "standardized"), ("mix", "none")):
+        if getattr(config, key) != usual:
+            second.append(f"{key}={getattr(config, key)}")
+    if config.target is not None:
+        second.append(f"ends at val {100 * config.target:.10g} %")
     if seeds > 1:
         second.append(f"{seeds} seeds")
     return [
@@ -191,10 +266,10 @@ def heading(config: Config, seeds: int) -> list[str]:
     ]
 
 
-def labels(sweep: Sweep) -> list[str]:
-    """Name each run of a sweep by what varies."""
-    settings = [item.settings for item in sweep.items]
-    several = len({each["seed"] for each in settings}) > 1
+def labels(items: Sequence[Item]) -> list[str]:
+    """Name each of several runs by what varies."""
+    settings = [item.settings for item in items]
+    several = len({each.get("seed") for each in settings}) > 1
     keys = report.swept(settings)
     return report.labels(settings, [*keys, "seed"] if several or not keys else keys)
 
@@ -205,20 +280,50 @@ def plan_lines(sweep: Sweep) -> list[str]:
         f"{'finished already' if item.finished else 'to train':<17} {item.config.directory}"
         f"   {label}   steps {item.config.steps}   lr {item.config.lr:g}"
         f"   statistics over {item.config.stat_batch}"
-        for item, label in zip(sweep.items, labels(sweep), strict=True)
+        for item, label in zip(sweep.items, labels(sweep.items), strict=True)
     ]
-    count = f"plan: {len(sweep.items)} runs, {len(sweep.todo)} to train"
+    left = sum(not item.finished for item in sweep.items)
+    count = f"plan: {len(sweep.items)} runs, {left} to train"
     skipped = [f"{each.state:<17} {each.message}" for each in _not_applying(sweep)]
-    return [count, *lines, *skipped]
+    return [*_tuning_lines(sweep), count, *lines, *skipped]
+
+
+def _tuning_lines(sweep: Sweep) -> list[str]:
+    """List the grids of learning rates, and what their runs are at most."""
+    if not sweep.tunings:
+        return []
+    items = sweep.tuning_items
+    left = sum(not item.finished for item in items)
+    more = sum(tuning.steps_left * tuning.config.tune_seeds for tuning in sweep.tunings)
+    later = sum(row.config.seeds for row in sweep.rows if row.runs is None)
+    lines = [
+        f"tuning: {len(items)} runs, {left} to train"
+        + (f", at most {more} more where the best lr is at an end" if more else "")
+        + (f"; then at most {later} runs with the chosen lr" if later else "")
+    ]
+    grids = _grids(sweep)
+    width = max(len(grid.name) for grid in grids)
+    for tuning, grid in zip(sweep.tunings, grids, strict=True):
+        lrs = " ".join(f"{lr:g}" for lr in grid.runs)
+        seeds = f"{tuning.config.tune_seeds} tuning seed{'s' * (tuning.config.tune_seeds > 1)}"
+        chosen = f"lr {grid.choice.lr:g} is chosen" if grid.choice else "to tune"
+        words = [f"{chosen:<17} {grid.name:<{width}}", f"lr {lrs}", seeds]
+        lines.append("   ".join([*words, f"steps {tuning.config.steps}"]))
+    return lines
 
 
 def _runs(sweep: Sweep, found: Sequence[Result]) -> list[dict[str, Any]]:
     """One entry per configuration with all its seeds."""
     documents = report.runs(found)
     configs = {str(item.config.directory.parent): item.config for item in sweep.items}
-    return [
-        {**document, "config": configs[str(document["dir"])].experiment()} for document in documents
-    ]
+    grouped: dict[str, list[Result]] = {folder: [] for folder in configs}
+    for result in found:
+        grouped[str(Path(result.directory).parent)].append(result)
+    derived = {
+        folder: {"config": configs[folder].experiment(), "target": targets.document(each)}
+        for folder, each in grouped.items()
+    }
+    return [{**document, **derived[str(document["dir"])]} for document in documents]
 
 
 def _part(config: Config, group: str) -> str:

@@ -5,6 +5,8 @@ An oracle file holds
     prepare(folder)    makes the files of the set below `folder` once; the options that find them
     source(folder, options)  the set read another way: images uint8 (N, C, H, W) and labels of
                        `train` before anything is cut from it, `test`, and `val` if it has one
+    constants(folder)  where the files that `prepare` makes are not the real ones: what the class
+                       says of them
     CLASSES, SIZES     class names; images in train, val, test
     FIXED              digest of the first option set's labels and pixels in the order of use
     REFUSED            (options, text of the error)
@@ -46,6 +48,8 @@ def case(request, tmp_path_factory):
     folder.mkdir(exist_ok=True)
     options = {**oracle.prepare(folder), **oracle.OPTIONS[index]}
     kind = registry.find("data", name)
+    if hasattr(oracle, "constants"):
+        kind = type(kind.__name__, (kind,), oracle.constants(folder))
     return SimpleNamespace(
         oracle=oracle,
         index=index,

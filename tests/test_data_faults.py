@@ -24,9 +24,11 @@ from PIL import Image
 
 from normbench import files
 from normbench.data import mnist
+from normbench.data._idx import Packed, read
 from normbench.data._images import Decoder
+from normbench.data._known import Store
 from normbench.data.imagefolder import ImageFolder
-from normbench.data.mnist import MNIST, Packed
+from normbench.data.mnist import MNIST
 from normbench.errors import DataError, FileRefused, MachineError
 
 MIB = 1 << 20
@@ -98,7 +100,7 @@ def crafted(folder, content, shape, packed=None):
 
 def test_a_sound_crafted_file_is_read(tmp_path):
     file = crafted(tmp_path, struct.pack(">3I", 0x802, 2, 3) + bytes(range(6)), (2, 3))
-    assert mnist.read(tmp_path, file).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert read(Store(tmp_path, "get it again"), file).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_a_sound_crafted_file_is_read(tmp_path):
 )
 def test_a_header_with_a_wrong_size_is_refused(tmp_path, header, said):
     file = crafted(tmp_path, struct.pack(">3I", *header) + bytes(6), (2, 3))
-    message, code = refusal(FileRefused, lambda: mnist.read(tmp_path, file))
+    message, code = refusal(FileRefused, lambda: read(Store(tmp_path, "get it again"), file))
     assert said in message
     assert code == 3
 
@@ -119,7 +121,7 @@ def test_a_header_with_a_wrong_size_is_refused(tmp_path, header, said):
 def test_a_file_that_expands_without_end_takes_no_memory(tmp_path):
     file = crafted(tmp_path, bytes(50 * MIB), (28, 28))
     tracemalloc.start()
-    message, _ = refusal(FileRefused, lambda: mnist.read(tmp_path, file))
+    message, _ = refusal(FileRefused, lambda: read(Store(tmp_path, "get it again"), file))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert "unpacks to more than 796 bytes" in message
@@ -136,7 +138,7 @@ def test_a_file_that_expands_without_end_takes_no_memory(tmp_path):
 )
 def test_what_is_no_whole_gzip_file_is_refused(tmp_path, packed, said):
     file = crafted(tmp_path, b"", (28, 28), packed)
-    message, _ = refusal(FileRefused, lambda: mnist.read(tmp_path, file))
+    message, _ = refusal(FileRefused, lambda: read(Store(tmp_path, "get it again"), file))
     assert said in message
 
 

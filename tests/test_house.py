@@ -16,11 +16,11 @@ FLOORS = (
     "errors __init__",
     "options",
     "registry rows files stats ranks seeds events terminal schedule",
-    "machine data inits optimizers norms report feed",
-    "models config record screen",
-    "grid train build summary",
+    "machine data optimizers norms report inputs orders augment",
+    "models inits config record screen diagnose tune targets feed",
+    "grid train build summary team",
     "plan run",
-    "pool catalogue",
+    "pool catalogue completion doctor datasets",
     "sweep overview",
     "cli",
     "__main__",
@@ -29,7 +29,10 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 PART_FOLDERS = ("data", "inits", "optimizers", "norms", "models")
 TORCH_FREE = (
     *("errors", "options", "registry", "rows", "files", "stats", "machine", "config", "grid"),
-    *("plan", "report", "record", "terminal", "screen", "catalogue", "cli", "sweep"),
+    *("plan", "report", "record", "terminal", "screen", "catalogue", "cli", "sweep", "inputs"),
+    *("orders", "augment"),
+    *("datasets", "targets"),
+    "tune",
 )
 
 

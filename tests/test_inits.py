@@ -7,6 +7,7 @@ An oracle file holds
                                     the bound of a uniform distribution, None for a normal one
     bias_spread(shape)              the same for the bias; left out where biases are zero
     exact(weight, act, **options)   asserts what holds without chance; may be left out
+    BY_GROUP                        True: that holds for each group of a grouped convolution
 
 Statistics are in float64 over fixed draws. A limit is five standard errors of the statistic, so
 a right initializer would fail one check in 1.7 million draws.
@@ -82,12 +83,15 @@ def check_spread(values, std, bound):
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_weights_have_the_moments_and_bounds_of_the_paper(name, options, kind, act):
     oracle = ORACLES[name]
-    weight = filled(LAYERS[kind](), name, options, act).weight.detach()
+    layer = filled(LAYERS[kind](), name, options, act)
+    weight = layer.weight.detach()
     std, bound = oracle.spread(tuple(weight.shape), act, **options)
     if std:
         check_spread(weight, std, bound)
     if hasattr(oracle, "exact"):
-        oracle.exact(weight.numpy(), act, **options)
+        groups = getattr(layer, "groups", 1) if getattr(oracle, "BY_GROUP", False) else 1
+        for part in np.split(weight.numpy(), groups):
+            oracle.exact(part, act, **options)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -161,6 +165,10 @@ PROPAGATED = [
         ("kaiming_uniform", {}),
         ("kaiming_normal", {}),
         ("orthogonal", {}),
+        ("lecun_normal", {}),
+        ("kaiming_misquoted", {}),
+        ("delta_orthogonal", {}),
+        ("lsuv", {}),
     ]
     for act in ("identity", "relu", "tanh")
 ]

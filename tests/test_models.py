@@ -5,7 +5,7 @@ An oracle file holds
     CHANNELS    how many channels are normalized, with default options
     BIASES      how many biases stand directly before a norm, with default options
     SUMMED      two linear layers that are summed before a norm; may be left out
-    DROPS       how many layers of dropout there are
+    DROPS       how many layers of dropout there are; 0 where dropout has no place
     SMALL       an input shape, about the smallest
     REFUSED     (options, input shape, beginning of the error)
     forward(p, x, **options)    the logits without a norm, from the parameters by path
@@ -301,7 +301,13 @@ def test_the_output_does_not_depend_on_a_bias_that_would_be_dropped(name, norm):
     torch.testing.assert_close(moved.train()(x), model.train()(x), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not ORACLES[name].DROPS])
+def test_dropout_is_refused_where_it_has_no_place(name):
+    with pytest.raises(ModelError, match="dropout=0.25 has no place\n  try: dropout=0"):
+        build(name, dropout=0.25)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if ORACLES[name].DROPS])
 def test_dropout_directly_follows_activations_and_is_absent_when_zero(name):
     assert not any(isinstance(each, Dropout) for each in build(name).modules())
     model = build(name, dropout=0.25)

@@ -247,6 +247,23 @@ def test_what_cut_off_writes_left_behind_is_removed(directory):
         assert not (directory / "status.json.tmp-1").exists()
 
 
+def test_a_finished_run_says_how_long_it_trained(directory):
+    with begin(directory) as run:
+        run.finish("finished", train_s=1.25)
+    assert read_status(directory)["train_s"] == 1.25
+
+
+def test_pretraining_is_none_of_the_steps_and_results_of_a_run(directory):
+    with begin(directory) as run:
+        run.write(Row("pretrain", 400, 25600, 7.3, {"pretrain/layer1/loss": 0.5}))
+        run.write(ROWS[0])
+        run.finish("finished")
+    status = read_status(directory)
+    assert (status["step"], status["epoch"]) == (0, 0.0)
+    assert sorted(status["final"]) == ["gap/accuracy", "val/accuracy", "val/loss"]
+    assert read_rows(directory)[0].step == 400
+
+
 @pytest.mark.parametrize("state", ["finished", "diverged"])
 def test_a_run_with_a_result_is_left_alone(directory, state):
     with begin(directory) as run:
@@ -392,6 +409,7 @@ def test_a_damaged_folder_is_never_taken_for_a_new_run(directory, name, content)
         ("resumed_at", ["x"], "resumed_at is no list of steps"),
         ("warnings", [1], "warnings is no list of texts"),
         ("final", {"a": {}}, "final holds more than numbers"),
+        ("train_s", "long", "train_s is long"),
     ],
 )
 def test_a_status_with_a_strange_field_is_refused(directory, field, value, text):

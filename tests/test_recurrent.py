@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from subjects import default_dtype
+from subjects import default_dtype, own
 from torch import nn
 
 from normbench import norms
-from normbench.errors import ModelError
+from normbench.errors import ModelError, PartError
 from normbench.models.lstm import LSTM
 from normbench.models.rnn import RNN
-from normbench.norms._base import OverTime, Units, apply
+from normbench.norms._base import OverTime, Units, apply, plainly, refresh
 
 SHAPE = (1, 5, 4)
 STEPS, WIDTH, EPS, MOMENTUM = 5, 6, 1e-5, 0.1
@@ -219,3 +219,51 @@ def test_without_a_norm_the_cell_is_that_of_torch():
         cell.bias_hh_l0.zero_()
     x = images()
     torch.testing.assert_close(model(x), logits(p, cell(x[:, 0])[0][:, -1]))
+
+
+def test_refreshed_statistics_of_a_step_are_averages_over_the_sequences_that_reach_it():
+    model = make(RNN(width=WIDTH), "bn")
+    for seed in range(2):
+        model.train()(images(seed=seed))
+    heights = (2, 5, 3, 5, 4)
+    batches = [images(count=9, height=height, seed=10 + height) for height in heights]
+    found = [[] for _ in range(STEPS)]
+    with torch.no_grad(), plainly(model):
+        for batch in batches:
+            model(batch)
+            for layer, means in list(zip(model.norm.layers, found, strict=True))[: batch.shape[2]]:
+                means.append((layer.running_mean.clone(), layer.running_var.clone()))
+    refresh(model, batches)
+    assert [len(each) for each in found] == [5, 5, 4, 3, 2]
+    for layer, each in zip(model.norm.layers, found, strict=True):
+        means, variances = zip(*each, strict=True)
+        torch.testing.assert_close(layer.running_mean, torch.stack(means).mean(0))
+        torch.testing.assert_close(layer.running_var, torch.stack(variances).mean(0))
+
+
+def test_a_step_that_no_sequence_reaches_keeps_its_statistics():
+    model = make(RNN(width=WIDTH), "bn")
+    model.train()(images())
+    before = [layer.running_mean.clone() for layer in model.norm.layers]
+    refresh(model, [images(height=3, seed=5)])
+    kept = [
+        layer.running_mean.equal(mean)
+        for layer, mean in zip(model.norm.layers, before, strict=True)
+    ]
+    assert kept == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("kind", [RNN, LSTM])
+@pytest.mark.parametrize("norm", own("norm"))
+def test_every_norm_takes_time_steps_in_which_all_examples_are_the_same(norm, kind):
+    try:
+        model = make(kind(width=WIDTH), norm)
+        x = images(count=40, height=STEPS)
+        x[:, :, :3] = 0
+        model.train()(x).square().sum().backward()
+    except PartError:
+        pytest.skip("does not apply")
+    model(x).square().sum().backward()
+    assert all(bool(each.grad.isfinite().all()) for each in model.parameters())
+    assert all(bool(each.isfinite().all()) for each in model.buffers())
+    assert bool(model.eval()(x).isfinite().all())

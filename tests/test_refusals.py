@@ -62,7 +62,28 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         2,
         [("epochs=2: the length is given twice, steps=5 says it too", "steps=5 alone")],
     ),
-    ("gpus=2", 2, [("gpus=2: several workers in one run are not there yet", "gpus=1")]),
+    ("gpus=0", 2, [("gpus=0: must be in 1 .. 512", "gpus=1")]),
+    ("gpus=1000", 2, [("gpus=1000: must be in 1 .. 512", "gpus=512")]),
+    (
+        "batch=10 gpus=4",
+        2,
+        [("batch=10: does not divide over gpus=4 workers", "batch=8 or batch=12")],
+    ),
+    (
+        "gpus=2 norm_batch=128",
+        2,
+        [("norm_batch=128: cannot be had of 2 workers with 32 examples", "norm_batch=64")],
+    ),
+    (
+        "norm=cbn norm_batch=global",
+        2,
+        [
+            (
+                "norm_batch=global: norm=cbn takes no statistics over other sets of samples",
+                "norm_batch=worker",
+            )
+        ],
+    ),
     (
         "batch=10 accumulate=4",
         2,
@@ -165,6 +186,83 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
                 "norm_batch=worker",
             )
         ],
+    ),
+    (
+        "shifts=[contrst*2,invert]",
+        2,
+        [
+            (
+                "shifts=[contrst*2,invert]: contrst*2 is none of invert, brightness+A, "
+                "brightness-A, contrast*A, noise+A",
+                "shifts=[contrast*2,invert]",
+            )
+        ],
+    ),
+    (
+        "shifts=[blur,brightness*2,inverted,noise-0.25]",
+        2,
+        [
+            (
+                "shifts=[blur,brightness*2,inverted,noise-0.25]: blur is none of invert, "
+                "brightness+A, brightness-A, contrast*A, noise+A",
+                "shifts=[brightness+0.5,invert,noise+0.5]",
+            )
+        ],
+    ),
+    (
+        "shifts=[invert,contrast*0.5,contrast*.50,invert]",
+        2,
+        [
+            (
+                "shifts=[invert,contrast*0.5,contrast*.50,invert]: says the same twice",
+                "shifts=[invert,contrast*0.5]",
+            )
+        ],
+    ),
+    ("shifts=invert", 2, [("shifts=invert: is not a list of words", "shifts=[invert]")]),
+    (
+        "blank_steps=3 test_blank_steps=[0,3]",
+        2,
+        [
+            ("blank_steps=3: model=cnn reads no sequence", "model=rnn"),
+            ("test_blank_steps=[0,3]: model=cnn reads no sequence", "model=rnn"),
+        ],
+    ),
+    (
+        "model=lstm test_blank_steps=[3,0,3]",
+        2,
+        [("test_blank_steps=[3,0,3]: says the same twice", "test_blank_steps=[3,0]")],
+    ),
+    (
+        "model=rnn test_blank_steps=3",
+        2,
+        [("test_blank_steps=3: is not a list of integers", "test_blank_steps=[3]")],
+    ),
+    (
+        "model=rnn blank_steps=2 inputs=whitened",
+        2,
+        [
+            (
+                "inputs=whitened: scales each pixel of an image by itself, and blank steps have "
+                "none",
+                "inputs=standardized or blank_steps=0",
+            )
+        ],
+    ),
+    (
+        "inputs=whitened data=synthetic data.shape=[3,64,64]",
+        2,
+        [
+            (
+                "inputs=whitened: 3x64x64 = 12288 features are more than 4096",
+                "inputs=per_feature",
+            )
+        ],
+    ),
+    (
+        "mix=inverted data.train_size=8 batch=2",
+        2,
+        [("mix=inverted: 8 images of 10 classes do not make two domains", "mix=none")],
     ),
     (
         "-m norm=bn,gm batch=2,two",

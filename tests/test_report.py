@@ -1,6 +1,7 @@
 """Tables, Markdown, CSV and documents of runs, by their text."""
 
 import csv
+import dataclasses
 import io
 import math
 import subprocess
@@ -377,6 +378,7 @@ def test_runs_are_documents_per_configuration_with_unrounded_numbers():
         "seed": 1,
         "state": "finished",
         "final": {"test/accuracy": 0.962, "gap/accuracy": 0.0},
+        "train_s": None,
         "message": None,
     }
 
@@ -385,3 +387,60 @@ def test_a_document_tells_the_state_most_in_need_of_being_seen():
     results = [run(0.5, seed=0), run(None, "failed", seed=1), run(None, "diverged", seed=2)]
     (document,) = report.runs(results)
     assert (document["state"], document["interval"]) == ("failed", None)
+
+
+def further(accuracies, **settings):
+    """A run with further tests."""
+    found = run(0.9, **settings)
+    final = {f"test/accuracy/{name}": value for name, value in accuracies.items()}
+    return dataclasses.replace(found, final={**found.final, **final}, tests=list(accuracies))
+
+
+def test_further_tests_are_listed_by_name_and_number():
+    found = [
+        further({"blank12": 0.5, "blank3": 0.6, "contrast*2": 0.1}),
+        further({"blank0": 0.9, "contrast*0.5": 0.4}),
+    ]
+    names = ["blank0", "blank3", "blank12", "contrast*0.5", "contrast*2"]
+    assert report.further(found) == [f"test/accuracy/{name}" for name in names]
+    assert report.further(SWEEP) == []
+
+
+def test_a_further_test_has_a_table_like_that_of_the_test():
+    found = [
+        further({"invert": share / 10 + seed / 100}, norm=norm, seed=seed)
+        for norm, share in (("bn", 3), ("gn", 5))
+        for seed in range(3)
+    ]
+    table = report.table(found, ["norm"], "test/accuracy/invert")
+    assert table.title == "test accuracy (invert), %"
+    assert texts(table) == [["bn", "31.0 [28.5, 33.5]"], ["gn", "51.0 [48.5, 53.5] *"]]
+
+
+def test_cells_without_a_further_test_are_not_in_its_table():
+    diverged = run(None, "diverged", mix="none", norm="gn")
+    found = [run(0.9, mix="none", norm="bn"), diverged, further({"plain": 0.8}, mix="inverted")]
+    table = report.table(found, ["mix"], "test/accuracy/plain")
+    assert texts(table) == [["mix inverted", "80.00"]]
+    assert len(report.table(found, ["mix", "norm"]).rows) == 2
+
+
+def test_a_diverged_run_counts_at_chance_in_further_tests_too():
+    found = run(None, "diverged", norm="bn", classes=10)
+    assert found.outcome("test/accuracy/invert").value == 0.1
+    assert found.outcome("test/loss/invert").value == pytest.approx(math.log(10))
+
+
+def test_the_table_of_seeds_has_a_row_for_each_further_test():
+    table = report.seeds([further({"invert": 0.25, "blank3": 0.5}, norm="bn", seed=4)])
+    assert texts(table) == [
+        ["test accuracy", "90.00"],
+        ["test accuracy (blank3)", "50.00"],
+        ["test accuracy (invert)", "25.00"],
+        ["train-eval gap", "0.00"],
+    ]
+
+
+def test_further_tests_are_columns_of_the_csv():
+    (line,) = csv.DictReader(io.StringIO(report.csv([further({"contrast*2": 0.5})], [])))
+    assert line["test/accuracy/contrast*2"] == "0.5"

@@ -243,6 +243,62 @@ def test_on_a_terminal_a_run_has_a_bar_in_one_line(clock):
     ]
 
 
+def test_a_run_that_ends_before_its_time_fills_its_bar(clock):
+    screen = on_terminal(color=False)
+    with screen.progress(500) as progress:
+        progress.row(val(0))
+        clock.now = 10.0
+        progress.row(train(250))
+        progress.row(val(250))
+        progress.row(Row("end", 250, 500, 2.5, {"state": "finished"}))
+    assert " 100% " in frame(screen)[0]
+    assert "in  0:00:10" in frame(screen)[0]
+
+
+def pretrain(step, layer):
+    return Row("pretrain", step, 64 * step, step / 10, {f"pretrain/{layer}/loss": 1 / step})
+
+
+def test_elsewhere_each_pretrained_layer_has_a_line_once_it_is_done(plain, clock):
+    with plain.progress(500) as progress:
+        for row in (pretrain(2, "one"), pretrain(4, "one"), pretrain(8, "two"), val(0, 0.1)):
+            progress.row(row)
+        clock.now = 10.0
+        progress.row(train(250))
+        progress.row(val(250))
+    assert said(plain)[1].splitlines() == [
+        "pretrain one examples=256 loss=0.250",
+        "pretrain two examples=512 loss=0.125",
+        "epoch=0 examples=0 loss=2.250 val=10.0",
+        "epoch=2.5 examples=500 loss=0.184 val=95.2 eta=10s",
+    ]
+
+
+def test_quiet_says_nothing_of_pretrained_layers():
+    quiet = Screen(quiet=True, stream=Stream(), out=Stream())
+    with quiet.progress(10) as progress:
+        progress.row(pretrain(2, "one"))
+        progress.row(val(0))
+    assert said(quiet) == ("", "")
+
+
+def test_on_a_terminal_the_bar_waits_for_the_end_of_pretraining(clock):
+    screen = on_terminal(color=False)
+    with screen.progress(500) as progress:
+        progress.row(pretrain(400, "layer1"))
+        clock.now = 10.0
+        progress.row(pretrain(450, "layer2"))
+    assert frame(screen)[0].startswith(" pretrain layer2 ")
+    assert "  0%  " in frame(screen)[0]
+
+
+def test_in_a_sweep_steps_of_pretraining_are_none_of_the_run(clock):
+    screen = on_terminal(color=False)
+    with screen.sweep(["one"], [500]) as sweep:
+        sweep.cell(0, "running", pretrain(400, "layer1"))
+    assert " 0%" in frame(screen)[0]
+
+
 def test_a_wide_terminal_has_a_longer_bar(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     screen = on_terminal(color=False)

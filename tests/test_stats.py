@@ -167,3 +167,15 @@ def test_what_is_not_finite_counts_as_chance_and_is_marked(value):
 def test_a_diverged_run_counts_as_chance_whatever_it_reached():
     assert stats.outcome(0.7, 0.1, diverged=True) == stats.Outcome(0.1, True)
     assert stats.outcome(0.7, 0.1) == stats.Outcome(0.7, False)
+
+
+def test_the_mean_of_times_counts_what_was_not_reached_with_what_was_waited():
+    times = [stats.Time(10.0, True), stats.Time(20.0, True), stats.Time(60.0, False)]
+    assert stats.mean_time(times) == stats.MeanTime(30.0, None, reached=2, n=3)
+
+
+def test_times_that_were_all_reached_have_an_interval_that_begins_at_0():
+    found = stats.mean_time([stats.Time(value, True) for value in (1.0, 2.0, 9.0)])
+    plain = stats.interval([1.0, 2.0, 9.0])
+    assert plain.low < 0
+    assert found.interval == stats.Interval(4.0, 0.0, plain.high, 3)

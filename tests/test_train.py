@@ -12,10 +12,10 @@ import torch.nn.functional as F
 
 from normbench import grid
 from normbench.config import Config
+from normbench.feed import Feed
+from normbench.inputs import standardized
 from normbench.rows import Row
 from normbench.run import Job
-from normbench.feed import Feed
-from normbench.schedule import Schedule
 
 SMALL = ("data=synthetic", "data.shape=[1,8,8]", "device=cpu", "model=mlp", "model.width=16")
 MAPS = ("data=synthetic", "data.shape=[3,8,8]", "device=cpu", "model=cnn")
@@ -39,23 +39,6 @@ def rows(*words: str) -> list[Row]:
 
 def kinds(found: list[Row], kind: str) -> list[Row]:
     return [row for row in found if row.kind == kind]
-
-
-def test_warm_up_is_linear_then_cosine_falls_to_zero() -> None:
-    schedule = Schedule("cosine", peak=1.0, steps=100, warmup=0.1)
-    assert [schedule(k) for k in range(10)] == pytest.approx([(k + 1) / 10 for k in range(10)])
-    assert schedule(10) == 1.0
-    assert schedule(55) == pytest.approx(0.5)
-    assert schedule(99) == pytest.approx((1 + math.cos(math.pi * 89 / 90)) / 2)
-
-
-def test_step_schedule_divides_by_ten_twice() -> None:
-    schedule = Schedule("step", peak=1.0, steps=100, warmup=0.0)
-    assert [schedule(k) for k in (0, 49, 50, 74, 75, 99)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
-
-
-def test_constant_schedule_is_constant() -> None:
-    assert {Schedule("constant", 0.5, 10, 0.0)(k) for k in range(10)} == {0.5}
 
 
 def test_an_epoch_uses_each_example_at_most_once() -> None:
@@ -235,11 +218,9 @@ def test_a_feed_may_stay_mapped_on_the_host(tmp_path: Any) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", pixels)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="c")
-    labels = np.arange(20)
+    labels, scaling = np.arange(20), standardized((0.5,) * 3, (0.25,) * 3)
     feeds = [
-        Feed(
-            part(each, labels), ((0.5,) * 3, (0.25,) * 3), torch.device("cpu"), torch.channels_last
-        )
+        Feed(part(each, labels), scaling, torch.device("cpu"), torch.channels_last)
         for each in (pixels, mapped)
     ]
     index = torch.tensor([3, 17, 5])

@@ -6,6 +6,7 @@ Nothing here imports torch or numpy before a set is loaded: planning a sweep ask
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+
+    from normbench.data._remote import Remote
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -72,7 +75,8 @@ class About:
 
     `shape`: (C, H, W); `classes`: their number; `sizes`: images in train, val, test; `digest`:
     SHA-256 of the content and the rule that splits it; `here`: the files are on this machine;
-    `cut`: the parts taken from the training images because the set has none of its own.
+    `cut`: the parts taken from the training images because the set has none of its own; `where`
+    they are, in words; `fix`: the command that gets them.
     """
 
     label: str
@@ -82,6 +86,17 @@ class About:
     digest: str
     here: bool
     cut: tuple[str, ...] = ("val",)
+    where: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A file that was read and is as it must be: its name, size in bytes, and SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,8 @@ class Data(Options):
     def about(self) -> About:
         """Tell what is known of the set without loading it; imports no torch.
 
-        Raises: FileRefused if files are missing; DataError if train_size is too large.
+        Raises: FileRefused if files are missing without which it is not known; DataError if
+            train_size is too large.
         """
         raise NotImplementedError
 
@@ -117,6 +133,24 @@ class Data(Options):
         Raises: FileRefused if files are missing or damaged; DataError if train_size is too large.
         """
         raise NotImplementedError
+
+    def require(self) -> None:
+        """Look whether the files are here, by name and size.
+
+        Raises: FileRefused if not.
+        """
+
+    def downloads(self) -> tuple[Remote, ...]:
+        """List the files that can be downloaded; none where the set has no such files."""
+        return ()
+
+    def verify(self) -> Iterator[Sound]:
+        """Read all files of the set and of its decoded copy; yield each that is as it must be.
+
+        Raises: FileRefused naming the first that is not.
+        """
+        self.load()
+        yield from ()
 
     def folder(self) -> Path:
         """The folder of downloaded sets and decoded copies."""

@@ -1,4 +1,4 @@
-"""The decoded copy of a set of image files: an array and what is known of it, both checked."""
+"""The decoded copy of a set: its images, labels, and what is known of them, all checked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbench import files
-from normbench.errors import FileRefused, InUse
+from normbench.data._base import Sound
+from normbench.errors import FileRefused, InUse, shown
 
 if TYPE_CHECKING:
     from normbench.data._base import Array
@@ -30,7 +31,7 @@ class Decoded:
 
     `source`: fingerprint of the files it was made of; `digest`: of their content and its order;
     `shape`: (N, H, W, C); `mean`, `std`: per channel, of the training images; `sha256`: of the
-    array's file.
+    images' file; `labels`: of the labels' file, null where labels are known from elsewhere.
     """
 
     source: str
@@ -39,21 +40,23 @@ class Decoded:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sha256: str
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         numbers = [*self.mean, *self.std]
         right = [type(each) is int for each in self.shape]
         right += [type(each) is float for each in numbers]
         right += [type(each) is str for each in (self.source, self.digest, self.sha256)]
+        right += [type(self.labels) in (str, type(None))]
         if not all(right) or len(self.shape) != 4 or len(numbers) != 2 * self.shape[3]:
             raise ValueError("is not the description of a decoded copy")
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A directory with one decoded copy: `images.npy` and its description, `images.json`.
+    """A directory with one decoded copy: `images.npy`, `labels.npy`, and of both `images.json`.
 
-    Files appear whole or not at all. The description holds digests of itself and of the array.
+    Files appear whole or not at all. The description holds digests of itself and of the arrays.
 
     Raises: MachineError if something cannot be written; FileRefused if a file is a symbolic link.
     """
@@ -73,21 +76,52 @@ class Cache:
             return None
         return decoded if sound and whole else None
 
-    def map(self, decoded: Decoded) -> Array | None:
-        """Return the array (N, H, W, C), mapped from its file; None if the file is damaged.
+    def known(self, source: str, make: Callable[[Cache], Decoded]) -> Decoded:
+        """Return what is known of the copy of `source`; have it made if there is no sound one."""
+        decoded = self.find(source)
+        if decoded is None:
+            with self.lock():
+                decoded = self.find(source) or make(self)
+        return decoded
 
-        Changes to the array stay in memory and never reach the file.
+    def opened(
+        self, source: str, make: Callable[[Cache], Decoded]
+    ) -> tuple[Decoded, Array, Array | None]:
+        """Return what is known of the copy, its images (N, H, W, C), and its labels (N,) if any.
+
+        They are mapped from their files; changes to them stay in memory. A copy that is damaged
+        is made anew.
+
+        Raises: FileRefused if it is damaged even then.
         """
-        import numpy as np
+        decoded = self.known(source, make)
+        arrays = self._arrays(decoded)
+        if arrays is None:
+            with self.lock():
+                decoded = make(self)
+                arrays = self._arrays(decoded)
+        if arrays is None:
+            why = "images.npy is damaged as soon as it is written"
+            raise FileRefused(str(self.directory), why, "data.root=DIR    (on another disk)")
+        return decoded, *arrays
 
-        start = len(_header(decoded.shape))
-        with suppress(OSError, ValueError), (self.directory / "images.npy").open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() == decoded.sha256:
-                return np.memmap(stream, np.uint8, "c", start, decoded.shape)
-        return None
+    def verify(self, source: str) -> Iterator[Sound]:
+        """Read the files of the copy of `source`, if there is one, and yield those that are sound.
 
-    def write(self, shape: tuple[int, ...], blocks: Iterable[Array]) -> str:
-        """Write the array from consecutive blocks of it; return the SHA-256 of its file."""
+        Raises: FileRefused naming the first that is not.
+        """
+        decoded = self.find(source)
+        for name, shape, sha256 in _files(decoded) if decoded else []:
+            file = f"{self.directory.name}/{name}"
+            if self._mapped(name, shape, sha256) is None:
+                fix = f"rm -r {shown(self.directory)}    (it is made anew when it is needed)"
+                raise FileRefused(file, "is not what was decoded", fix)
+            yield Sound(file, (self.directory / name).stat().st_size, sha256)
+
+    def write(
+        self, shape: tuple[int, ...], blocks: Iterable[Array], name: str = "images.npy"
+    ) -> str:
+        """Write an array from consecutive blocks of it; return the SHA-256 of its file."""
         digest = hashlib.sha256()
 
         def pieces() -> Iterator[bytes]:
@@ -95,7 +129,7 @@ class Cache:
                 digest.update(piece)
                 yield piece
 
-        files.write_pieces(self.directory / "images.npy", pieces(), _size(shape))
+        files.write_pieces(self.directory / name, pieces(), _size(shape))
         return digest.hexdigest()
 
     def describe(self, decoded: Decoded) -> None:
@@ -116,6 +150,30 @@ class Cache:
                 time.sleep(WAIT_S)
             files.remove_stale(self.directory)
             yield
+
+    def _arrays(self, decoded: Decoded) -> tuple[Array, Array | None] | None:
+        """The images, and the labels if the copy has some; None if a file is damaged."""
+        arrays = [self._mapped(*file) for file in _files(decoded)]
+        whole = [each for each in arrays if each is not None]
+        if len(whole) < len(arrays):
+            return None
+        return whole[0], whole[1] if len(whole) > 1 else None
+
+    def _mapped(self, name: str, shape: tuple[int, ...], sha256: str) -> Array | None:
+        import numpy as np
+
+        start = len(_header(shape))
+        with suppress(OSError, ValueError), (self.directory / name).open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() == sha256:
+                return np.memmap(stream, np.uint8, "c", start, shape)
+        return None
+
+
+def _files(decoded: Decoded) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """The name, the array's shape and the SHA-256 of each file of a copy."""
+    yield "images.npy", decoded.shape, decoded.sha256
+    if decoded.labels is not None:
+        yield "labels.npy", decoded.shape[:1], decoded.labels
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from normbench.data._base import About, Data, Dataset, Split, part
+from normbench.data._base import About, Data, Dataset, Sound, Split, part
 from normbench.data._cache import Cache, Decoded
 from normbench.data._images import LAYOUT, Decoder, Folder, decoding, scan
 from normbench.errors import FileRefused, shown
@@ -51,7 +53,7 @@ class ImageFolder(Data):
     def about(self) -> About:
         """Tell what is known; decodes the images if that was not done since they changed."""
         folder = self._folder()
-        decoded = self._decoded(folder)
+        decoded = self._cache(folder).known(folder.fingerprint, partial(self._made, folder))
         _, height, width, channels = decoded.shape
         train, val, test = folder.sizes
         return About(
@@ -62,12 +64,14 @@ class ImageFolder(Data):
             decoded.digest,
             here=True,
             cut=folder.missing,
+            where=f"in {shown(folder.path)}",
         )
 
     def load(self) -> Dataset:
         """Read the decoded copy, or map it where it is larger than `held`; make it if need be."""
         folder = self._folder()
-        decoded, images = self._mapped(folder)
+        make = partial(self._made, folder)
+        decoded, images, _ = self._cache(folder).opened(folder.fingerprint, make)
         _, labels = folder.rows
         train, val, test = folder.sizes
 
@@ -85,6 +89,19 @@ class ImageFolder(Data):
             decoded.std,
         )
 
+    def verify(self) -> Iterator[Sound]:
+        """Read the images, and compare them with the decoded copy if there is one."""
+        folder = self._folder()
+        cache, files = self._cache(folder), folder.rows[0]
+        copy = list(cache.verify(folder.fingerprint))
+        make = partial(self._made, folder)
+        decoded, images, _ = cache.opened(folder.fingerprint, make)
+        if copy:  # one that was made just now is what the files hold
+            self._compare(folder, decoded, images)
+        size = sum((folder.path / file).stat().st_size for file in files)
+        yield Sound(f"{len(files):,} images", size, decoded.digest)
+        yield from copy
+
     def _folder(self) -> Folder:
         if self.path is None:
             raise self.error("path", None, "no folder is given", LAYOUT)
@@ -98,27 +115,21 @@ class ImageFolder(Data):
         key = hashlib.sha256(f"{ascii(str(place))}\n{self.size}".encode()).hexdigest()
         return Cache(self.folder() / "cache" / f"{_cleaned(place.name)}-{key[:12]}")
 
-    def _decoded(self, folder: Folder) -> Decoded:
-        cache = self._cache(folder)
-        known = cache.find(folder.fingerprint)
-        if known is None:
-            with cache.lock():
-                known = cache.find(folder.fingerprint) or self._made(folder, cache)
-        return known
-
-    def _mapped(self, folder: Folder) -> tuple[Decoded, Array]:
-        """The images; from a copy made anew if the one that is there is damaged."""
-        cache = self._cache(folder)
-        decoded = self._decoded(folder)
-        images = cache.map(decoded)
-        if images is None:
-            with cache.lock():
-                decoded = self._made(folder, cache)
-                images = cache.map(decoded)
-        if images is None:
-            why = "images.npy is damaged as soon as it is written"
-            raise FileRefused(str(cache.directory), why, "data.root=DIR    (on another disk)")
-        return decoded, images
+    def _compare(self, folder: Folder, decoded: Decoded, images: Array) -> None:
+        """Refuse the first image that is not as it was when it was decoded."""
+        fix = "put it back as it was, or touch it to say that it is right"
+        start = 0
+        with decoding() as threads:
+            decoder = Decoder(folder, self.size, threads)
+            for block in decoder.blocks(decoder.shape()):
+                wrong = (block != images[start : start + len(block)]).any((1, 2, 3)).nonzero()[0]
+                if len(wrong):
+                    why = f"{shown(decoder.files[start + wrong[0]])} is not what was decoded"
+                    raise FileRefused(str(folder.path), why, fix)
+                start += len(block)
+        if decoder.digest.hexdigest() != decoded.digest:
+            why = "an image file is not the one that was decoded, though its pixels are"
+            raise FileRefused(str(folder.path), why, fix)
 
     def _made(self, folder: Folder, cache: Cache) -> Decoded:
         with decoding() as threads:

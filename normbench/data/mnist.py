@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from normbench.data._base import SPLITTING, About, Data, Dataset, part, split, validation_size
-from normbench.errors import FileRefused, MachineError
-
-if TYPE_CHECKING:
-    from normbench.data._base import Array
+from normbench.data._base import (
+    SPLITTING,
+    About,
+    Data,
+    Dataset,
+    Sound,
+    part,
+    split,
+    validation_size,
+)
+from normbench.data._idx import Packed, read
+from normbench.data._known import Store
 
 FILES = Path(__file__).resolve().parent / "files"
 REPAIR = "pip install --force-reinstall normbench"
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A gzipped IDX file: its size and SHA-256, the SHA-256 of what it unpacks to, and the shape.
-
-    An IDX file is a header of 32-bit big-endian words, the magic number 0x0800 + axes and the
-    length of each axis, followed by one byte per element.
-    """
-
-    name: str
-    size: int
-    sha256: str
-    unpacked_sha256: str
-    shape: tuple[int, ...]
 
 
 TRAIN_IMAGES = Packed(
@@ -84,92 +75,36 @@ class MNIST(Data):
     def about(self) -> About:
         """Tell what is known from the constants here; looks only whether the files are there."""
         for file in ALL:
-            _length(FILES, file)
+            _store().check(file)
         train, val, test = self.split
         sizes = (self.taken(train), val, test)
         text = "\n".join([SPLITTING, *(file.unpacked_sha256 for file in ALL)])
         digest = hashlib.sha256(text.encode()).hexdigest()
-        return About("mnist", self.shape, self.classes, sizes, digest, here=True)
+        where = "part of the package"
+        return About("mnist", self.shape, self.classes, sizes, digest, here=True, where=where)
 
     def load(self) -> Dataset:
         """Unpack the files, checking their digests before and after."""
-        images, labels = read(FILES, TRAIN_IMAGES)[..., None], read(FILES, TRAIN_LABELS)
+        store = _store()
+        images, labels = read(store, TRAIN_IMAGES)[..., None], read(store, TRAIN_LABELS)
         val, train = split(labels, validation_size(len(labels)))
         train = train[: self.taken(len(train))]
         return Dataset(
             "mnist",
             part(images[train], labels[train]),
             part(images[val], labels[val]),
-            part(read(FILES, TEST_IMAGES)[..., None].copy(), read(FILES, TEST_LABELS)),
+            part(read(store, TEST_IMAGES)[..., None].copy(), read(store, TEST_LABELS)),
             tuple("0123456789"),
             self.mean,
             self.std,
         )
 
-
-def read(folder: Path, file: Packed) -> Array:
-    """Return the array of a gzipped IDX file, uint8 of the expected shape, read-only.
-
-    Reads and unpacks no more than the expected number of bytes, whatever the file holds.
-
-    Raises: FileRefused if the file is missing, damaged, or another one; MachineError if it cannot
-        be read.
-    """
-    import numpy as np
-
-    length = _length(folder, file)
-    try:
-        with (folder / file.name).open("rb") as stream:
-            packed = stream.read(length)
-    except OSError as error:
-        why = f"cannot be read in {folder}: {error.strerror}"
-        raise MachineError(file.name, why, REPAIR) from error
-    _check_digest(folder, file, "has", packed, file.sha256)
-    header = 4 + 4 * len(file.shape)
-    data = _unpacked(folder, file, packed, header + math.prod(file.shape))
-    words = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(0, header, 4))
-    if words != (0x800 + len(file.shape), *file.shape):
-        found, right = _spelt(words), _spelt((0x800 + len(file.shape), *file.shape))
-        raise FileRefused(file.name, f"begins with {found} instead of {right}", REPAIR)
-    _check_digest(folder, file, "unpacks to", data, file.unpacked_sha256)
-    return np.frombuffer(data, np.uint8, offset=header).reshape(file.shape)
+    def verify(self) -> Iterator[Sound]:
+        """Unpack each file."""
+        for file in ALL:
+            read(_store(), file)
+            yield Sound(file.name, file.size, file.sha256)
 
 
-def _length(folder: Path, file: Packed) -> int:
-    """The size of a file that is there and has the right one."""
-    path = folder / file.name
-    if not path.is_file():
-        raise FileRefused(file.name, f"is not in {folder}", REPAIR)
-    length = path.stat().st_size
-    if length != file.size:
-        why = f"has {length:,} bytes instead of {file.size:,} in {folder}"
-        raise FileRefused(file.name, why, REPAIR)
-    return length
-
-
-def _unpacked(folder: Path, file: Packed, packed: bytes, length: int) -> bytes:
-    gzip = zlib.decompressobj(wbits=31)
-    try:
-        data = gzip.decompress(packed, length + 1)
-    except zlib.error as error:
-        raise FileRefused(file.name, f"is no gzip file in {folder}: {error}", REPAIR) from error
-    if len(data) == length and gzip.eof:
-        return data
-    why = f"unpacks to {len(data):,} bytes instead of {length:,}"
-    if len(data) > length:
-        why = f"unpacks to more than {length:,} bytes"
-    elif not gzip.eof:
-        why = f"breaks off after {len(data):,} unpacked bytes"
-    raise FileRefused(file.name, f"{why} in {folder}", REPAIR)
-
-
-def _check_digest(folder: Path, file: Packed, verb: str, data: bytes, right: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != right:
-        why = f"{verb} SHA-256 {found[:8]}… instead of {right[:8]}… in {folder}: it is damaged"
-        raise FileRefused(file.name, why, REPAIR)
-
-
-def _spelt(words: tuple[int, ...]) -> str:
-    magic, *shape = words
-    return f"{magic:#x} " + "x".join(map(str, shape))
+def _store() -> Store:
+    return Store(FILES, REPAIR)

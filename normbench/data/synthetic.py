@@ -51,7 +51,8 @@ class Synthetic(Data):
         digest = USUAL_DIGEST if usual else content_digest(shape, self.classes)
         train, val, test = self.split
         sizes = (self.taken(train), val, test)
-        return About("synthetic", shape, self.classes, sizes, digest, here=True, cut=())
+        where = "made when it is used"
+        return About("synthetic", shape, self.classes, sizes, digest, True, (), where)
 
     def load(self) -> Dataset:
         """Make the images, the same on every machine."""

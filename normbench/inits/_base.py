@@ -2,50 +2,156 @@
 
 An initializer fills the weights of plain Linear and Conv layers, before norms replace any of
 them. Each parameter has a generator derived from the seed and its path, so that a norm, a bias or
-a layer more does not shift the draws of the others.
+a layer more does not shift the draws of the others. Once the norm is there, an initializer may go
+on from training images.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from normbench import seeds
-from normbench.errors import InitError
-from normbench.options import Options
+from normbench.errors import InitError, Mistake
+from normbench.options import Options, option, written
+from normbench.rows import Row
+
+if TYPE_CHECKING:
+    from normbench.feed import Feed
+    from normbench.norms._base import Norm
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+# What norms of features call their scale and shift, by the option that sets it.
+GAINS = {"gamma": ("weight", "scale"), "beta": ("bias", "shift")}
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What an initializer may learn from: training images, and how the run trains.
+
+    Args: feed: all training images. first: some of them (N, C, H, W), as many as a batch or more.
+    norm: whose hooks go with each step. cast: makes the autocast context of the run. seed: of the
+    run. log_every: steps between two rows.
+    """
+
+    feed: Feed
+    first: Tensor
+    norm: Norm
+    cast: Callable[[], AbstractContextManager[Any]]
+    seed: int
+    log_every: int
 
 
 @dataclass(frozen=True)
 class Init(Options):
-    """The options of an initializer and how it fills one weight and one bias."""
+    """The options of an initializer and how it fills one weight and one bias.
+
+    Args: bias: what all biases of linear layers start at; null is what the initializer does. gamma,
+    beta: what the scales and shifts of norms of features start at; null is what the norm does.
+    """
 
     error: ClassVar[type[InitError]] = InitError
+    by_group: ClassVar[bool] = False  # fills each group of a grouped convolution as a layer
 
-    def weight(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
+    bias: float | None = option(None, low=-1e30, high=1e30)
+    gamma: float | None = option(None, low=-1e30, high=1e30)
+    beta: float | None = option(None, low=-1e30, high=1e30)
+
+    @property
+    def at_once(self) -> int:
+        """How many images `settle` puts through the model at a time, 0 for as many as the run."""
+        return 0
+
+    @property
+    def drawing(self) -> Init:
+        """The initializer that fills the weights: itself, unless it starts from another one."""
+        return self
+
+    def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
         """Fill `weight` (out, in, ...) in place; `act` is the name of the run's activation."""
         raise NotImplementedError
 
-    def bias(self, bias: Tensor, weight: Tensor, generator: torch.Generator) -> None:
+    def fill_bias(self, bias: Tensor, weight: Tensor, generator: torch.Generator) -> None:
         """Fill the `bias` (out,) of the layer with `weight` in place: zeros unless overridden."""
         bias.zero_()
+
+    def factors(self, model: nn.Module) -> Mapping[nn.Module, float]:
+        """Return by what the weights of linear layers are multiplied once they are filled."""
+        return {}
+
+    def check(self, model: nn.Module) -> None:
+        """Raise InitError if it cannot start this model, which has its norm but maybe no values."""
+
+    def settle(self, model: nn.Module, lessons: Lessons) -> Iterator[Row]:
+        """Set parameters from training images, and yield rows of the kind `pretrain`, if any.
+
+        Comes after the norm's own start from data. The model is in training mode without dropout,
+        its statistics are those of the images that go forward together, and its buffers are put
+        back afterwards. A number of a row that is not finite ends the run.
+        """
+        return iter(())
+
+    def warnings(self, model: nn.Module) -> list[Mistake]:
+        """Return the settings that nothing in this model, with its norm, is set by."""
+        found = []
+        for key, (name, word) in GAINS.items():
+            value = getattr(self, key)
+            if value is not None and next(_gains(model, name), None) is None:
+                why = f"no norm here has a {word}"
+                found.append(Mistake(f"init.{key}={written(value)}", why, f"init.{key}=null"))
+        return found
 
 
 @torch.no_grad()
 def initialize(model: nn.Module, init: Init, act: str, seed: int) -> None:
     """Fill every weight and bias of the linear layers of `model`; all other parameters stay."""
+    drawing, factors = init.drawing, init.factors(model)
     for path, layer in model.named_modules():
         if not isinstance(layer, LAYERS):
             continue
-        init.weight(layer.weight, act, seeds.generator(seed, "init", f"{path}.weight"))
-        if layer.bias is not None:
+        generator = seeds.generator(seed, "init", f"{path}.weight")
+        groups = getattr(layer, "groups", 1) if drawing.by_group else 1
+        for part in layer.weight.chunk(groups):
+            drawing.fill(part, act, generator)
+        if layer in factors:
+            layer.weight.mul_(factors[layer])
+        if layer.bias is not None and init.bias is not None:
+            layer.bias.fill_(init.bias)
+        elif layer.bias is not None:
             generator = seeds.generator(seed, "init", f"{path}.bias")
-            init.bias(layer.bias, layer.weight, generator)
+            drawing.fill_bias(layer.bias, layer.weight, generator)
+
+
+@torch.no_grad()
+def set_gains(model: nn.Module, init: Init) -> None:
+    """Set the scales and shifts of norms of features to `init.gamma` and `init.beta`, if given.
+
+    They are what is called `weight` and `bias` in a module that is no linear layer, also none of a
+    norm that has taken its place: no parameter of the module has two axes.
+    """
+    for key, (name, _) in GAINS.items():
+        value = getattr(init, key)
+        for parameter in _gains(model, name) if value is not None else ():
+            parameter.fill_(value)
+
+
+def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor | None]]:
+    """Yield the linear layers of a model with its norm, and the scale of each.
+
+    That is the parameter of which a multiple gives the same multiple of the output, but for the
+    bias: the weight, or what a norm that has taken the layer's place declares as `scaled_by`; None
+    where the output does not change with the length of weights.
+    """
+    for layer in model.modules():
+        if isinstance(layer, LAYERS) or hasattr(layer, "scaled_by"):
+            name = getattr(layer, "scaled_by", "weight")
+            yield layer, getattr(layer, name) if name else None
 
 
 def fans(weight: Tensor) -> tuple[int, int]:
@@ -63,3 +169,10 @@ def gain_of(act: str) -> float:
     if act == "leaky_relu":
         return math.sqrt(2 / (1 + 0.01**2))
     return {"tanh": 5 / 3, "sigmoid": 1.0, "identity": 1.0}.get(act, math.sqrt(2))
+
+
+def _gains(model: nn.Module, name: str) -> Iterator[nn.Parameter]:
+    for module in model.modules():
+        own = dict(module.named_parameters(recurse=False))
+        if name in own and all(each.dim() < 2 for each in own.values()):
+            yield own[name]

@@ -22,6 +22,6 @@ class Constant(Init):
 
     value: float = option(0.1, low=-1e30, high=1e30)
 
-    def weight(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
+    def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
         """Fill `weight` with the value; nothing is drawn."""
         weight.fill_(self.value)

@@ -22,12 +22,12 @@ class Default(Init):
     LeCun et al. 1998, Efficient BackProp, but with a third of its variance.
     """
 
-    def weight(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
+    def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
         """Fill `weight`; `act` plays no role."""
         bound = 1 / math.sqrt(fans(weight)[0])
         weight.uniform_(-bound, bound, generator=generator)
 
-    def bias(self, bias: Tensor, weight: Tensor, generator: torch.Generator) -> None:
+    def fill_bias(self, bias: Tensor, weight: Tensor, generator: torch.Generator) -> None:
         """Fill `bias` from the same interval as `weight`."""
         bound = 1 / math.sqrt(fans(weight)[0])
         bias.uniform_(-bound, bound, generator=generator)

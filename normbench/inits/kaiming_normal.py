@@ -26,7 +26,7 @@ class KaimingNormal(Init):
     mode: str = option("fan_in", choices=("fan_in", "fan_out"))
     gain: float | None = option(None, above=0, high=1e30)
 
-    def weight(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
+    def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
         """Fill `weight` of a layer before the activation `act`."""
         fan = fans(weight)[self.mode == "fan_out"]
         std = (gain_of(act) if self.gain is None else self.gain) / math.sqrt(fan)

@@ -24,6 +24,6 @@ class Normal(Init):
 
     std: float = option(0.01, above=0, high=1e30)
 
-    def weight(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
+    def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
         """Fill `weight`; `act` plays no role."""
         weight.normal_(0, self.std, generator=generator)

@@ -25,7 +25,7 @@ class Orthogonal(Init):
 
     gain: float | None = option(None, above=0, high=1e30)
 
-    def weight(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
+    def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
         """Fill `weight` of a layer before the activation `act`."""
         gain = gain_of(act) if self.gain is None else self.gain
         torch.nn.init.orthogonal_(weight, gain, generator=generator)

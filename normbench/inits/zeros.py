@@ -18,6 +18,6 @@ class Zeros(Init):
     layer learns, and accuracy stays at chance.
     """
 
-    def weight(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
+    def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
         """Fill `weight` with zeros; nothing is drawn."""
         weight.zero_()

@@ -21,6 +21,7 @@ class Model(Options):
     error: ClassVar[type[ModelError]] = ModelError
     residual: ClassVar[bool] = False  # has skip connections, so that placement=preact has a place
     spatial: ClassVar[bool] = False  # works on feature maps: their memory format matters
+    recurrent: ClassVar[bool] = False  # reads an image in time steps of its option `rows`
     activation: ClassVar[str] = "relu"  # where neither the run nor the norm names one
 
     def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:

@@ -20,6 +20,8 @@ class Block(nn.Module):
     The skip is the identity, or a 1x1 convolution where the shape changes.
     """
 
+    branch = ("one", "two")  # beside the skip, in order
+
     def __init__(self, units: Units, cin: int, cout: int, stride: int) -> None:
         super().__init__()
         changes = stride > 1 or cin != cout

@@ -32,6 +32,7 @@ class LSTM(Model):
     1603.09025, who normalize the two maps apart.
     """
 
+    recurrent: ClassVar[bool] = True
     activation: ClassVar[str] = "tanh"
 
     width: int = option(64, low=1, high=65536)

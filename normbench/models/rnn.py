@@ -29,6 +29,7 @@ class RNN(Model):
     1607.06450, section 3.1, Cooijmans et al. 2016, arXiv 1603.09025.
     """
 
+    recurrent: ClassVar[bool] = True
     activation: ClassVar[str] = "tanh"
 
     width: int = option(64, low=1, high=65536)

@@ -120,6 +120,7 @@ class OverTime(nn.Module):
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
+        self.last = 0  # the time of the last call
         self.layers = nn.ModuleList(layers)
         for layer in layers[1:]:  # one weight and bias for all steps
             for name, parameter in layers[0].named_parameters():
@@ -128,6 +129,7 @@ class OverTime(nn.Module):
 
     def forward(self, x: Tensor, t: int) -> Tensor:
         """Normalize `x` of shape (N, C) at time `t` >= 0."""
+        self.last = t
         y: Tensor = self.layers[min(t, len(self.layers) - 1)](x)
         return y
 
@@ -138,6 +140,8 @@ class TLU(nn.Module):
     Where x = tau the gradient is split evenly between the two. x: (N, C, ...); tau: (C,).
     Source: Singh & Krishnan 2020, arXiv 1911.09737, section 3.
     """
+
+    steepest = 1.0  # largest |derivative|, declared by activations that work on single values
 
     def __init__(self, channels: int, dims: int) -> None:
         super().__init__()
@@ -310,6 +314,12 @@ class Units:
         biased = bias and self._biased(self.placement == "pre")
         return Unit([("linear", Linear(fin, fout, bias=biased))])
 
+    def act(self, channels: int, dims: int, own: nn.Module) -> nn.Module:
+        """Build an activation; `own` stands where neither the run nor the norm names one."""
+        if self.auto and not self.norm.own_activation and self.norm.brings == "relu":
+            return _marked(self.norm.activation(own, channels, dims))
+        return self._act(channels, dims)
+
     def act_over_time(self, channels: int, steps: int, default: str) -> nn.Module:
         """Build the activation `(x, t) -> y` of a recurrent cell.
 
@@ -326,11 +336,13 @@ class Units:
 
         first = layer()
         count = steps if next(first.buffers(), None) is not None else 1
-        return OverTime([first, *(layer() for _ in range(count - 1))])
+        return _marked(OverTime([first, *(layer() for _ in range(count - 1))]))
 
     def head(self, fin: int, classes: int) -> nn.Linear:
         """Build the classifier: dense, with bias, never normed."""
-        return Linear(fin, classes)
+        layer = Linear(fin, classes)
+        layer.classifies = True  # type: ignore[assignment]
+        return layer
 
     def _unit(self, layer: Callable[[bool], nn.Module], dims: int, act: bool) -> Unit:
         # At preact a unit that is not the last of its branch is followed by the next one's norm.
@@ -356,7 +368,7 @@ class Units:
 
     def _act(self, channels: int, dims: int) -> nn.Module:
         named = ACTIVATIONS[self.named](channels, dims) if self.named else None
-        return self.norm.activation(named, channels, dims)
+        return _marked(self.norm.activation(named, channels, dims))
 
 
 def apply(norm: Norm, model: nn.Module) -> None:
@@ -394,23 +406,31 @@ def calibrate(model: nn.Module, batch: Tensor) -> None:
 def refresh(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set all running statistics to their plain averages over `batches`, with fixed weights.
 
-    Each batch goes forward once in training mode, without dropout, every layer `plain`. All other
+    Each batch goes forward once in training mode, without dropout, every layer `plain`. A layer
+    averages over the batches that reach it, for a late time step the long sequences. All other
     buffers stay as they are.
     """
-    buffers = [
-        buffer
-        for layer in model.modules()
-        if isinstance(layer, Running)
-        for buffer in _statistics(layer)
-    ]
-    means = [torch.zeros_like(each) for each in buffers]
+    layers = [each for each in model.modules() if isinstance(each, Running)]
+    means = {layer: [torch.zeros_like(each) for each in _statistics(layer)] for layer in layers}
+    counts = dict.fromkeys(layers, 0)
     with plainly(model):
-        for count, batch in enumerate(batches, 1):
+        for batch in batches:
             model(batch)
-            for mean, buffer in zip(means, buffers, strict=True):
-                mean.add_((buffer - mean) / count)
-    for mean, buffer in zip(means, buffers, strict=True):
-        buffer.copy_(mean)
+            idle = _idle(model)
+            for layer in (each for each in layers if each not in idle):
+                counts[layer] += 1
+                for mean, buffer in zip(means[layer], _statistics(layer), strict=True):
+                    mean.add_((buffer - mean) / counts[layer])
+    for layer in (each for each in layers if counts[each]):
+        for mean, buffer in zip(means[layer], _statistics(layer), strict=True):
+            buffer.copy_(mean)
+
+
+def _idle(model: nn.Module) -> set[nn.Module]:
+    """The layers of time steps that the last forward, of a short sequence, did not reach."""
+    found = [each for each in model.modules() if isinstance(each, OverTime)]
+    late = [step for each in found for step in each.layers[each.last + 1 :]]
+    return {each for step in late for each in step.modules()}
 
 
 def check_refresh(norm: Norm, name: str, model: nn.Module) -> None:
@@ -528,6 +548,12 @@ def groups_of(groups: int | None, channels: int) -> int:
             min(works, key=lambda each: abs(each - groups)),
         )
     return groups
+
+
+def _marked(activation: nn.Module) -> nn.Module:
+    """Mark what stands in an activation's place: its type does not tell, it may be a norm."""
+    activation.acts = True  # type: ignore[assignment]
+    return activation
 
 
 def _widths(layer: nn.Module) -> tuple[int, int]:

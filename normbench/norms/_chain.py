@@ -69,6 +69,10 @@ class Chain(Norm):
         """Tell whether a member computes different things in training and evaluation."""
         return any(member.has_modes() for member in self.members)
 
+    def norms_features(self) -> bool:
+        """Tell whether a member has a layer or an activation of its own."""
+        return any(member.norms_features() for member in self.members)
+
     def warnings(self, model: nn.Module, beside: Sequence[Norm] = ()) -> list[Mistake]:
         """Return what the members warn of, each beside the others."""
         return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ class Linear(nn.Module):
     Args: layer: what it takes the place of; only its shape is kept, a subclass keeps the weight.
     Raises: NormError for any other layer, and for padding with anything but zeros.
     """
+
+    scaled_by: ClassVar[str | None] = None  # multiples of this parameter are those of the output
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -68,6 +68,7 @@ class MABN(Norm):
 class CentredLinear(Linear):
     """A linear layer whose filters are used without their mean: w - E[w] over the fan-in."""
 
+    scaled_by: ClassVar[str | None] = "weight"
     bias: Tensor | None
 
     def __init__(self, layer: nn.Module) -> None:

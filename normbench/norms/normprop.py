@@ -57,6 +57,7 @@ class NormProp(Norm):
 class UnitLinear(Linear):
     """A linear layer with weight vectors of length gamma; keeps the raw weight."""
 
+    scaled_by: ClassVar[str | None] = "gamma"
     gamma: nn.Parameter | None
     bias: nn.Parameter | None
 
@@ -79,6 +80,8 @@ class UnitLinear(Linear):
 
 class StandardReLU(nn.Module):
     """relu, minus its mean and divided by its standard deviation for z ~ N(0, 1)."""
+
+    steepest = 1 / DEVIATION
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (relu(x) - sqrt(1/(2 pi))) / sqrt((1 - 1/pi) / 2)."""

@@ -45,6 +45,7 @@ class ScaledWS(Norm):
 class ScaledWeightStandardization(Standardized):
     """A linear layer with standardized filters of length gain * gamma."""
 
+    scaled_by: ClassVar[str | None] = "gain"
     gain: Tensor | None
 
     def __init__(self, layer: nn.Module, options: ScaledWS) -> None:

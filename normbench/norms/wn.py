@@ -58,6 +58,7 @@ class WN(Norm):
 class WeightNorm(Linear):
     """A linear layer with weight g * v / |v|, one g per output channel."""
 
+    scaled_by: ClassVar[str | None] = "g"
     bias: Tensor | None
 
     def __init__(self, layer: nn.Module) -> None:

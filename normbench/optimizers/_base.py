@@ -80,6 +80,15 @@ class Stepper:
         """Change the parameters by their gradients, which it uses up: read their norm before."""
         raise NotImplementedError
 
+    def clip(self, square: Tensor, most: float) -> None:
+        """Shorten the gradient g to the norm `most` if it is longer, as torch's clip_grad_norm_.
+
+        g <- g * min(1, most / (|g| + 1e-6)), without waiting for the device.
+
+        Args: square: |g|^2, shape `()`.
+        """
+        self.grad.mul_((most / (square.sqrt() + 1e-6)).clamp_(max=1.0))
+
     def zero_grad(self) -> None:
         """Set all gradients to 0, in place: their tensors are views and must stay."""
         self.grad.zero_()

@@ -30,7 +30,7 @@ class Adam(Optimizer):
     lr: float = option(1e-3, above=0, high=1e30)
     beta1: float = option(0.9, low=0, below=1)
     beta2: float = option(0.999, low=0, below=1)
-    eps: float = option(1e-8, low=0)
+    eps: float = option(1e-8, above=0)
     weight_decay: float = option(0.0, low=0, high=1e30)
 
     def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:

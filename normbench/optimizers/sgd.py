@@ -32,7 +32,8 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nesterov and not self.momentum:
-            raise self.error("nesterov", "true", "needs a momentum above 0", "momentum=0.9")
+            why = "needs a momentum above 0"
+            raise self.error("nesterov", "true", why, "optimizer.momentum=0.9")
 
     def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
         """Return the stepper for the parameters of `model`."""

@@ -12,7 +12,7 @@ OPTIONS = [
 REFUSED = [
     ({"beta1": 1.0}, r"optimizer\.beta1=1\.0: .*at least 0 and below 1"),
     ({"beta2": -0.1}, r"optimizer\.beta2=-0\.1: .*at least 0 and below 1"),
-    ({"eps": -1e-8}, "optimizer.eps=-1e-08: .*at least 0"),
+    ({"eps": 0.0}, r"optimizer\.eps=0\.0: .*above 0"),
     ({"weight_decay": -1.0}, r"weight_decay=-1\.0: .*0 \.\. 1e"),
 ]
 

@@ -1,0 +1,131 @@
+"""What a shell can offer for the word under the cursor, and the scripts that ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normbench import config, registry
+from normbench.options import Declared, written
+
+SHELLS = ("bash", "zsh", "fish")
+OVERRIDDEN = ("train", "summary")  # commands that take settings
+SCRIPTS = {
+    "bash": """\
+# normbench completion for bash: source this, or put it into ~/.bashrc as
+#   eval "$(normbench completion bash)"
+_normbench() {
+    local line=${COMP_LINE:0:COMP_POINT} word cut
+    word=${line##* }
+    local IFS=$'\\n'
+    COMPREPLY=($(compgen -W "$(normbench completion query -- "$line" 2>/dev/null)" -- "$word"))
+    if [[ $COMP_WORDBREAKS == *=* && $word == *=* ]]; then  # bash has cut the word at the =
+        cut=${word%=*}=
+        COMPREPLY=("${COMPREPLY[@]#"$cut"}")
+    fi
+    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace
+}
+complete -o default -F _normbench normbench
+""",
+    "zsh": """\
+#compdef normbench
+# normbench completion for zsh: put it into ~/.zshrc, after compinit, as
+#   eval "$(normbench completion zsh)"
+_normbench() {
+    local -a found
+    found=(${(f)"$(normbench completion query -- "${LBUFFER}" 2>/dev/null)"})
+    compadd -S '' -Q -a found
+}
+compdef _normbench normbench
+""",
+    "fish": """\
+# normbench completion for fish: put it into ~/.config/fish/config.fish as
+#   normbench completion fish | source
+complete -c normbench -f -a '(normbench completion query -- (commandline -cp) 2>/dev/null)'
+""",
+}
+
+
+def offers(line: str, verbs: dict[str, str], kinds: dict[str, str]) -> list[str]:
+    """List what can stand in place of the last word of `line`, the command up to the cursor.
+
+    Args: verbs: the commands; kinds: what `list` lists, with the group of each.
+    """
+    *before, word = line.split(" ")
+    words = [each for each in before[1:] if each]
+    found: Iterator[str] | list[str]
+    if not words:
+        found = list(verbs)
+    elif words[0] in OVERRIDDEN:
+        found = _settings(words[1:], word)
+    elif words[0] == "list":
+        given = [each for each in words[1:] if each in kinds]
+        found = registry.names(kinds[given[0]]) if given else list(kinds)
+    elif words[0] == "data":
+        found = registry.names("data") if words[1:] else ["list", "download", "verify", "show"]
+    elif words[0] == "completion":
+        found = [] if words[1:] else list(SHELLS)
+    else:
+        found = []
+    return sorted({each for each in found if each.startswith(word)})
+
+
+def _settings(before: list[str], word: str) -> Iterator[str]:
+    """Whole words: keys with their `=`, or a key with each of its values."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        yield from (f"{each}=" for each in _keys(before))
+        return
+    start = f"{key}={value[: value.rfind(',') + 1]}"  # of a comma list, the last is completed
+    yield from (start + each for each in _values(key, before))
+
+
+def _keys(before: list[str]) -> Iterator[str]:
+    yield from registry.KINDS
+    yield from config.defaults()
+    for group in registry.KINDS:
+        yield from (f"{group}.{option}" for option in _options(group, before))
+
+
+def _options(group: str, before: list[str]) -> dict[str, Declared]:
+    """The options of the part that the line chooses, or of the default one."""
+    given = [word.partition("=")[2] for word in before if word.startswith(f"{group}=")]
+    name = given[-1] if given else _default(group)
+    known = registry.names(group)
+    found: dict[str, Declared] = {}
+    for each in name.split(","):
+        if all(member in known for member in each.split("+")):
+            found |= config.declared_options(group, each)
+    return found
+
+
+def _default(group: str) -> str:
+    import yaml
+
+    tree = yaml.safe_load((registry.configs() / "train.yaml").read_text(encoding="utf-8"))
+    chosen = {
+        key: name
+        for each in tree["defaults"]
+        if isinstance(each, dict)
+        for key, name in each.items()
+    }
+    return str(chosen[group])
+
+
+def _values(key: str, before: list[str]) -> list[str]:
+    if key in registry.KINDS:
+        return registry.choices(key)
+    group, _, option = key.partition(".")
+    if option:
+        known = _options(group, before) if group in registry.KINDS else {}
+        return _words(known[option]) if option in known else []
+    typed = {each.name: each for each in config.declared_keys()}
+    if key not in typed:
+        return []
+    return list(dict.fromkeys([*_words(typed[key]), written(config.defaults()[key])]))
+
+
+def _words(declared: Declared) -> list[str]:
+    if "bool" in declared.type:
+        return ["true", "false"]
+    null = ["null"] if "None" in declared.type else []
+    return [*declared.limits.get("choices", ()), *null]

@@ -1,0 +1,315 @@
+"""Data sets on this machine: get them, check them, look at them; and have them for a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normbench import config, files, registry
+from normbench.config import Config
+from normbench.errors import Mistake, NormbenchError, Refused, shown
+from normbench.options import nearest
+from normbench.report import Cell, Table
+from normbench.screen import Screen
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from normbench.data._base import Array, Data, Dataset
+
+ALL_SETS = "(all sets: normbench data list)"
+RAMP = " .:-=+*#%@"  # from black to white
+COLUMNS = 18  # characters across a picture; four of them fit into 80
+EXAMPLES = 10  # in a row of the sheet
+SIDE = 64  # pixels up to which a small image is enlarged in the sheet
+DIGITS = 16  # of a SHA-256 in the table
+
+
+def command(
+    what: str, names: Sequence[str], overrides: Sequence[str], picture: str | None, screen: Screen
+) -> None:
+    """Do what the words of `normbench data` say.
+
+    Raises: Refused if they say too little or too much; what the command itself raises.
+    """
+    if picture is not None and what != "show":
+        fix = "normbench data show NAME -o FILE.png"
+        raise Refused(Mistake(f"-o {picture}", f"data {what} draws no picture", fix))
+    known = registry.choices("data")
+    if names and names[0] not in known:
+        fix = f"normbench data {what} {nearest(names[0], known)}    {ALL_SETS}"
+        raise Refused(Mistake(names[0], "no data set has this name", fix))
+    if len(names) > 1:
+        fix = f"normbench data {what} {shown(names[0])}"
+        raise Refused(Mistake(names[1], "is one name too many", fix))
+    if what == "list":
+        listing(names, overrides, screen)
+    elif not names:
+        fix = f"normbench data {what} {registry.names('data')[0]}    {ALL_SETS}"
+        raise Refused(Mistake(f"data {what}", "no data set is named", fix))
+    elif what == "show":
+        show(names[0], overrides, picture, screen)
+    else:
+        {"download": download, "verify": verify}[what](names[0], overrides, screen)
+
+
+def listing(names: Sequence[str], overrides: Sequence[str], screen: Screen) -> None:
+    """List the data sets, or one, their sizes, and which are here.
+
+    An option is taken by the sets that have it.
+
+    Raises: Refused if no set has it, or if there is no such set.
+    """
+    listed = names or registry.names("data")
+    taken = {
+        name: [text for text in overrides if names or _option(text) in _options(name)]
+        for name in listed
+    }
+    odd = [text for text in overrides if not any(text in each for each in taken.values())]
+    if odd:
+        chosen(listed[0], odd)
+    sets = [_listed(name, chosen(name, texts)) for name, texts in taken.items()]
+    screen.document({"command": "data", "what": "list", "sets": sets})
+    head = ("name", "images", "shape", "classes", "split", "here")
+    rows = tuple(tuple(map(Cell, _row(each))) for each in sets)
+    notes = [
+        f"{each['label']}: {' and '.join(each['cut'])} are cut from the training images"
+        for each in sets
+        if "test" in (each["cut"] or ())
+    ]
+    screen.table(Table("", head, rows, notes=tuple(notes)))
+
+
+def download(name: str, overrides: Sequence[str], screen: Screen) -> None:
+    """Download what a set lacks, each file checked by its digest, and say where it lies.
+
+    Raises: Refused if there is no such set or option; MachineError if it cannot be had.
+    """
+    part = chosen(name, overrides)
+    got = fetch([part], screen)
+    about = part.about()
+    remote = [{"file": str(each.path), "url": each.url} for each in part.downloads()]
+    facts = {"where": about.where, "files": remote, "downloaded": got}
+    screen.document({"command": "data", "what": "download", "set": name, **facts})
+    screen.text(f"{name} is here{'' if got else ' already'}: {about.where}")
+
+
+def verify(name: str, overrides: Sequence[str], screen: Screen) -> None:
+    """Read every file of a set again and compare it with what it must be.
+
+    Raises: Refused if there is no such set or option; FileRefused naming what is damaged.
+    """
+    part = chosen(name, overrides)
+    part.require()
+    found = list(part.verify())
+    listed = [{"file": each.name, "bytes": each.size, "sha256": each.sha256} for each in found]
+    screen.document({"command": "data", "what": "verify", "set": name, "files": listed})
+    if not found:
+        screen.text(f"{name} is sound: it is {part.about().where}")
+        return
+    rows = tuple(
+        (Cell(each.name), Cell(f"{each.size:,}"), Cell(f"{each.sha256[:DIGITS]}…"), Cell("sound"))
+        for each in found
+    )
+    screen.table(Table("", (name, "bytes", "SHA-256", ""), rows, right=frozenset({1})))
+
+
+def show(name: str, overrides: Sequence[str], picture: str | None, screen: Screen) -> None:
+    """Print an example of each class as characters; write ten of each as a PNG file if asked to.
+
+    Raises: Refused if there is no such set or option; FileRefused if it is not here or damaged.
+    """
+    target = _target(picture)
+    part = chosen(name, overrides)
+    part.require()
+    loaded = part.load()
+    parts = {"train": loaded.train, "val": loaded.val, "test": loaded.test}
+    counts = {
+        each: dict(zip(loaded.classes, _counts(split.labels, loaded), strict=True))
+        for each, split in parts.items()
+    }
+    if target:
+        files.write_atomic(target, _png(sheet(loaded)))
+    facts = {"label": loaded.label, "shape": list(loaded.shape), "images": counts}
+    screen.document({"command": "data", "what": "show", "set": name, **facts, "picture": picture})
+    sizes = "/".join(str(len(split)) for split in parts.values())
+    shape = "x".join(map(str, loaded.shape))
+    head = f"{loaded.label}  {shape}  {len(loaded.classes)} classes  {sizes}"
+    screen.lines([head, "", *_gallery(loaded, screen.columns)])
+    if target:
+        screen.note(f"{EXAMPLES} of each class: {target}")
+
+
+def chosen(name: str, overrides: Sequence[str]) -> Data:
+    """Make the part of a set that there is, with options as they stand behind its name.
+
+    Raises: Refused with all mistakes; DataError if an option does not fit.
+    """
+    options: Mapping[str, Any] = {"name": name}
+    if overrides or name not in registry.names("data"):
+        from normbench import grid
+
+        options = grid.Grid(grid.loader()).part("data", [f"data={name}", *overrides])
+    part: Data = config.part("data", options)
+    return part
+
+
+def missing(configs: Iterable[Config]) -> list[Data]:
+    """List the sets that runs need, that are not here, and that they may download.
+
+    Raises: FileRefused if one may not be downloaded, or has to come from elsewhere.
+    """
+    found = []
+    options = {json.dumps([each.download, each.data]): each for each in configs}
+    for each in options.values():
+        part: Data = config.part("data", each.data)
+        if each.download and part.downloads():
+            found.append(part)
+        else:
+            part.require()
+    return found
+
+
+def fetch(parts: Iterable[Data], screen: Screen) -> list[str]:
+    """Download the files that sets lack, or that are damaged, and return their names.
+
+    Raises: MachineError if one cannot be had; FileRefused if another one came.
+    """
+    got = []
+    for remote in [remote for part in parts for remote in part.downloads()]:
+        if not remote.here:
+            with screen.transfer(remote.file.name, remote.file.size) as progress:
+                remote.fetch(progress.so_far)
+            got.append(remote.file.name)
+    return got
+
+
+def _option(text: str) -> str:
+    return text.partition("=")[0].removeprefix("data.")
+
+
+def _options(name: str) -> Mapping[str, Any]:
+    return registry.facts("data", name).options
+
+
+def _listed(name: str, part: Data) -> dict[str, Any]:
+    """What is known of a set; null where it needs an option or a file first."""
+    try:
+        about = part.about()
+    except NormbenchError as error:
+        keys = ("label", "images", "shape", "classes", "split", "cut")
+        fix = error.mistakes[0].fix
+        return {"name": name, **dict.fromkeys(keys), "here": False, "where": None, "fix": fix}
+    return {
+        "name": name,
+        "label": about.label,
+        "images": sum(about.sizes),
+        "shape": list(about.shape),
+        "classes": about.classes,
+        "split": list(about.sizes),
+        "cut": list(about.cut),
+        "here": about.here,
+        "where": about.where if about.here else None,
+        "fix": None if about.here else about.fix,
+    }
+
+
+def _row(known: Mapping[str, Any]) -> tuple[str, ...]:
+    name, label = known["name"], known["label"]
+    here = ", ".join(filter(None, ["yes", known["where"]]))
+    return (
+        name if label in (None, name) else f"{name} ({label})",
+        f"{known['images']:,}" if known["images"] else "any",
+        "x".join(map(str, known["shape"] or ["any"])),
+        str(known["classes"] or "any"),
+        "/".join(map(str, known["split"] or ["any"])),
+        here if known["here"] else f"no    {known['fix']}",
+    )
+
+
+def characters(image: Array, columns: int = COLUMNS) -> list[str]:
+    """Draw an image, uint8 (H, W, C), in characters twice as high as wide, black as blanks."""
+    import numpy as np
+    from PIL.Image import Resampling
+
+    height, width = image.shape[:2]
+    size = columns, max(1, round(columns * height / width / 2))
+    grey = np.asarray(_picture(image).convert("L").resize(size, Resampling.BOX), np.float64)
+    low, high = grey.min(), grey.max()
+    level = (grey - low) / max(1.0, high - low) * (len(RAMP) - 1)
+    return ["".join(RAMP[round(each)] for each in row) for row in level.tolist()]
+
+
+def sheet(loaded: Dataset) -> Image:
+    """Draw the first training images of each class, one class per row behind its name."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    _, height, width = loaded.shape
+    scale = max(1, SIDE // max(height, width))
+    height, width = scale * height + 2, scale * width + 2
+    font = ImageFont.load_default()
+    margin = 8 + round(max(font.getlength(name) for name in loaded.classes))
+    size = margin + EXAMPLES * width, len(loaded.classes) * height
+    drawn = Image.new("RGB", size, "white")
+    for row, name in enumerate(loaded.classes):
+        ImageDraw.Draw(drawn).text((4, row * height + height // 2 - 6), name, "black", font)
+        for column, image in enumerate(_examples(loaded, row, EXAMPLES)):
+            enlarged = _picture(image).resize((width - 2, height - 2), Image.Resampling.NEAREST)
+            drawn.paste(enlarged, (margin + column * width, row * height + 1))
+    return drawn
+
+
+def _gallery(loaded: Dataset, columns: int) -> Iterator[str]:
+    """The lines of pictures side by side, each below the name of its class."""
+    pictures = []
+    for place, name in enumerate(loaded.classes):
+        for image in _examples(loaded, place, 1):
+            pictures.append([shown(name)[:COLUMNS], *characters(image)])
+    abreast = max(1, (columns + 2) // (COLUMNS + 2))
+    for start in range(0, len(pictures), abreast):
+        for line in zip(*pictures[start : start + abreast], strict=True):
+            yield "  ".join(text.ljust(COLUMNS) for text in line).rstrip()
+        yield ""
+
+
+def _examples(loaded: Dataset, place: int, count: int) -> Iterator[Array]:
+    """The first training images of a class, uint8 (H, W, C)."""
+    for index in (loaded.train.labels == place).nonzero()[:count, 0].tolist():
+        yield loaded.train.images[index].permute(1, 2, 0).numpy()
+
+
+def _picture(image: Array) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+
+
+def _png(drawn: Image) -> bytes:
+    import io
+
+    stream = io.BytesIO()
+    drawn.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _counts(labels: Any, loaded: Dataset) -> list[int]:
+    counts: list[int] = labels.bincount(minlength=len(loaded.classes)).tolist()
+    return counts
+
+
+def _target(picture: str | None) -> Path | None:
+    """Where the sheet is to be written.
+
+    Raises: Refused if that is no place for a PNG file.
+    """
+    if picture is None:
+        return None
+    path = Path(picture)
+    if path.suffix.lower() != ".png" or "\0" in picture:
+        raise Refused(Mistake(f"-o {picture}", "is not the name of a PNG file", "-o FILE.png"))
+    if not path.parent.is_dir():
+        why = f"there is no folder {shown(path.parent)}"
+        raise Refused(Mistake(f"-o {picture}", why, f"-o {shown(path.name)}"))
+    return path

@@ -1,0 +1,320 @@
+"""What each layer of a model does on a fixed probe: activations, gradients, running statistics.
+
+The numbers have the tags `layer/<n>-<path>/<quantity>`, n counting from 1 in the order in which
+the layers first run. A layer is a unit (linear layer, norm, activation), or stands alone in the
+model: the classifier, an activation after a sum, the parts of a recurrent cell. Of one layer all
+values count together: over images, channels, positions, time steps and calls.
+
+    pre_mean, pre_std   what goes into the activation; std biased
+    act_mean, act_std   what comes out of it
+    saturated           share of its values where |derivative| is below 10 % of the largest one
+    linear_zone         share of its values where |derivative| is above 90 % of the largest one
+    zeros               share of its values that are 0
+    weight_norm         Euclidean norm of the linear layer's weight, as it is stored
+    grad_norm           norm of the gradient of the loss by that weight
+    output_grad_norm    norm of the gradient of the loss by what the layer gives
+    stat_error          root mean square over channels of (running mean - mean) / deviation
+    stat_log_var        mean over channels of ln(running variance / variance)
+
+What a layer does not have is left out, as are channels whose deviation or variance is 0 in the last
+two. An activation that is a norm as well has no derivative of its own, so none is counted. A leaky
+relu keeps its small slope in order not to saturate, so it never does. A gelu is steepest at
+sqrt(2), so that its slope of 1 at large inputs is 89 % of the largest one.
+
+All but the last two are taken in training mode without dropout, in batches as in training, so they
+are what training sees; the loss is the mean over the probe. The last two compare the running
+statistics with those that the whole probe has as one batch in training mode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normbench.norms._base import OverTime, Running, Unit, buffers_kept, plainly, trained
+from normbench.norms._sums import precise
+
+FLAT, STEEP = 0.1, 0.9  # of the largest |derivative|
+# The largest |derivative| of torch's activations; others declare theirs as `steepest`.
+STEEPEST: dict[type[nn.Module], float] = {
+    nn.Identity: 1.0,
+    nn.ReLU: 1.0,
+    nn.ReLU6: 1.0,
+    nn.LeakyReLU: 1.0,
+    nn.Tanh: 1.0,
+    nn.Sigmoid: 0.25,
+    nn.GELU: (1 + math.erf(1)) / 2 + math.exp(-1) / math.sqrt(math.pi),  # at sqrt(2)
+    nn.SiLU: 1.0998393201288634,  # at 2.3994
+    nn.Hardswish: 1.5,
+}
+BEFORE = ("pre_mean", "pre_std", "saturated", "linear_zone")
+AFTER = ("act_mean", "act_std", "zeros")
+Calls = list[tuple[int, Tensor]]  # for each call: how many values, then mean, variance and shares
+
+
+def look(
+    model: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    cast: Callable[[], AbstractContextManager[Any]],
+) -> dict[str, float]:
+    """Return what each layer of `model` does on the probe, by tag.
+
+    Parameters, gradients, buffers and modes stay as they are, and no random number is drawn.
+    Args: batches: images (N, C, H, W) and labels (N,), cut as in training; cast: makes the autocast
+        context of the run.
+    """
+    places = count(1)
+    layers = [_Layer(path, part, places) for path, part in _parts(model)]
+    with buffers_kept(model), trained(model), _watched(layers):
+        _differentiate(model, batches, cast, layers)
+    with plainly(model):
+        errors = _compare(model, torch.cat([x for x, _ in batches]), cast, layers)
+    seen = sorted((each for each in layers if each.place), key=lambda each: each.place)
+    digits = len(str(len(seen)))
+    return {
+        f"layer/{each.place:0{digits}d}-{each.path}/{quantity}": value
+        for each in seen
+        for quantity, value in {**each.values(), **errors[each.path]}.items()
+    }
+
+
+class _Part(NamedTuple):
+    """The modules of a layer: the whole of it, what holds its weight, and its activation."""
+
+    whole: nn.Module
+    linear: nn.Module | None = None
+    act: nn.Module | None = None
+
+
+def _parts(module: nn.Module, path: str = "") -> Iterator[tuple[str, _Part]]:
+    """Find the layers of a model, by path."""
+    statistics = isinstance(module, Running | OverTime) and _running(module)
+    if isinstance(module, Unit):
+        children = dict(module.named_children())
+        yield path, _Part(module, children.get("linear"), children.get("act"))
+    elif hasattr(module, "acts") or type(module) in STEEPEST.keys() - {nn.Identity}:
+        yield path, _Part(module, act=module)
+    elif statistics or (not _children(module) and _weights(module)):
+        yield path, _Part(module, linear=module)
+    else:
+        for name, child in module.named_children():
+            yield from _parts(child, f"{path}.{name}" if path else name)
+
+
+class _Layer:
+    """What has been seen of one layer, as small tensors that are still on the device."""
+
+    def __init__(self, path: str, part: _Part, places: Iterator[int]) -> None:
+        self.path, self.whole, self.act, self.places = path, part.whole, part.act, places
+        self.place = 0  # of the first call among those of all layers; 0 before it
+        self.weights = _weights(part.linear) if part.linear else []
+        self.grads = [torch.zeros_like(each) for each in self.weights]
+        self.before: Calls = []
+        self.after: Calls = []
+        self.squares: list[Tensor] = []
+
+    def hooks(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        """Begin to watch the layer."""
+        yield self.whole.register_forward_hook(self._passed)
+        if self.act:
+            # Before, not after: an activation may work in place.
+            yield self.act.register_forward_pre_hook(self._entered)
+            yield self.act.register_forward_hook(self._left)
+
+    def values(self) -> dict[str, float]:
+        """Return the quantities, but for the running statistics."""
+        found: dict[str, float] = {}
+        for names, calls in ((BEFORE, self.before), (AFTER, self.after)):
+            if calls:
+                found.update(zip(names, _pooled(calls), strict=False))
+        if self.weights:
+            found["weight_norm"] = _length([_square(each.detach()) for each in self.weights])
+            found["grad_norm"] = _length([_square(each) for each in self.grads])
+        if self.squares:
+            found["output_grad_norm"] = _length(self.squares)
+        return found
+
+    def _entered(self, act: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = _wide(inputs[0])
+        steepest = _steepest(act)
+        shares = [] if steepest is None else _shares(act, inputs, steepest)
+        self.before.append((x.numel(), torch.stack([*_moments(x), *shares])))
+
+    def _left(self, act: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        y = _wide(output)
+        self.after.append((y.numel(), torch.stack([*_moments(y), (y == 0).to(y).mean()])))
+
+    def _passed(self, whole: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        self.place = self.place or next(self.places)
+        if output.requires_grad:
+            keep = self.squares.append
+            output.register_hook(lambda grad: keep(_square(grad)))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _watched(layers: Sequence[_Layer]) -> Iterator[None]:
+    handles = [handle for layer in layers for handle in layer.hooks()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _differentiate(
+    model: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    cast: Callable[[], AbstractContextManager[Any]],
+    layers: Sequence[_Layer],
+) -> None:
+    """Forward and backward of the mean loss over all batches, past the parameters' own `grad`."""
+    weights = [weight for layer in layers for weight in layer.weights]
+    totals = [grad for layer in layers for grad in layer.grads]
+    images = sum(len(y) for _, y in batches)
+    for x, y in batches:
+        with torch.enable_grad(), cast():
+            loss = F.cross_entropy(model(x), y) * (len(y) / images)
+        grads = torch.autograd.grad(loss, weights, allow_unused=True)
+        for total, grad in zip(totals, grads, strict=True):
+            if grad is not None:
+                total.add_(grad)
+
+
+@torch.no_grad()
+def _compare(
+    model: nn.Module,
+    images: Tensor,
+    cast: Callable[[], AbstractContextManager[Any]],
+    layers: Sequence[_Layer],
+) -> dict[str, dict[str, float]]:
+    """Errors of the running statistics by path; each layer is plain, so it writes those of now."""
+    modules = {layer.path: _running(layer.whole) for layer in layers}
+    watched = [module for each in modules.values() for module in each]
+    if not watched:
+        return dict.fromkeys(modules, {})
+    old = {each: _statistics(each) for each in watched}
+    spreads: dict[nn.Module, Tensor] = {}
+
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        spreads[module] = _wide(inputs[0]).transpose(0, 1).flatten(1).var(1)
+
+    handles = [module.register_forward_pre_hook(before) for module in watched]
+    with cast():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    found = {each: _errors(old[each], _statistics(each), spreads.get(each)) for each in watched}
+    return {path: _joined([found[module] for module in each]) for path, each in modules.items()}
+
+
+def _statistics(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """Copies of running mean and variance by channel, as far as the layer keeps them."""
+    kept = {
+        name: _wide(buffer).flatten().clone()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name.startswith("running_")
+    }
+    std = kept.get("running_std")
+    return kept.get("running_mean"), kept.get("running_var", None if std is None else std.square())
+
+
+class _Errors(NamedTuple):
+    """By channel: the errors of the running mean in deviations, the logarithms of var ratios."""
+
+    means: list[Tensor]
+    logs: list[Tensor]
+
+
+def _errors(
+    old: tuple[Tensor | None, Tensor | None],
+    new: tuple[Tensor | None, Tensor | None],
+    spread: Tensor | None,
+) -> _Errors:
+    """Compare running statistics with those of now; `spread`: the input's variance by channel."""
+    (old_mean, old_var), (mean, var) = old, new
+    errors = _Errors([], [])
+    unit = spread if var is None else var
+    if old_mean is not None and mean is not None and unit is not None:
+        errors.means.append(((old_mean - mean) / unit.sqrt())[unit > 0])
+    if old_var is not None and var is not None:
+        errors.logs.append((old_var / var).log()[(old_var > 0) & (var > 0)])
+    return errors
+
+
+def _joined(errors: Sequence[_Errors]) -> dict[str, float]:
+    """The two quantities of a layer from the errors of its modules."""
+    means = [each for one in errors for each in one.means]
+    logs = [each for one in errors for each in one.logs]
+    found = {}
+    if sum(map(len, means)):
+        found["stat_error"] = torch.cat(means).square().mean().sqrt().item()
+    if sum(map(len, logs)):
+        found["stat_log_var"] = torch.cat(logs).mean().item()
+    return found
+
+
+def _running(module: nn.Module) -> list[nn.Module]:
+    return [each for each in module.modules() if isinstance(each, Running)]
+
+
+def _children(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    return [each for each in module.parameters() if each.dim() >= 2]
+
+
+def _steepest(act: nn.Module) -> float | None:
+    """The largest |derivative| of an activation, None if it does not work on single values."""
+    one = act.layers[0] if isinstance(act, OverTime) else act
+    declared: float | None = getattr(one, "steepest", None)
+    return STEEPEST.get(type(one), declared)
+
+
+def _shares(act: nn.Module, inputs: tuple[Any, ...], steepest: float) -> list[Tensor]:
+    """The shares of saturated values and of those in the linear zone."""
+    x, *rest = inputs
+    with torch.enable_grad():
+        leaf = precise(x.detach()).requires_grad_()
+        # Past the hooks; and of a copy, for it may work in place.
+        y = act.forward(leaf.clone(), *rest)
+        (slope,) = torch.autograd.grad(y.sum(), leaf)
+    size = _wide(slope).abs() / steepest
+    flat = torch.zeros_like(size) if isinstance(act, nn.LeakyReLU) else size < FLAT
+    return [each.to(size).mean() for each in (flat, size > STEEP)]
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    var, mean = torch.var_mean(x, correction=0)
+    return mean, var
+
+
+def _pooled(calls: Calls) -> list[float]:
+    """Mean, standard deviation and shares of the values of all calls together."""
+    sizes = torch.tensor([size for size, _ in calls], dtype=torch.float64)
+    rows = torch.stack([row for _, row in calls]).cpu().double()
+    share = (sizes / sizes.sum()).unsqueeze(1)
+    mean, var, *shares = (share * rows).sum(0)
+    between = (share[:, 0] * (rows[:, 0] - mean).square()).sum()
+    return [mean.item(), (var + between).sqrt().item(), *(each.item() for each in shares)]
+
+
+def _square(x: Tensor) -> Tensor:
+    return _wide(x).square().sum()
+
+
+def _length(squares: list[Tensor]) -> float:
+    return math.sqrt(math.fsum(torch.stack(squares).tolist()))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float64 where the device has it: squares of small gradients are 0 in float32."""
+    return x.detach().to(torch.float32 if x.device.type == "mps" else torch.float64)

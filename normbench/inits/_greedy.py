@@ -1,0 +1,229 @@
+"""Greedy layer-wise pre-training: each unit of a net learns to give back its input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normbench import seeds
+from normbench.inits._base import Init, Lessons
+from normbench.norms._base import Unit
+from normbench.rows import Row
+
+if TYPE_CHECKING:
+    from normbench.inits.autoencoder import AutoEncoder
+
+
+def units_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Find the units with a linear layer, by path; the classifier is none."""
+    return {
+        path: each
+        for path, each in model.named_modules()
+        if isinstance(each, Unit) and hasattr(each, "linear")
+    }
+
+
+def pretrain(
+    model: nn.Module, lessons: Lessons, options: AutoEncoder, drawing: Init
+) -> Iterator[Row]:
+    """Train the units one after the other, in the order in which the model calls them.
+
+    Yields: rows with the mean loss of a unit since the last one. A loss that is not finite ends
+        the stage, in the row of its step.
+    """
+    spent = 0
+    for path in _in_order(model, lessons.first):
+        course = _Course(model, path, lessons, options, drawing)
+        losses: list[Tensor] = []
+        for step, index in enumerate(islice(course.batches(), options.steps), 1):
+            losses.append(course.learn(index))
+            if step % lessons.log_every and step < options.steps:
+                continue
+            found, losses = torch.stack(losses).tolist(), []
+            bad = next((place for place, each in enumerate(found) if not math.isfinite(each)), None)
+            now = spent + step - (0 if bad is None else len(found) - 1 - bad)
+            loss = math.fsum(found) / len(found) if bad is None else math.nan
+            examples = now * course.batch
+            epoch = round(examples / len(lessons.feed), 6)
+            yield Row("pretrain", now, examples, epoch, {f"pretrain/{path}/loss": loss})
+            if bad is not None:
+                return
+        spent += options.steps
+
+
+class _Course:
+    """The pre-training of one unit: its decoder, optimizer, batches and corruption."""
+
+    def __init__(
+        self, model: nn.Module, path: str, lessons: Lessons, options: AutoEncoder, drawing: Init
+    ) -> None:
+        self.model, self.path, self.lessons = model, path, lessons
+        self.unit = model.get_submodule(path)
+        self.noise, self.batch = options.noise, min(options.batch, len(lessons.feed))
+        device = lessons.first.device
+        self.random = self._random("noise", device=str(device))
+        layer = self.unit.get_submodule("linear")
+        own = None if options.tied else _drawn(layer, drawing, self._random("decoder")).to(device)
+        self.decoder = Decoder(layer, own)
+        parameters = [*self.unit.parameters(), *self.decoder.learned]
+        self.optimizer = _Adam(parameters, options.lr)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the indices (batch,) of training images, each once an epoch, for ever."""
+        images = len(self.lessons.feed)
+        for epoch in count():
+            order = torch.randperm(images, generator=self._random("order", epoch))
+            whole = images // self.batch * self.batch
+            yield from order[:whole].to(self.lessons.first.device).reshape(-1, self.batch)
+
+    def learn(self, index: Tensor) -> Tensor:
+        """Do a step on the images at `index` and return the loss, still on the device."""
+        x = self._input(self.lessons.feed.gather(index)[0])
+        corrupted = x
+        if self.noise:
+            corrupted = x * torch.empty_like(x).bernoulli_(1 - self.noise, generator=self.random)
+        self.optimizer.zero_grad()
+        with self.lessons.cast():
+            back = self.decoder(self.unit(corrupted), x.shape)
+        loss = F.mse_loss(back.float(), x.float())
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.lessons.norm.after_backward(self.unit)
+        self.optimizer.step()
+        self.lessons.norm.after_step(self.unit)
+        return loss.detach()
+
+    def _input(self, images: Tensor) -> Tensor:
+        """What the unit is given for `images`; the layers after it are spared the work."""
+
+        def stop(unit: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            raise _Reached(inputs[0])
+
+        hook = self.unit.register_forward_pre_hook(stop)
+        try:
+            with torch.no_grad(), self.lessons.cast():
+                self.model(images)
+        except _Reached as reached:
+            return reached.x
+        finally:
+            hook.remove()
+        raise AssertionError(f"{self.path} is not called")
+
+    def _random(self, purpose: str, epoch: int = 0, device: str = "cpu") -> torch.Generator:
+        seed = self.lessons.seed
+        return seeds.generator(seed, "pretrain", purpose, self.path, epoch, device=device)
+
+
+class _Adam:
+    """Adam with its usual constants (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1).
+
+    Parameters and gradients are changed in place, as they may be views of one tensor. Not torch's
+    class: its first step imports a compiler, which takes longer than the whole pre-training.
+    """
+
+    beta1, beta2, eps = 0.9, 0.999, 1e-8
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float) -> None:
+        self.parameters: list[Tensor] = [each.detach() for each in parameters]
+        for each in parameters:
+            if each.grad is None:
+                each.grad = torch.zeros_like(each)
+        self.grads = [each.grad for each in parameters if each.grad is not None]
+        self.means, self.squares = (
+            [torch.zeros_like(each) for each in self.parameters] for _ in range(2)
+        )
+        self.lr, self.steps = lr, 0
+
+    def zero_grad(self) -> None:
+        torch._foreach_zero_(self.grads)
+
+    def step(self) -> None:
+        self.steps += 1
+        torch._foreach_lerp_(self.means, self.grads, 1 - self.beta1)
+        torch._foreach_mul_(self.squares, self.beta2)
+        torch._foreach_addcmul_(self.squares, self.grads, self.grads, 1 - self.beta2)
+        roots = torch._foreach_sqrt(self.squares)
+        torch._foreach_div_(roots, math.sqrt(1 - self.beta2**self.steps))
+        torch._foreach_add_(roots, self.eps)
+        rate = self.lr / (1 - self.beta1**self.steps)
+        torch._foreach_addcdiv_(self.parameters, self.means, roots, -rate)
+
+
+class _Reached(Exception):
+    """A forward has come to the unit that is looked for; `x` is what it is given."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+
+class Decoder:
+    """The transpose of a linear layer, from its outputs to its inputs: D(h) = W' h + d.
+
+    W: (out, in, ...); d: (inputs,), starts at 0. For a convolution it is the transposed one.
+
+    Args: layer: whose transpose it is; it may be what a norm has put into its place. weight: of its
+        own, in the shape of the layer's; None shares that of the layer.
+    """
+
+    def __init__(self, layer: nn.Module, weight: Tensor | None) -> None:
+        own = layer.get_parameter("weight") if weight is None else nn.Parameter(weight)
+        self.how = _geometry(layer)
+        self.weight = own
+        self.bias = nn.Parameter(own.new_zeros(own.shape[1] * self.how.get("groups", 1)))
+        self.learned = [self.bias] if weight is None else [self.bias, own]
+
+    def __call__(self, h: Tensor, shape: torch.Size) -> Tensor:
+        """Map `h` (N, out) or (N, out, ...) to the inputs, of `shape`."""
+        if not self.how:
+            return F.linear(h, self.weight.t(), self.bias)
+        how, pads, left = self.how, [], []
+        for axis, taps in enumerate(self.weight.shape[2:]):
+            stride, dilation = how["stride"][axis], how["dilation"][axis]
+            cover = (h.shape[axis + 2] - 1) * stride + (taps - 1) * dilation + 1
+            beyond = cover - shape[axis + 2]  # what the kernels of all outputs see of no input
+            pads.append(max(how["padding"][axis], (beyond + 1) // 2))
+            left.append(2 * pads[-1] - beyond)
+        return F.conv_transpose2d(
+            h, self.weight, self.bias, how["stride"], pads, left, how["groups"], how["dilation"]
+        )
+
+
+def _geometry(layer: nn.Module) -> dict[str, Any]:
+    """Stride, padding, dilation and groups of a convolution, nothing for a dense layer."""
+    if isinstance(layer, nn.Linear):
+        return {}
+    how = getattr(layer, "how", None)
+    if how is None:
+        how = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+    if how and not isinstance(how["padding"], tuple):
+        how = {**how, "padding": (0, 0)}  # padded by other means: the decoder cuts it off
+    return dict(how)
+
+
+def _drawn(layer: nn.Module, drawing: Init, generator: torch.Generator) -> Tensor:
+    """The weight of a decoder of its own, drawn as that of a linear layer from `h` to `x`."""
+    shape = getattr(layer, "shape", None) or layer.get_parameter("weight").shape
+    kind = next(layer.parameters()).dtype
+    weight = torch.empty(shape[1], shape[0], *shape[2:], dtype=kind)
+    drawing.fill(weight, "identity", generator)
+    return weight.transpose(0, 1).contiguous()
+
+
+def _in_order(model: nn.Module, x: Tensor) -> list[str]:
+    """The paths of the units in the order of their first calls."""
+    found: dict[str, None] = {}
+    hooks = [
+        unit.register_forward_pre_hook(lambda unit, x, path=path: found.setdefault(path))
+        for path, unit in units_of(model).items()
+    ]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return list(found)

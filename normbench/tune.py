@@ -1,0 +1,235 @@
+"""Which learning rate the grid of a configuration chooses, and the whole grid as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from normbench import report, stats
+from normbench.report import Cell, Result, Settings, Table
+
+METRIC = "val/accuracy"
+LEARNED = 0.05  # accuracy above chance from which a run has learned something
+AS_GOOD = 0.005  # accuracy below the best score that counts as the same
+EXTENSIONS = 3  # learning rates by which a grid may grow
+COARSE = 1.5  # ratio of a grid from which its new values are rounded to two digits
+EDGE, UNSTABLE = "lr at grid edge", "unstable at every lr"
+RULE = "* chosen: the smallest lr within 0.5 points of the best"
+MARKS = {
+    "c": "c: a run ended within 5 points of chance",
+    "d": "d: a run diverged, which counts as chance",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One learning rate, and the final validation accuracy of each tuning seed at it.
+
+    Args: lr: of `optimizer.lr`; outcomes: one per seed, at chance where the run diverged; chance:
+    the accuracy of guessing, 1 / classes.
+    """
+
+    lr: float
+    outcomes: tuple[stats.Outcome, ...]
+    chance: float
+
+    @property
+    def score(self) -> float:
+        """The mean accuracy over the tuning seeds."""
+        return stats.mean([each.value for each in self.outcomes])
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a run diverged."""
+        return any(each.diverged for each in self.outcomes)
+
+    @property
+    def eligible(self) -> bool:
+        """Whether no run diverged or ended within 5 points of chance."""
+        least = self.chance + LEARNED + stats.TIE
+        return not self.diverged and all(each.value > least for each in self.outcomes)
+
+    @property
+    def mark(self) -> str:
+        """Why it is not eligible, as a key of `MARKS`."""
+        return "d" if self.diverged else "" if self.eligible else "c"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The learning rate that is taken, and what is to be said of it."""
+
+    lr: float
+    notes: tuple[str, ...] = ()
+
+
+def best(points: Sequence[Point]) -> Point:
+    """Give the point of the highest score among the eligible, among all if none is.
+
+    Of equal scores the smallest learning rate counts.
+
+    Args: points: by rising learning rate.
+    """
+    among = [point for point in points if point.eligible] or list(points)
+    return max(among, key=lambda point: point.score)
+
+
+def choose(points: Sequence[Point]) -> Choice:
+    """Take the smallest eligible learning rate whose score is within 0.5 points of the best.
+
+    The best-looking one is often the one just below those that diverge. If none is eligible, the
+    one with the best mean is taken, with a note; there is a note too if the best is at an end.
+
+    Args: points: by rising learning rate.
+    """
+    top = best(points)
+    enough = top.score - AS_GOOD - stats.TIE
+    good = [point for point in points if point.eligible and point.score >= enough]
+    notes = [] if good else [UNSTABLE]
+    if top in (points[0], points[-1]):
+        notes.append(EDGE)
+    return Choice((good or [top])[0].lr, tuple(notes))
+
+
+def extension(points: Sequence[Point], given: Sequence[float]) -> float | None:
+    """Give the next learning rate beyond the end at which the best is, None if the grid is done.
+
+    It is one step of the mean ratio of the given grid away. The grid is done when the best is
+    inside, as it is once a run beyond it has diverged, or after three steps.
+
+    Args: points: all so far, by rising learning rate; given: the grid that was asked for.
+    """
+    top = best(points)
+    if top not in (points[0], points[-1]) or len(points) >= len(given) + EXTENSIONS:
+        return None
+    ratio = (given[-1] / given[0]) ** (1 / (len(given) - 1))
+    value = top.lr / ratio if top is points[0] else top.lr * ratio
+    return float(f"{value:.2g}" if ratio >= COARSE else f"{value:.6g}")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All tuning runs of a configuration.
+
+    Args: name: of the configuration in a table; settings: those of the command line; runs: by
+    rising learning rate, one per tuning seed; choice: None while a run is missing.
+    """
+
+    name: str
+    settings: Settings
+    runs: Mapping[float, Sequence[Result]]
+    choice: Choice | None = None
+
+    @property
+    def points(self) -> list[Point]:
+        """The learning rates whose runs are all done."""
+        return [
+            Point(lr, tuple(map(_outcome, results)), 1 / results[0].classes)
+            for lr, results in self.runs.items()
+            if all(result.state in report.RESULTS for result in results)
+        ]
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong, one line per failed run."""
+        return [
+            f"lr {lr:g}, tune seed {k}: {result.message or 'no message'}"
+            for lr, results in self.runs.items()
+            for k, result in enumerate(results)
+            if result.state == "failed"
+        ]
+
+
+def table(grids: Sequence[Grid]) -> Table:
+    """Lay out the mean validation accuracy: a row per configuration, a column per learning rate."""
+    lrs = sorted({lr for grid in grids for lr in grid.runs})
+    rows = []
+    for grid in grids:
+        points = {point.lr: point for point in grid.points}
+        cells = [_cell(grid, lr, points.get(lr)) for lr in lrs]
+        rows.append((Cell(grid.name), *cells))
+    head = ("", *(f"{lr:g}" for lr in lrs))
+    return Table("val % by lr", head, tuple(rows), notes=tuple(_notes(grids)))
+
+
+def csv(grids: Sequence[Grid], keys: Sequence[str]) -> str:
+    """Write one line per tuning run, with plain numbers and what came of its learning rate."""
+    head = ["run", *keys, "optimizer.lr", "tune_seed", "state", METRIC]
+    lines = []
+    for grid in grids:
+        eligible = {point.lr: point.eligible for point in grid.points}
+        settings = [grid.settings.get(key, "") for key in keys]
+        for lr, results in grid.runs.items():
+            chosen = grid.choice is not None and grid.choice.lr == lr
+            for k, each in enumerate(results):
+                run = [each.name, *settings, lr, k, each.state, each.final.get(METRIC)]
+                lines.append([*run, eligible.get(lr), chosen, each.message])
+    lines.sort(key=lambda line: (str(line[0]), list(map(str, line))))
+    return report.lines([[*head, "eligible", "chosen", "message"], *lines])
+
+
+def document(grid: Grid) -> dict[str, object]:
+    """Give the grid of a configuration as a plain document, accuracies as fractions."""
+    points = {point.lr: point for point in grid.points}
+    return {
+        "config": {key: text for key, text in grid.settings.items() if key not in report.SEEDS},
+        "lr": grid.choice.lr if grid.choice else None,
+        "notes": list(grid.choice.notes) if grid.choice else grid.failures,
+        "grid": [
+            {
+                "lr": lr,
+                "mean": points[lr].score if lr in points else None,
+                "eligible": points[lr].eligible if lr in points else None,
+                "seeds": [_run(k, result) for k, result in enumerate(results)],
+            }
+            for lr, results in grid.runs.items()
+        ],
+    }
+
+
+def _outcome(result: Result) -> stats.Outcome:
+    return result.outcome(METRIC) or stats.outcome(None, 1 / result.classes)
+
+
+def _run(k: int, result: Result) -> dict[str, object]:
+    return {
+        "seed": k,
+        "dir": result.directory,
+        "state": result.state,
+        METRIC: result.final.get(METRIC),
+        "message": result.message,
+    }
+
+
+def _cell(grid: Grid, lr: float, point: Point | None) -> Cell:
+    if point is None:
+        states = [result.state for result in grid.runs.get(lr, ())]
+        if "failed" in states:
+            return Cell("failed", "failed")
+        return Cell("missing" if states else "", "faint")
+    mark = point.mark
+    style = {"d": "diverged", "c": "faint"}.get(mark, "")
+    if grid.choice and grid.choice.lr == lr:
+        mark, style = f"{mark}*", style or "best"
+    return Cell(f"{100 * point.score:5.2f} {mark}".rstrip(), style)
+
+
+def _notes(grids: Sequence[Grid]) -> list[str]:
+    points = [point for grid in grids for point in grid.points]
+    counts = sorted({len(point.outcomes) for point in points})
+    marks = [mark for mark in MARKS if mark in {point.mark for point in points}]
+    among = f" among those without {' or '.join(marks)}" if marks else ""
+    notes = [RULE + among] if any(grid.choice for grid in grids) else []
+    notes += [MARKS[mark] for mark in marks]
+    if counts:
+        span = " or ".join(map(str, counts))
+        seeds = f"{span} tuning seed{'s' * (counts != [1])}"
+        notes.append(f"mean of {seeds}; lr is optimizer.lr, before lr_rule")
+    for grid in grids:
+        failed = grid.failures
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        said = (
+            grid.choice.notes if grid.choice else [f"failed{more}: {each}" for each in failed[:1]]
+        )
+        notes += [f"{grid.name}: {each}" for each in said]
+    return notes

@@ -1,0 +1,182 @@
+"""The processes that train one run together: what they tell, and what becomes of a loss."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from normbench import machine, ranks, team
+from normbench.errors import FileRefused, NormbenchError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+
+
+def hear(work: Callable[[team.Say], None], workers: int = 3) -> list[team.News]:
+    return list(team.together(workers, "cpu", work))
+
+
+def forever(say: team.Say) -> None:
+    """What each worker does until one is lost: talk to the others."""
+    say({"pid": os.getpid()})
+    while True:
+        ranks.average(torch.ones(1))
+        time.sleep(0.01)
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"
+
+
+def await_gone(pids: list[int], seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not all(map(gone, pids)):
+        time.sleep(0.05)
+    return all(map(gone, pids))
+
+
+def children() -> list[int]:
+    folder = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    return [int(each) for each in folder.read_text().split()]
+
+
+def test_worker_0_tells_what_all_did_together():
+    def work(say: team.Say) -> None:
+        x = torch.arange(3.0) + ranks.rank()
+        ranks.average(x)
+        say({"mean": x.tolist(), "rank": ranks.rank(), "workers": ranks.world_size()})
+
+    assert hear(work) == [{"mean": [1.0, 2.0, 3.0], "rank": 0, "workers": 3}]
+
+
+def test_tensors_of_worker_0_reach_the_others():
+    def work(say: team.Say) -> None:
+        x = torch.full((2,), float(ranks.rank()))
+        ranks.from_first([x])
+        say({"sum": ranks.total(x).tolist()})
+
+    assert hear(work) == [{"sum": [0.0, 0.0]}]
+
+
+def test_other_digests_are_found():
+    def work(say: team.Say) -> None:
+        say({"unlike": ranks.unlike_first("ab12" if ranks.rank() != 1 else "ab13", "cpu")})
+
+    assert hear(work) == [{"unlike": [1]}]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 9), (4, 14), (3, 5)])
+def test_shares_are_disjoint_and_complete(start, stop):
+    def work(say: team.Say) -> None:
+        mine = torch.zeros(20)
+        first, last = ranks.share(start, stop)
+        mine[first:last] = 1
+        say({"covered": ranks.total(mine).tolist()})
+
+    (news,) = hear(work)
+    assert news["covered"] == [1.0 if start <= k < stop else 0.0 for k in range(20)]
+
+
+@pytest.mark.parametrize("rank", range(3))
+def test_a_killed_worker_is_named_and_no_process_is_left(rank):
+    def work(say: team.Say) -> None:
+        if ranks.rank() == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        forever(say)
+
+    with pytest.raises(team.RankLost, match=f"worker {rank}: was killed by SIGKILL"):
+        hear(work)
+    assert not children()
+
+
+def test_a_stopped_worker_is_noticed_within_30_seconds_and_killed_too():
+    def work(say: team.Say) -> None:
+        if ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        forever(say)
+
+    began = time.monotonic()
+    with pytest.raises(team.RankLost, match="worker 1: gave no sign of life for 15 s"):
+        hear(work)
+    assert time.monotonic() - began < 30
+    assert not children()
+
+
+def test_an_error_of_a_worker_comes_with_its_trace():
+    def work(say: team.Say) -> None:
+        if ranks.rank() == 1:
+            raise ZeroDivisionError("by nothing")
+        forever(say)
+
+    with pytest.raises(team.WorkFailed, match="worker 1: ZeroDivisionError: by nothing") as error:
+        hear(work)
+    assert "raise ZeroDivisionError" in error.value.__notes__[0]
+    assert not children()
+
+
+def test_an_expected_error_keeps_its_message_and_code():
+    def work(say: team.Say) -> None:
+        raise FileRefused("images.npy", "is another one", "the same data everywhere")
+
+    with pytest.raises(NormbenchError) as error:
+        hear(work)
+    assert str(error.value) == str(
+        FileRefused("images.npy", "is another one", "the same data everywhere")
+    )
+    assert error.value.code == 3
+
+
+def test_a_worker_without_memory_is_told_as_such():
+    def work(say: team.Say) -> None:
+        raise MemoryError("1 GiB")
+
+    with pytest.raises(MemoryError, match="1 GiB") as error:
+        hear(work)
+    assert machine.out_of_memory(error.value)
+
+
+def test_workers_end_when_their_parent_stops_listening():
+    news = team.together(2, "cpu", forever)
+    next(news)
+    assert len(children()) == 2
+    news.close()
+    assert not children()
+
+
+PARENT = """
+import sys
+from test_team import forever
+from normbench import team
+for news in team.together(2, "cpu", forever):
+    print(*open(f"/proc/self/task/{__import__('os').getpid()}/children").read().split(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_its_parent(sent):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with parent:
+        assert parent.stdout
+        pids = [int(each) for each in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        parent.send_signal(sent)
+        assert await_gone(pids, 10)

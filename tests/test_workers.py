@@ -1,0 +1,256 @@
+"""One run in several processes: the same training as in one, and what ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normbench import cli, grid, ranks, team
+from normbench.config import Config
+from normbench.errors import FileRefused, NormbenchError
+from normbench.record import read_status
+from normbench.run import run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "model.depth=2")
+SMALL = (*TINY, "batch=32", "steps=12", "log_every=1", "device=cpu", "tb=false", "eval_every=0.1")
+
+
+def config(folder: Path, *words: str) -> Config:
+    given = {word.partition("=")[0]: word for word in (*SMALL, *words)}
+    (cell,) = grid.Grid(grid.loader()).cells([*given.values(), f"outputs='{folder}'"], False)
+    assert cell.config
+    return cell.config
+
+
+def rows(folder: Path, *words: str) -> list[dict[str, Any]]:
+    chosen = config(folder, *words)
+    run(chosen)
+    text = (chosen.directory / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def same(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
+    """Equal rows but for rounding, and but for what is said of batches."""
+    assert [(row["kind"], row["step"]) for row in one] == [(r["kind"], r["step"]) for r in other]
+    for left, right in zip(one, other, strict=True):
+        for key in left.keys() - {"kind", "batch/worker", "batch/statistics", "state"}:
+            assert left[key] == pytest.approx(right[key], rel=2e-4, abs=2e-5), (key, left["step"])
+
+
+@pytest.mark.parametrize(
+    "norm",
+    ["norm=gn norm.groups=2", "norm=none", "norm=syncbn", "norm=bn norm_batch=global", "norm=wn"],
+)
+def test_workers_train_as_one_process_without_local_batch_statistics(norm, tmp_path):
+    words = norm.split()
+    same(rows(tmp_path, *words, "gpus=4"), rows(tmp_path, *words))
+
+
+@pytest.mark.parametrize(
+    ("several", "alone"),
+    [
+        ("gpus=4", "norm_batch=8"),
+        ("gpus=4 norm_batch=16", "norm_batch=16"),
+        ("gpus=2 norm_batch=4", "norm_batch=4"),
+        ("gpus=2 accumulate=2", "accumulate=2 norm_batch=8"),
+    ],
+)
+def test_statistics_of_workers_are_those_of_as_many_examples_in_one(several, alone, tmp_path):
+    # The running statistics are averaged over workers, where one process takes chunks in turn.
+    one, other = rows(tmp_path, *several.split()), rows(tmp_path, *alone.split())
+    trained = [[row for row in each if row["kind"] == "train"] for each in (one, other)]
+    same(*trained)
+
+
+def test_accumulated_micro_batches_are_cut_over_the_workers(tmp_path):
+    words = ("norm=ln", "accumulate=4")
+    same(rows(tmp_path, *words, "gpus=2"), rows(tmp_path, *words))
+
+
+def test_augmentation_is_the_same_on_one_and_several_workers(tmp_path):
+    words = ("norm=ln", "augment=crop+flip", "order=classes", "order_classes=4")
+    same(rows(tmp_path, *words, "gpus=2"), rows(tmp_path, *words))
+
+
+@pytest.mark.parametrize("words", ["norm=bn", "norm=brn dropout=0.3", "norm=bn eval_stats=dataset"])
+def test_the_same_run_of_workers_has_the_same_bytes(words, tmp_path):
+    first = rows(tmp_path / "a", *words.split(), "gpus=2")
+    assert rows(tmp_path / "b", *words.split(), "gpus=2") == first
+    status = [
+        read_status(config(tmp_path / each, *words.split(), "gpus=2").directory) for each in "ab"
+    ]
+    assert status[0]["state_sha256"] == status[1]["state_sha256"]
+
+
+def test_the_first_row_says_all_three_batches(tmp_path):
+    first = rows(tmp_path, "norm=bn", "gpus=4")[0]
+    assert (first["batch/global"], first["batch/worker"], first["batch/statistics"]) == (32, 8, 8)
+    first = rows(tmp_path, "norm=syncbn", "gpus=4")[0]
+    assert (first["batch/global"], first["batch/worker"], first["batch/statistics"]) == (32, 8, 32)
+
+
+@pytest.mark.parametrize("stats", ["running", "batch", "dataset"])
+@pytest.mark.parametrize("norm", ["bn", "syncbn", "brn", "evalnorm"])
+def test_every_way_to_evaluate_works_in_several_processes(norm, stats, tmp_path):
+    last = rows(tmp_path, f"norm={norm}", f"eval_stats={stats}", "gpus=2", "steps=4")[-2]
+    assert last["kind"] == "test"
+    assert 0 <= last["test/accuracy"] <= 1
+
+
+def test_a_lost_worker_fails_the_run_by_name(tmp_path, monkeypatch):
+    begin = ranks.unlike_first
+
+    def die(digest: str, device: str) -> list[int]:
+        if ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return begin(digest, device)
+
+    monkeypatch.setattr(ranks, "unlike_first", die)
+    chosen = config(tmp_path, "norm=bn", "gpus=3", "batch=33")
+    with pytest.raises(team.RankLost, match="worker 1: was killed by SIGKILL"):
+        run(chosen)
+    status = read_status(chosen.directory)
+    assert (status["state"], status["reason"], status["exit_code"]) == ("failed", "rank_lost", 1)
+    assert status["message"] == "worker 1: was killed by SIGKILL"
+
+
+def test_workers_with_other_data_are_refused_before_the_first_step(tmp_path, monkeypatch):
+    compare = ranks.unlike_first
+
+    def other(digest: str, device: str) -> list[int]:
+        return compare("00" * 32 if ranks.rank() == 2 else digest, device)
+
+    monkeypatch.setattr(ranks, "unlike_first", other)
+    chosen = config(tmp_path, "gpus=4")
+    with pytest.raises(
+        NormbenchError, match="worker 2 had another configuration or other data"
+    ) as e:
+        run(chosen)
+    assert e.value.code == FileRefused.code
+    status = read_status(chosen.directory)
+    assert (status["reason"], status["exit_code"], status["step"]) == ("data", 3, 0)
+
+
+def test_an_error_of_a_worker_stands_in_error_txt(tmp_path, monkeypatch):
+    def broken(digest: str, device: str) -> list[int]:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(ranks, "unlike_first", broken)
+    chosen = config(tmp_path, "gpus=2")
+    with pytest.raises(team.WorkFailed):
+        run(chosen)
+    assert "ZeroDivisionError: by nothing" in (chosen.directory / "error.txt").read_text()
+
+
+def await_rows(folder: Path) -> Path:
+    for _ in range(600):
+        for path in folder.glob("runs/*/seed0/metrics.jsonl"):
+            if path.read_text().count("\n") > 3:
+                return path.parent
+        time.sleep(0.1)
+    raise AssertionError("no rows came")
+
+
+def workers_of(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def long_run(tmp_path):
+    """A command with two workers that would go on for long, and its folder."""
+    words = [*SMALL, "norm=bn", "gpus=2", "steps=100000", "eval_every=1"]
+    given = list({word.partition("=")[0]: word for word in words}.values())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "normbench", "train", *given],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    yield process, await_rows(tmp_path / "outputs")
+    process.kill()
+    process.wait()
+    process.stderr.close()
+
+
+def gone(pids: list[int]) -> bool:
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_processes_and_is_recorded(sent, long_run):
+    process, folder = long_run
+    pids = workers_of(process.pid)
+    assert len(pids) == 2
+    process.send_signal(sent)
+    assert process.wait(10) == 128 + sent
+    assert gone(pids)
+    assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
+
+
+def test_no_worker_outlives_a_command_that_was_killed(long_run):
+    process, _ = long_run
+    pids = workers_of(process.pid)
+    process.kill()
+    assert gone(pids)
+
+
+def test_a_killed_worker_ends_the_command_with_one_message_and_code_1(long_run):
+    process, folder = long_run
+    first, second = workers_of(process.pid)
+    os.kill(second, signal.SIGKILL)
+    assert process.wait(30) == 1
+    errors = process.stderr.read()[-400:]
+    assert "normbench: error: worker 1: was killed by SIGKILL\n  try: " in errors
+    assert "Traceback" not in errors
+    assert gone([first])
+    assert json.loads((folder / "status.json").read_text())["reason"] == "rank_lost"
+
+
+def test_a_sweep_goes_on_after_a_lost_worker(tmp_path, capsys):
+    words = [*SMALL, "-m", "norm=bn,gn", "gpus=2", "seeds=2", f"outputs='{tmp_path}'"]
+    given = list({word.partition("=")[0]: word for word in words}.values())
+    assert cli.main(["train", *given]) == 0
+    assert "bn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [{"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}])
+def test_another_number_of_workers_than_torchrun_s_is_refused(place, monkeypatch, capsys):
+    for name, value in {**place, "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["train", *TINY, "gpus=2"]) == 2
+    assert capsys.readouterr().err == (
+        "normbench: error: gpus=2: torchrun has started 4 workers\n  try: gpus=4\n"
+    )
+
+
+def test_torchrun_starts_the_workers_of_a_run(tmp_path):
+    words = [*SMALL, "norm=gn", "gpus=2", f"outputs='{tmp_path}'"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+        + ["-m", "normbench", "train", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test accuracy") == 1
+    chosen = config(tmp_path, "norm=gn", "gpus=2")
+    ours = [
+        json.loads(each) for each in (chosen.directory / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert ours == rows(tmp_path / "ours", "norm=gn", "gpus=2")
