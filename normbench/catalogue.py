@@ -32,6 +32,7 @@ FACTS = {  # what `list KIND NAME` says of the facts of a part
     "split": "train, val, test",
 }
 
+
 def show(group: str, name: str | None, screen: Screen) -> None:
     """List the parts of a group, or explain the one called `name`."""
     if name is not None:

@@ -176,7 +176,8 @@ class Progress:
     def _prepared(self, row: Row) -> str:
         """What the pre-training of a layer came to."""
         ((name, loss),) = row.values.items()
-        return f"{_stage(name)} examples={row.examples} loss={_loss(loss)}"
+        size = f"{loss:.3g}" if isinstance(loss, float) else "-"
+        return f"{_stage(name)} examples={row.examples} loss={size}"
 
     def _plain(self, row: Row, now: float) -> str:
         loss = "train/loss" if "train/loss" in self._seen else "val/loss"

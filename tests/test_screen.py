@@ -261,14 +261,14 @@ def pretrain(step, layer):
 
 def test_elsewhere_each_pretrained_layer_has_a_line_once_it_is_done(plain, clock):
     with plain.progress(500) as progress:
-        for row in (pretrain(2, "one"), pretrain(4, "one"), pretrain(8, "two"), val(0, 0.1)):
+        for row in (pretrain(2, "one"), pretrain(4, "one"), pretrain(3000, "two"), val(0, 0.1)):
             progress.row(row)
         clock.now = 10.0
         progress.row(train(250))
         progress.row(val(250))
     assert said(plain)[1].splitlines() == [
-        "pretrain one examples=256 loss=0.250",
-        "pretrain two examples=512 loss=0.125",
+        "pretrain one examples=256 loss=0.25",
+        "pretrain two examples=192000 loss=0.000333",
         "epoch=0 examples=0 loss=2.250 val=10.0",
         "epoch=2.5 examples=500 loss=0.184 val=95.2 eta=10s",
     ]

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -23,9 +22,10 @@ from torch import Tensor
 from normbench import grid, machine, ranks, team
 from normbench.config import Config
 from normbench.run import Job
+from normbench.train import FOLD
 
 SENDERS = ("all_reduce", "all_gather", "broadcast", "barrier")
-COUNTED = 20  # steps whose messages are counted, fewer than there are between two summaries
+COUNTED = 20  # steps whose messages are counted, fewer than FOLD
 SLICE = 50  # steps between two training rows
 TOLERANCE = 1e-3  # of the loss after the first steps, between two workers and one
 GPU_MOST = 1.02
@@ -51,15 +51,14 @@ def all_cores() -> Iterator[None]:
 
 
 class Sent(NamedTuple):
-    """What one of two workers sends: in a step, and once more for each summary of many steps."""
+    """What one of two workers sends: in a step, and for the numbers of many steps together."""
 
     messages: float
     kib: float
-    summary_messages: float
-    summary_kib: float
+    told_messages: float
+    told_kib: float
 
 
-@cache
 def sent(model: str, norm: str) -> Sent:
     """Count the messages of a worker and their bytes."""
     config = configured(f"model={model}", f"norm={norm}", "batch=32", "gpus=2", "device=cpu")
@@ -150,9 +149,10 @@ class Alone:
         return time.perf_counter() - start
 
 
-def agree(ours: Callable[[], float], baseline: Callable[[], float]) -> None:
+def agree(ours: Slices, baseline: Slices | Alone) -> None:
     """Both sides must have the same loss over the first steps."""
-    ours(), baseline()
+    for side in (ours, baseline):
+        side()
     apart = abs(ours.loss / baseline.loss - 1)
     if apart > TOLERANCE:
         raise AssertionError(f"the losses of the first steps differ by {apart:.2g}")
@@ -183,12 +183,12 @@ def cases(quick: bool) -> list[Case]:
 def messages() -> Iterator[Case]:
     for model in ("mlp", "cnn"):
         for norm in ("bn", "syncbn"):
+            found = sent(model, norm)
             name = f"workers {model} {norm} gpus=2, sent per step"
-            case = Case(name, lambda m=model, n=norm: sent(m, n).messages, repeats=1)
-            case.unit = "messages"
-            yield case
-            case = Case(name, lambda m=model, n=norm: sent(m, n).kib, repeats=1, unit="KiB")
-            yield case
+            note = f"and {found.told_messages} for the numbers of up to {FOLD} steps"
+            yield Case(name, lambda f=found: f.messages, repeats=1, unit="messages", note=note)
+            note = f"and {found.told_kib:.2g} for the numbers of {COUNTED} steps"
+            yield Case(name, lambda f=found: f.kib, repeats=1, unit="KiB", note=note)
 
 
 def steps(quick: bool) -> Iterator[Case]:
@@ -198,7 +198,7 @@ def steps(quick: bool) -> Iterator[Case]:
                 words = (f"model={model}", f"norm={norm}", f"batch={batch}", "device=cpu")
                 ours, baseline = Slices(configured(*words, "gpus=2")), Alone(configured(*words))
                 yield Case(
-                    name=f"workers {model} {norm} batch {batch} gpus=2, {SLICE} steps, wall",
+                    name=f"workers {model} {norm} batch {batch}, {SLICE} steps, wall",
                     ours=ours,
                     baseline=baseline,
                     # with bn each worker has statistics of its own, and no loss in common
