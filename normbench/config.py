@@ -112,10 +112,11 @@ class Config:
     @property
     def stat_batch(self) -> int:
         """Examples behind one batch statistic; 1 where the norm looks at no batch."""
-        asked = next(_set_sizes(self.norm), 1)
-        if asked == "global":
-            return self.batch // self.accumulate
-        return min(asked, self.worker_batch) if isinstance(asked, int) else self.worker_batch
+        asked, joins = next(_set_sizes(self.norm), (1, False))
+        everyone = self.batch // self.accumulate
+        if isinstance(asked, int):
+            return min(asked, everyone if joins else self.worker_batch)
+        return everyone if asked == "global" else self.worker_batch
 
     @property
     def lr(self) -> float:
@@ -400,14 +401,15 @@ def _set_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
             yield Mistake(f"{name}={size}", f"cannot be had of {each}", f"{name}={joined[-1]}")
 
 
-def _set_sizes(norm: Mapping[str, Any]) -> Iterator[int | str]:
-    """What stands behind a batch statistic, for each norm of a chain that has some."""
+def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
+    """What stands behind a batch statistic, and whether it may join workers, for each norm."""
     names = norm["name"].split("+")
     for name in names:
         known = registry.facts("norm", name).constants
         options = norm if len(names) == 1 else norm.get(name, {})
         if known["uses_batch"]:
-            yield options.get(known["sized_by"], known.get(known["sized_by"], "worker"))
+            key = known["sized_by"]
+            yield options.get(key, known.get(key, "worker")), key == "norm_batch"
 
 
 def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:

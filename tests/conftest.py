@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported, here and in what tests start: threads that wait for a core which other
+# threads hold make small nets many times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session")
 def shared_data():

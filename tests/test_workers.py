@@ -98,6 +98,20 @@ def test_the_first_row_says_all_three_batches(tmp_path):
     assert (first["batch/global"], first["batch/worker"], first["batch/statistics"]) == (32, 8, 32)
 
 
+@pytest.mark.parametrize(
+    ("words", "examples"),
+    [
+        ("norm=bn norm_batch=16 gpus=4", 16),
+        ("norm=bn norm_batch=4 gpus=4", 4),
+        ("norm=ghostbn norm.size=16 gpus=4", 8),
+        ("norm=gn gpus=4", 1),
+        ("norm=bn norm_batch=global gpus=2 accumulate=4", 8),
+    ],
+)
+def test_the_examples_behind_a_statistic_are_told(words, examples, tmp_path):
+    assert config(tmp_path, *words.split()).stat_batch == examples
+
+
 @pytest.mark.parametrize("stats", ["running", "batch", "dataset"])
 @pytest.mark.parametrize("norm", ["bn", "syncbn", "brn", "evalnorm"])
 def test_every_way_to_evaluate_works_in_several_processes(norm, stats, tmp_path):
