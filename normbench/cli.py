@@ -107,15 +107,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (design: 0 done, 1 failed, 2 refused, ...)."""
     words = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    verbose = "-v" in words or "--verbose" in words
     try:
         return _dispatch(words)
     except NormbenchError as error:
-        if verbose:
-            import traceback
+        from normbench.screen import Screen
 
-            traceback.print_exc()
-        print(error, file=sys.stderr)
+        screen = Screen(color=False if "--no-color" in words else None)
+        screen.error(error, verbose=not {"-v", "--verbose"}.isdisjoint(words))
         return error.code
     except KeyboardInterrupt:
         return 130

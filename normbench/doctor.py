@@ -132,5 +132,5 @@ def _trained(*settings: str) -> str:
         words = list({word.partition("=")[0]: word for word in words}.values())
         (cell,) = grid.Grid(grid.loader()).cells(words, multirun=False)
         assert cell.config
-        state = run(cell.config).state
+        state = run(cell.config)
     return f"{state} on {cell.config.device}"

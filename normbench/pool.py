@@ -85,7 +85,7 @@ def _warm(todo: list[Item]) -> None:
 def alone(item: Item, each: Callable[[Row], None]) -> None:
     """Run one item in this process and note how it ended."""
     try:
-        item.state = run(item.config, each).state
+        item.state = run(item.config, each)
     except InUse:
         item.state = "busy"
     except Exception as error:  # a failed run must not stop the others; its folder has the trace

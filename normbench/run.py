@@ -6,8 +6,7 @@ import hashlib
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -33,18 +32,10 @@ if TYPE_CHECKING:
 CALIBRATION = 64
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended, and the first line of what went wrong if it failed."""
-
-    directory: Path
-    state: str
-    message: str | None = None
-
-
-def run(config: Config, each: Callable[[Row], None] = lambda row: None) -> Outcome:
+def run(config: Config, each: Callable[[Row], None] = lambda row: None) -> str:
     """Train one config and record it; `each` sees every row.
 
+    Returns: how it ended, `finished` or `diverged`.
     Raises: FileRefused if another process works on the run; MachineError; KeyboardInterrupt and
         SystemExit after the state has been written.
     """
@@ -107,7 +98,7 @@ def batches(config: Config) -> dict[str, int]:
     }
 
 
-def _recorded(config: Config, record: Record, each: Callable[[Row], None]) -> Outcome:
+def _recorded(config: Config, record: Record, each: Callable[[Row], None]) -> str:
     end, last = None, News()
     with closing(_told(config)) as told:
         for last in told:
@@ -125,14 +116,14 @@ def _recorded(config: Config, record: Record, each: Callable[[Row], None]) -> Ou
         why = f"{end.values['bad_quantity']} is not finite at step {end.values['bad_step']}"
         raise NormbenchError(str(config.directory), why, "a smaller optimizer.lr, or on_nan=record")
     record.finish(state, state_sha256=last.digest, train_s=last.train_s)
-    return Outcome(config.directory, state)
+    return state
 
 
-def _followed(config: Config) -> Outcome:
+def _followed(config: Config) -> str:
     """Train as a worker other than the first, which records nothing."""
     *_, before, _ = work(config)
     assert before.row is not None
-    return Outcome(config.directory, str(before.row.values["state"]))
+    return str(before.row.values["state"])
 
 
 def _told(config: Config) -> Generator[News, None, None]:

@@ -64,7 +64,7 @@ def single(item: Item, screen: Screen) -> None:
 
         screen.heading(heading(item.config, 1))
         with screen.progress(item.config.steps or 0) as progress:
-            item.state = run(item.config, progress.row).state
+            item.state = run(item.config, progress.row)
     else:
         screen.heading([f"{item.state} already: {item.config.directory} {AGAIN}"])
 
