@@ -80,6 +80,7 @@ class Config:
     test_blank_steps: list[int] = option(None, low=0, high=10_000)
     epochs: float | None = option(None, above=0, high=100_000)
     steps: int | None = option(None, low=1, high=100_000_000)
+    examples: int | None = option(None, low=1, high=10**12)
     eval_every: float | None = option(None, above=0, high=100_000)
     target: float | None = option(None, above=0, below=1)
     diagnose: str = option(None, choices=("off", "light", "full"))
@@ -290,9 +291,12 @@ def resolve(tree: dict[str, Any], about: About) -> Config:
     if tree["bias"] == "auto" and facts["bias"]:
         tree["bias"] = "on"
     per_epoch = about.sizes[0] // tree["batch"]
+    if tree["steps"] is None and tree["examples"] is not None:
+        tree["steps"] = max(1, round(tree["examples"] / tree["batch"]))
     if tree["steps"] is None:
         tree["steps"] = max(1, round(tree["epochs"] * per_epoch))
-    tree["epochs"] = None  # the steps say it, so both ways to say a length are one run
+    # The steps say it, so all ways to say a length are one run.
+    tree["epochs"] = tree["examples"] = None
     if tree["eval_every"] is None:
         tree["eval_every"] = tree["steps"] / per_epoch / 10
     if tree["tune"] == "lr" and tree["tune_lrs"] is None:
@@ -398,7 +402,8 @@ def _set_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
         if isinstance(size, int) and size > share and size not in joined:
             name = "norm_batch" if size == asked else f"norm.{key}"
             each = f"{gpus} worker{'s' * (gpus > 1)} with {share} example{'s' * (share > 1)}"
-            yield Mistake(f"{name}={size}", f"cannot be had of {each}", f"{name}={joined[-1]}")
+            near = min(joined, key=lambda one: abs(one - size))
+            yield Mistake(f"{name}={size}", f"cannot be had of {each}", f"{name}={near}")
 
 
 def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:

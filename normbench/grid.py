@@ -314,10 +314,12 @@ class Grid:
 
     def _both_lengths(self, row: Sequence[str]) -> list[Mistake]:
         given = dict(text.split("=", 1) for text in row)
-        if given.get("steps", "null") != "null" and given.get("epochs", "null") != "null":
-            why = f"the length is given twice, steps={given['steps']} says it too"
-            return [Mistake(f"epochs={given['epochs']}", why, f"steps={given['steps']} alone")]
-        return []
+        lengths = [k for k in ("steps", "examples", "epochs") if given.get(k, "null") != "null"]
+        if len(lengths) < 2:
+            return []
+        kept, *others = (f"{key}={given[key]}" for key in lengths)
+        why = f"the length is given twice, {kept} says it too"
+        return [Mistake(each, why, f"{kept} alone") for each in others]
 
     def _store_foreign(self, chosen: tuple[str, ...]) -> None:
         """Let Hydra compose a part of another package from the fields of its class."""

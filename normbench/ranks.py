@@ -7,6 +7,7 @@ joined, there is one worker and every sum is the tensor itself.
 from __future__ import annotations
 
 import atexit
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -160,7 +161,8 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # all that torch raises when a message does not get through
-        raise PeerLost(str(error).partition("\n")[0]) from error
+        said = str(error).partition("\n")[0]  # where in torch's source stands in brackets before it
+        raise PeerLost(re.sub(r"^\[[^]]*\]\s*", "", said)) from error
 
 
 @cache

@@ -146,3 +146,11 @@ def test_cells_equal_what_hydra_composes() -> None:
 
 def test_packaged_defaults_name_every_setting() -> None:
     assert {each.name for each in config.declared_keys()} == set(config.defaults())
+
+
+def test_a_length_in_examples_is_that_of_as_many_steps() -> None:
+    (by_steps,) = cells("batch=32", "steps=20")
+    (by_examples,) = cells("batch=32", "examples=640")
+    assert by_examples.steps == 20
+    assert by_examples.name == by_steps.name
+    assert [each.steps for each in cells("batch=2,64", "examples=640", multirun=True)] == [320, 10]

@@ -62,6 +62,11 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         2,
         [("epochs=2: the length is given twice, steps=5 says it too", "steps=5 alone")],
     ),
+    (
+        "examples=640 epochs=2",
+        2,
+        [("epochs=2: the length is given twice, examples=640 says it too", "examples=640 alone")],
+    ),
     ("gpus=0", 2, [("gpus=0: must be in 1 .. 512", "gpus=1")]),
     ("gpus=1000", 2, [("gpus=1000: must be in 1 .. 512", "gpus=512")]),
     (
