@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -235,11 +236,23 @@ def test_a_killed_worker_ends_the_command_with_one_message_and_code_1(long_run):
     assert json.loads((folder / "status.json").read_text())["reason"] == "rank_lost"
 
 
-def test_a_sweep_goes_on_after_a_lost_worker(tmp_path, capsys):
-    words = [*SMALL, "-m", "norm=bn,gn", "gpus=2", "seeds=2", f"outputs='{tmp_path}'"]
+def test_a_lost_worker_leaves_the_other_runs_of_a_sweep_alone(tmp_path, monkeypatch, capsys):
+    doomed, other = (config(tmp_path, f"norm={each}", "gpus=2") for each in ("bn", "gn"))
+    mark = hashlib.sha256(f"{doomed.sha256} {doomed.seed} {doomed.digest}".encode()).hexdigest()
+    compare = ranks.unlike_first
+
+    def die_of_one(digest: str, device: str) -> list[int]:
+        if digest == mark and ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compare(digest, device)
+
+    monkeypatch.setattr(ranks, "unlike_first", die_of_one)
+    words = [*SMALL, "norm=bn,gn", "gpus=2", f"outputs='{tmp_path}'"]
     given = list({word.partition("=")[0]: word for word in words}.values())
-    assert cli.main(["train", *given]) == 0
-    assert "bn" in capsys.readouterr().out
+    assert cli.main(["train", "-m", *given]) == 1
+    assert "worker 1: was killed by SIGKILL" in capsys.readouterr().out
+    assert read_status(doomed.directory)["reason"] == "rank_lost"
+    assert read_status(other.directory)["state"] == "finished"
 
 
 @pytest.mark.parametrize("place", [{"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}])
