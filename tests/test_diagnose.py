@@ -427,7 +427,8 @@ def test_the_probe_is_the_first_validation_images_in_batches_as_in_training(monk
 
 def test_the_record_has_the_layers_as_rows_but_not_among_the_results(tmp_path):
     words = ("diagnose=full", "steps=4", "norm=bn", "eval_every=1", f"outputs={tmp_path}")
-    done = run(config(*words))
+    done = config(*words)
+    run(done)
     rows = read_rows(done.directory)
     assert [row.kind for row in rows] == ["val", "layers", "train", "val", "layers", "test", "end"]
     assert "layer/1-layer1/stat_error" in rows[1].values
@@ -441,7 +442,8 @@ def test_the_record_has_the_layers_as_rows_but_not_among_the_results(tmp_path):
 def test_tensorboard_has_the_layers_and_their_charts_in_full_runs(tmp_path, word, more):
     from test_events import loaded, scalars, summaries
 
-    done = run(config(f"diagnose={word}", "steps=2", "norm=bn", f"outputs={tmp_path}"))
+    done = config(f"diagnose={word}", "steps=2", "norm=bn", f"outputs={tmp_path}")
+    run(done)
     (path,) = done.directory.glob("events*")
     events = loaded(path)
     tags = {tag for tag, _, _ in scalars(events)}
@@ -453,7 +455,8 @@ def test_tensorboard_has_the_layers_and_their_charts_in_full_runs(tmp_path, word
 
 def test_what_is_not_finite_is_null_in_the_record(tmp_path):
     words = ("diagnose=full", "norm=none", "optimizer.lr=1e20", "warmup=0", "steps=6")
-    done = run(config(*words, "log_every=6", "eval_every=0.1", f"outputs={tmp_path}"))
+    done = config(*words, "log_every=6", "eval_every=0.1", f"outputs={tmp_path}")
+    run(done)
     lines = (done.directory / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert None in [row for row in rows if row["kind"] == "layers"][-1].values()
