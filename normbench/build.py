@@ -134,7 +134,7 @@ def _tried(
     try:
         part("optimizer", config.optimizer)
         start = init(config)
-        own = min(start.at_once, config.train_images)
+        own = min(start.at_once, config.sizes[0])
         small = max(batch, own) * math.prod(shape) <= SMALL
         with torch.device("cpu" if small else "meta"), torch.no_grad():
             built = model(config, shape, classes) if small else _hollow(config, shape, classes)

@@ -174,7 +174,7 @@ def _prepared(options: argparse.Namespace) -> bool:
     from normbench import datasets, grid, plan, sweep
 
     cells = grid.Grid(grid.loader(options.config_dir)).cells(options.overrides, options.multirun)
-    work = plan.plan(cells)
+    work = plan.Sweep(cells)
     absent = datasets.missing(row.config for row in work.rows if row.left)
     warnings = sweep.check(work)
     session = Session(_screen(options), work, options.multirun)
@@ -239,7 +239,7 @@ def _task(composed: Any) -> int:
         return _train(session.sweep, session.screen)
     tree = OmegaConf.to_container(OmegaConf.create(composed), resolve=True)
     cell = grid.composed({str(key): value for key, value in tree.items()})  # type: ignore[union-attr]
-    return _train(plan.plan([cell]), _screen(argparse.Namespace(quiet=True)))
+    return _train(plan.Sweep([cell]), _screen(argparse.Namespace(quiet=True)))
 
 
 def run_cells(rows: Sequence[Sequence[str]]) -> list[int]:

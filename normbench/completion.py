@@ -89,26 +89,13 @@ def _keys(before: list[str]) -> Iterator[str]:
 def _options(group: str, before: list[str]) -> dict[str, Declared]:
     """The options of the part that the line chooses, or of the default one."""
     given = [word.partition("=")[2] for word in before if word.startswith(f"{group}=")]
-    name = given[-1] if given else _default(group)
+    name = given[-1] if given else config.default_parts()[group]
     known = registry.names(group)
     found: dict[str, Declared] = {}
     for each in name.split(","):
         if all(member in known for member in each.split("+")):
             found |= config.declared_options(group, each)
     return found
-
-
-def _default(group: str) -> str:
-    import yaml
-
-    tree = yaml.safe_load((registry.configs() / "train.yaml").read_text(encoding="utf-8"))
-    chosen = {
-        key: name
-        for each in tree["defaults"]
-        if isinstance(each, dict)
-        for key, name in each.items()
-    }
-    return str(chosen[group])
 
 
 def _values(key: str, before: list[str]) -> list[str]:

@@ -102,7 +102,8 @@ class Config:
     download: bool = option(None)
     digest: str = ""  # of the data, filled in by `resolve`
     label: str = ""  # of the data, likewise
-    train_images: int = 0  # likewise
+    shape: tuple[int, int, int] = (0, 0, 0)  # likewise
+    sizes: tuple[int, int, int] = (0, 0, 0)  # likewise
     classes: int = 0  # likewise
 
     @property
@@ -128,7 +129,7 @@ class Config:
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in the training set; the incomplete last one is dropped."""
-        return self.train_images // self.batch
+        return self.sizes[0] // self.batch
 
     @property
     def step_rows(self) -> int:
@@ -209,7 +210,7 @@ class Config:
 @cache
 def declared_keys() -> tuple[Declared, ...]:
     """List the settings that are not parts and not derived."""
-    derived = ("digest", "label", "train_images", "classes")
+    derived = ("digest", "label", "shape", "sizes", "classes")
     return tuple(d for d in declarations(Config) if d.name not in (*GROUPS, *derived))
 
 
@@ -229,11 +230,24 @@ def default_of(key: str, config: Config) -> Any:
 
 @cache
 def defaults() -> dict[str, Any]:
-    """Read the packaged defaults of the settings that are not parts."""
+    """Give the packaged defaults of the settings that are not parts."""
+    return {key: value for key, value in _packaged().items() if key not in ("defaults", "hydra")}
+
+
+@cache
+def default_parts() -> dict[str, str]:
+    """Give the name of the part that each group has unless another is chosen."""
+    listed = [each for each in _packaged()["defaults"] if isinstance(each, dict)]
+    return {group: name for each in listed for group, name in each.items() if group in GROUPS}
+
+
+@cache
+def _packaged() -> dict[str, Any]:
     import yaml
 
-    tree = yaml.safe_load((registry.configs() / "train.yaml").read_text(encoding="utf-8"))
-    return {key: value for key, value in tree.items() if key not in ("defaults", "hydra")}
+    text = (registry.configs() / "train.yaml").read_text(encoding="utf-8")
+    tree: dict[str, Any] = yaml.safe_load(text)
+    return tree
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -291,10 +305,7 @@ def resolve(tree: dict[str, Any], about: About) -> Config:
     if tree["bias"] == "auto" and facts["bias"]:
         tree["bias"] = "on"
     per_epoch = about.sizes[0] // tree["batch"]
-    if tree["steps"] is None and tree["examples"] is not None:
-        tree["steps"] = max(1, round(tree["examples"] / tree["batch"]))
-    if tree["steps"] is None:
-        tree["steps"] = max(1, round(tree["epochs"] * per_epoch))
+    tree["steps"] = _steps(tree, per_epoch)
     # The steps say it, so all ways to say a length are one run.
     tree["epochs"] = tree["examples"] = None
     if tree["eval_every"] is None:
@@ -312,9 +323,18 @@ def resolve(tree: dict[str, Any], about: About) -> Config:
         **tree,
         digest=about.digest,
         label=about.label,
-        train_images=about.sizes[0],
+        shape=about.shape,
+        sizes=about.sizes,
         classes=about.classes,
     )
+
+
+def _steps(tree: Mapping[str, Any], per_epoch: int) -> int:
+    """The length in optimizer steps, however it is given."""
+    steps = tree["steps"]
+    if steps is None and tree["examples"] is not None:
+        steps = max(1, round(tree["examples"] / tree["batch"]))
+    return int(max(1, round(tree["epochs"] * per_epoch)) if steps is None else steps)
 
 
 def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from normbench import build, config, summary
+from normbench import build, summary
 from normbench.config import Config
 from normbench.errors import Refused
 from normbench.grid import Grid
@@ -44,22 +44,20 @@ def show(grid: Grid, overrides: Sequence[str], changed: Sequence[str], screen: S
 def _one(grid: Grid, overrides: Sequence[str]) -> Config:
     (cell,) = grid.cells(overrides, multirun=False)
     assert cell.config
-    about = config.data_about({"data": cell.config.data})
-    error = build.check(cell.config, about.shape, about.classes).error
+    error = build.check(cell.config, cell.config.shape, cell.config.classes).error
     if error:
         raise Refused(*error.mistakes)
     return cell.config
 
 
 def _summary(chosen: Config) -> Summary:
-    about = config.data_about({"data": chosen.data})
     plain = replace(chosen, norm={"name": "none"}, activation="relu", placement="pre")
     with torch.device("meta"):
-        model = build.unfilled(chosen, about.shape, about.classes)
+        model = build.unfilled(chosen, chosen.shape, chosen.classes)
         linear = summary.linear_parameters(model)
         apply(build.norm(chosen), model)
-        without = build.unfilled(plain, about.shape, about.classes)
-        return summary.summarize(model, without, linear, about.shape)
+        without = build.unfilled(plain, chosen.shape, chosen.classes)
+        return summary.summarize(model, without, linear, chosen.shape)
 
 
 def _statistics(chosen: Config, found: Summary) -> str:

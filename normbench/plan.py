@@ -252,11 +252,3 @@ class Sweep:
             if not (config.force and self._anew):
                 item.look()
         return self._known[directory]
-
-
-def plan(cells: Sequence[Cell]) -> Sweep:
-    """Expand seeds and look up which runs are finished.
-
-    Raises: FileRefused if a run's files are damaged.
-    """
-    return Sweep(cells)

@@ -128,17 +128,17 @@ def from_first(tensors: Iterable[Tensor]) -> None:
 
 def unlike_first(digest: str, device: str) -> list[int]:
     """Return the workers whose hexadecimal `digest` is not that of worker 0."""
-    mine = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8, device=device)
-    every = [torch.empty_like(mine) for _ in range(world_size())]
+    own = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8, device=device)
+    every = [torch.empty_like(own) for _ in range(world_size())]
     with _talking():
-        dist.all_gather(every, mine)
+        dist.all_gather(every, own)
     return [rank for rank, each in enumerate(every) if not each.equal(every[0])]
 
 
 def share(start: int, stop: int) -> tuple[int, int]:
     """Cut start .. stop into as many equal pieces as there are workers; return this one's."""
-    size, workers, mine = stop - start, world_size(), rank()
-    return start + size * mine // workers, start + size * (mine + 1) // workers
+    size, workers, place = stop - start, world_size(), rank()
+    return start + size * place // workers, start + size * (place + 1) // workers
 
 
 def all_reduce_sum(tensor: Tensor, workers: int) -> Tensor:

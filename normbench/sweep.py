@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import __version__, config, files, registry, report, targets, tune
-from normbench.config import Config
+from normbench import __version__, files, registry, report, targets, tune
+from normbench.config import Config, leaves
 from normbench.errors import Mistake, Refused
 from normbench.options import written
 from normbench.plan import TUNE_SEED, Item, Sweep
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 AGAIN = "(force=true trains again)"
 LR = "optimizer.lr"
+Read = tuple[Sequence[Result], Sequence[tune.Grid]]
 
 
 def check(sweep: Sweep) -> list[Mistake]:
@@ -42,8 +43,7 @@ def check(sweep: Sweep) -> list[Mistake]:
     warnings: dict[Mistake, None] = {}
     misfits: dict[str, Refused] = {}
     for name, each in left.items():
-        about = config.data_about({"data": each.data})
-        error, warned = build.check(each, about.shape, about.classes)
+        error, warned = build.check(each, each.shape, each.classes)
         warnings.update(dict.fromkeys(warned))
         if error and each.skip_invalid:
             misfits[name] = error
@@ -117,17 +117,13 @@ def _train(items: list[Item], names: Sequence[str], screen: Screen) -> None:
         for index, item in enumerate(items):
             if item.finished:
                 live.cell(index, item.state, _last(item), "finished already")
-
-        def tell(index: int, state: str, row: Row | None, note: str) -> None:
-            live.cell(index, state, row, note)
-
-        pool.work(items, tell)
+        pool.work(items, live.cell)
 
 
 def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     """Show what came of the runs and of the tuning before them, and write a sweep's folder."""
     sweep.catch_up()
-    found, grids = results(sweep), _grids(sweep)
+    found, grids = [item.result() for item in sweep.items], _grids(sweep)
     more = {"tuning": [tune.document(grid) for grid in grids]} if grids else {}
     screen.document({"command": "train", "runs": _runs(sweep, found), **more})
     everything = [*found, *_further(sweep, found), *_not_tuned(sweep), *_not_applying(sweep)]
@@ -142,7 +138,7 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
         tables = [tune.table(grids), *tables]
     if multirun or grids:
         text = "\n".join(map(report.markdown, tables))
-        screen.note(f"sweep {write(sweep, found, keys, text)}")
+        screen.note(f"sweep {write(sweep, (found, grids), keys, text)}")
     for place, table in enumerate(tables):
         screen.lines([""] * (place > 0))
         screen.table(table)
@@ -174,12 +170,14 @@ def _grids(sweep: Sweep) -> list[tune.Grid]:
     return [tuning.grid(name) for tuning, name in zip(tunings, names, strict=True)]
 
 
-def write(sweep: Sweep, found: Sequence[Result], keys: Sequence[str], table: str) -> Path:
+def write(sweep: Sweep, read: Read, keys: Sequence[str], table: str) -> Path:
     """Write `sweep.json`, `results.csv` and `table.md`, with `tune=lr` also `tune.csv`.
 
     The same command finds the folder again.
+
+    Args: read: what has been read of the runs, and of the tuning before them.
     """
-    grids = _grids(sweep)
+    found, grids = read
     trials = [each for grid in grids for each in itertools.chain(*grid.runs.values())]
     states = {result.name: result.state for result in [*found, *trials]}
     short = hashlib.sha256(json.dumps(sorted(states)).encode()).hexdigest()[:8]
@@ -198,11 +196,6 @@ def write(sweep: Sweep, found: Sequence[Result], keys: Sequence[str], table: str
         files.write_atomic(folder / "tune.csv", tune.csv(grids, keys))
     files.write_atomic(folder / "table.md", table)
     return folder
-
-
-def results(sweep: Sweep) -> list[Result]:
-    """Read what every run came to from its folder."""
-    return [item.result() for item in sweep.items]
 
 
 def _not_tuned(sweep: Sweep) -> list[Result]:
@@ -238,10 +231,9 @@ def _last(item: Item) -> Row:
 
 def heading(config: Config, seeds: int) -> list[str]:
     """Say what is trained: parts, batch and its statistics, learning rate, folder."""
-    about = _about(config)
-    sizes = "/".join(map(str, about.sizes))
+    sizes = "/".join(map(str, config.sizes))
     parts = [_part(config, group) for group in ("model", "norm", "init")]
-    first = [*parts, f"{about.label} {sizes}", f"{config.device} {config.precision}"]
+    first = [*parts, f"{config.label} {sizes}", f"{config.device} {config.precision}"]
     over = f"{config.stat_batch} example{'s' * (config.stat_batch > 1)}"
     batched = "" if _uses_batch(config) else " (no batch)"
     ratio = f"{config.batch}/{config.lr_base_batch}"
@@ -332,18 +324,10 @@ def _part(config: Config, group: str) -> str:
     declared = registry.facts(group, options["name"]).options
     changed = [
         f"{key}={written(value)}"
-        for key, value in _leaves(options)
+        for key, value in leaves(options)
         if key in declared and value != declared[key].default
     ]
     return str(options["name"]) + (f"({', '.join(changed)})" if changed else "")
-
-
-def _leaves(options: Any) -> list[tuple[str, Any]]:
-    return list(config.leaves(options))
-
-
-def _about(chosen: Config) -> Any:
-    return config.data_about({"data": chosen.data})
 
 
 def _uses_batch(config: Config) -> bool:

@@ -47,7 +47,7 @@ class WorkFailed(NormbenchError):
 
 @dataclass
 class _Worker:
-    """A child with its end of the pipe, what it was last heard of, and why it is lost if it is."""
+    """A child: its process, the pipe from it, and when it was last heard of."""
 
     rank: int
     pid: int

@@ -193,10 +193,9 @@ def fit(
         order = feed.order(plan.seed, epoch, plan.batch)
         leads = feed.leads(plan.seed, epoch, len(order))
         chances = feed.chances(plan.seed, epoch, *order.shape)
-        if ranks.world_size() > 1:
-            order = ranks.mine(order, plan.accumulate)
-            if isinstance(chances, Tensor):
-                chances = ranks.mine(chances, plan.accumulate)
+        order = ranks.mine(order, plan.accumulate)
+        if isinstance(chances, Tensor):
+            chances = ranks.mine(chances, plan.accumulate)
         for each in zip(order[: plan.steps - step], leads, chances, strict=False):
             lr = schedule(step)
             update(feed.gather(*each), lr)
@@ -245,7 +244,7 @@ class Judge:
 
     def __init__(self, update: Update, feeds: Mapping[str, Feed], plan: Plan) -> None:
         self.update, self.model = update, update.model
-        self.train, self.val, self.test_feed = feeds["train"], feeds["val"], feeds.get("test")
+        self.train, self.val = feeds["train"], feeds["val"]
         self.tests = {name: feeds[name] for name in feeds if name not in ("train", "val")}
         self.plan, self.workers = plan, ranks.world_size()
         self.dropouts = [each for each in self.model.modules() if isinstance(each, Dropout)]
@@ -302,7 +301,7 @@ class Judge:
         with self._evaluating():
             for name, feed in self.tests.items():
                 loss, hits = self._evaluate(feed, len(feed))
-                end = "" if feed is self.test_feed else f"/{name}"
+                end = "" if name == "test" else f"/{name}"
                 values[f"test/loss{end}"] = loss / len(feed)
                 values[f"test/accuracy{end}"] = hits / len(feed)
         return values

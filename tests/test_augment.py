@@ -138,10 +138,10 @@ def test_only_training_batches_are_augmented() -> None:
     assert torch.equal(changed.train.slice(0, 99)[0], plain.train.slice(0, 99)[0])  # statistics
     index = torch.arange(9)  # data-dependent starts
     assert torch.equal(changed.train.gather(index)[0], plain.train.gather(index)[0])
-    for name in ("val", "test_feed"):
-        feeds = [getattr(each.judge, name) for each in (plain, changed)]
-        assert feeds[1].augment is None
-        assert torch.equal(feeds[0].slice(0, 99)[0], feeds[1].slice(0, 99)[0])
+    for name, feed in {"val": changed.judge.val, **changed.judge.tests}.items():
+        same = plain.judge.val if name == "val" else plain.judge.tests[name]
+        assert feed.augment is None
+        assert torch.equal(same.slice(0, 99)[0], feed.slice(0, 99)[0])
 
 
 def test_an_augmented_run_repeats_itself_and_differs_from_a_plain_one() -> None:

@@ -94,7 +94,7 @@ def by(stats: str, chosen: Config) -> Job:
 
 def judged(job: Job, stats: str) -> Judge:
     """Another judge of the same model, that evaluates by `stats`."""
-    feeds = {"train": job.train, "val": job.judge.val, "test": job.judge.test_feed}
+    feeds = {"train": job.train, "val": job.judge.val, "test": job.judge.tests["test"]}
     return Judge(job.update, feeds, dataclasses.replace(job.plan, eval_stats=stats))
 
 
@@ -197,7 +197,7 @@ def test_evaluation_by_batch_is_that_of_training_in_batches_of_one_statistic(wor
     bounds = [500 * k // (500 // size) for k in range(500 // size + 1)]
     loss, hits = 0.0, 0
     for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        x, y = job.judge.test_feed.slice(start, stop)
+        x, y = job.judge.tests["test"].slice(start, stop)
         logits = by_hand(job.model, x.flatten(1).double())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
         hits += int((logits.argmax(1) == y).sum())
@@ -230,7 +230,7 @@ def test_evaluation_by_dataset_averages_the_moments_of_training_batches(batch, s
         by_hand(job.model, x.flatten(1).double(), seen=seen)
         found.append(torch.stack(seen))
     moments = torch.stack(found).mean(0)
-    x, y = job.judge.test_feed.slice(0, 500)
+    x, y = job.judge.tests["test"].slice(0, 500)
     logits = by_hand(job.model, x.flatten(1).double(), moments)
     assert test["test/loss"] == pytest.approx(float(F.cross_entropy(logits, y)), rel=1e-5)
     assert test["test/accuracy"] == float((logits.argmax(1) == y).double().mean())

@@ -326,7 +326,7 @@ def test_the_mixture_does_not_depend_on_the_seed() -> None:
 
 def test_each_domain_has_a_test_of_its_own() -> None:
     job, values = after_test("mix=inverted")
-    second = inputs.inverted_half(job.judge.test_feed.labels)
+    second = inputs.inverted_half(job.judge.tests["test"].labels)
     share = float(second.double().mean())
     parts = [values[f"test/accuracy/{name}"] for name in ("plain", "inverted")]
     assert values["test/accuracy"] == pytest.approx((1 - share) * parts[0] + share * parts[1])

@@ -296,7 +296,7 @@ def test_how_often_rows_are_written_changes_no_weight():
 
 def test_only_training_images_are_looked_at():
     made, twin = job(), job()
-    for feed in (twin.judge.val, twin.judge.test_feed):
+    for feed in (twin.judge.val, *twin.judge.tests.values()):
         feed.rows = torch.zeros_like(feed.rows)
     twin.train.labels = torch.zeros_like(twin.train.labels)
     rows = [row for row in made.rows() if row.kind == "pretrain"]

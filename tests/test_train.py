@@ -146,7 +146,7 @@ def test_it_learns() -> None:
 def test_evaluation_is_loss_and_accuracy_of_all_images() -> None:
     job = Job(config("steps=5", "norm=bn"))
     found = list(job.rows())
-    x, y = job.judge.test_feed.slice(0, 500)
+    x, y = job.judge.tests["test"].slice(0, 500)
     with torch.no_grad():
         logits = job.model.eval()(x)
     test = kinds(found, "test")[0].values
