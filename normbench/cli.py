@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -371,7 +372,10 @@ def _settings() -> str:
 
 
 def _as_override(line: str) -> str:
-    return line if line.startswith(("#", " ")) else line.replace(": ", "=", 1)
+    if line.startswith(("#", " ")):
+        return line
+    within = re.match(r"(\w+): {(\w+): (\w+)}(.*)", line)
+    return "{}.{}={}    {}".format(*within.groups()) if within else line.replace(": ", "=", 1)
 
 
 def _parser(verb: str, text: str, overrides: bool = True) -> argparse.ArgumentParser:

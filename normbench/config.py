@@ -25,17 +25,20 @@ if TYPE_CHECKING:
     from normbench.data._base import About
 
 GROUPS = tuple(registry.KINDS)
+DERIVED = ("digest", "label", "shape", "sizes", "classes")  # from the data, by `resolve`
 # Settings that change how a run is done and recorded, but no number of it.
 EXECUTION = (
     *("seeds", "jobs", "log_every", "outputs", "force", "dry_run"),
     *("skip_invalid", "max_cells", "tb", "tb_axis", "download"),
     *("tune", "tune_lrs", "tune_seeds"),  # what they choose is optimizer.lr, which is hashed
+    "dist",
 )
 ACTIVATIONS = ("auto", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "tlu", "identity")
 SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
 ORDERS = ("iid", "sorted", "dirichlet", "classes", "balanced")
 INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates that tuning tries, times that of the optimizer
+PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535})
 LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
@@ -43,7 +46,7 @@ LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": 
 class Config:
     """All settings of one run. Defaults stand in `configs/train.yaml`, ranges here.
 
-    Parts are mappings with their `name` and options.
+    Parts are mappings with their `name` and options, `dist` is one with its settings.
     """
 
     model: Mapping[str, Any]
@@ -51,6 +54,7 @@ class Config:
     init: Mapping[str, Any]
     data: Mapping[str, Any]
     optimizer: Mapping[str, Any]
+    dist: Mapping[str, Any]
     batch: int = option(None, low=1, high=1_000_000)
     gpus: int = option(None, low=1, high=512)
     accumulate: int = option(None, low=1, high=100_000)
@@ -100,11 +104,11 @@ class Config:
     tb: bool = option(None)
     tb_axis: str = option(None, choices=("examples", "step"))
     download: bool = option(None)
-    digest: str = ""  # of the data, filled in by `resolve`
-    label: str = ""  # of the data, likewise
-    shape: tuple[int, int, int] = (0, 0, 0)  # likewise
-    sizes: tuple[int, int, int] = (0, 0, 0)  # likewise
-    classes: int = 0  # likewise
+    digest: str = ""
+    label: str = ""
+    shape: tuple[int, int, int] = (0, 0, 0)
+    sizes: tuple[int, int, int] = (0, 0, 0)
+    classes: int = 0
 
     @property
     def worker_batch(self) -> int:
@@ -115,10 +119,13 @@ class Config:
     def stat_batch(self) -> int:
         """Examples behind one batch statistic; 1 where the norm looks at no batch."""
         asked, joins = next(_set_sizes(self.norm), (1, False))
-        everyone = self.batch // self.accumulate
-        if isinstance(asked, int):
-            return min(asked, everyone if joins else self.worker_batch)
-        return everyone if asked == "global" else self.worker_batch
+        share, everyone = self.worker_batch, self.batch // self.accumulate
+        if not isinstance(asked, int):
+            return everyone if asked == "global" else share
+        if asked >= share:
+            return min(asked, everyone) if joins else share
+        chunks = -(-share // asked)
+        return -(-share // chunks)
 
     @property
     def lr(self) -> float:
@@ -203,15 +210,18 @@ class Config:
         return dataclasses.replace(to_the_end.with_lr(lr), seed=-1 - k)
 
     def _plain(self) -> dict[str, Any]:
-        tree = {each.name: copy.deepcopy(getattr(self, each.name)) for each in declared_keys()}
-        return {**{group: dict(getattr(self, group)) for group in GROUPS}, **tree}
+        return {
+            each.name: copy.deepcopy(getattr(self, each.name))
+            for each in declarations(Config)
+            if each.name not in DERIVED
+        }
 
 
 @cache
 def declared_keys() -> tuple[Declared, ...]:
     """List the settings that are not parts and not derived."""
-    derived = ("digest", "label", "shape", "sizes", "classes")
-    return tuple(d for d in declarations(Config) if d.name not in (*GROUPS, *derived))
+    others = (*GROUPS, *DERIVED, "dist")
+    return (*(each for each in declarations(Config) if each.name not in others), PORT)
 
 
 def declared_options(group: str, name: str) -> dict[str, Declared]:
@@ -222,7 +232,7 @@ def declared_options(group: str, name: str) -> dict[str, Declared]:
 def default_of(key: str, config: Config) -> Any:
     """Return the packaged default of a dotted key."""
     group, _, rest = key.partition(".")
-    if rest:
+    if group in GROUPS:
         declared = declared_options(group, getattr(config, group)["name"]).get(rest)
         return declared.default if declared else None
     return defaults()[key]
@@ -230,8 +240,9 @@ def default_of(key: str, config: Config) -> Any:
 
 @cache
 def defaults() -> dict[str, Any]:
-    """Give the packaged defaults of the settings that are not parts."""
-    return {key: value for key, value in _packaged().items() if key not in ("defaults", "hydra")}
+    """Give the packaged defaults of the settings that are not parts, by dotted key."""
+    others = ("defaults", "hydra")
+    return dict(leaves({key: each for key, each in _packaged().items() if key not in others}))
 
 
 @cache
@@ -259,6 +270,14 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
+def get(tree: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key in a tree, None if there is none."""
+    value: Any = tree
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 def put(tree: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key in a tree."""
     *path, last = key.split(".")
@@ -271,7 +290,7 @@ def check_values(tree: dict[str, Any]) -> list[Mistake]:
     """Check types and ranges of a composed tree, and put the typed values back into it."""
     mistakes = []
     for key, declared in _declared(tree):
-        value = dict(leaves(tree)).get(key) if "." in key else tree[key]
+        value = get(tree, key)
         try:
             put(tree, key, declared.check(value))
         except Unfit as unfit:
@@ -289,14 +308,17 @@ def _declared(tree: Mapping[str, Any]) -> Iterator[tuple[str, Declared]]:
             yield f"{group}.{name}", each
 
 
-def resolve(tree: dict[str, Any], about: About) -> Config:
+def resolve(tree: dict[str, Any], about: About, here: bool = True) -> Config:
     """Make the config of a checked tree: every setting that follows from others gets its value.
 
-    Raises: MachineError if the device is not there.
+    Args: here: whether the run will be on this machine.
+    Raises: MachineError if the device is not here, or the port in use.
     """
     facts = registry.facts("norm", tree["norm"]["name"]).constants
     tree = copy.deepcopy(tree)
-    tree["device"] = machine.resolve_device(tree["device"], tree["gpus"])
+    if here:
+        tree["device"] = machine.resolve_device(tree["device"], tree["gpus"])
+        machine.check_port(tree["dist"]["port"])
     if tree["placement"] == "auto":
         tree["placement"] = facts["placement"]
     if tree["activation"] == "auto":
@@ -401,6 +423,10 @@ def _batch_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
     if batch > images:
         why = f"is more than the {images} training images of {about.label}"
         yield Mistake(f"batch={batch}", why, f"batch={images}")
+    port = tree["dist"]["port"]
+    if port is not None and (gpus == 1 or place is not None):
+        why = "torchrun tells where workers meet" if place else "gpus=1 has no workers that meet"
+        yield Mistake(f"dist.port={port}", why, "dist.port=null")
     shares = gpus * tree["accumulate"]
     if batch % shares:
         over = f"gpus={gpus} workers" if gpus > 1 else f"accumulate={shares} micro-batches"
@@ -417,13 +443,17 @@ def _set_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
         why = f"norm={norm['name']} takes no statistics over other sets of samples"
         yield Mistake(f"norm_batch={asked}", why, "norm_batch=worker")
     share = max(1, tree["batch"] // (gpus * tree["accumulate"]))
-    joined = [share * each for each in range(1, gpus + 1) if gpus % each == 0]
+    sizes = [*_divisors(share), *(share * each for each in _divisors(gpus))]
     for key, size in taken:
-        if isinstance(size, int) and size > share and size not in joined:
+        if isinstance(size, int) and size not in sizes:
             name = "norm_batch" if size == asked else f"norm.{key}"
             each = f"{gpus} worker{'s' * (gpus > 1)} with {share} example{'s' * (share > 1)}"
-            near = min(joined, key=lambda one: abs(one - size))
+            near = min(sizes, key=lambda one: abs(one - size))
             yield Mistake(f"{name}={size}", f"cannot be had of {each}", f"{name}={near}")
+
+
+def _divisors(number: int) -> list[int]:
+    return [each for each in range(1, number + 1) if number % each == 0]
 
 
 def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:

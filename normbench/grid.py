@@ -270,11 +270,10 @@ class Grid:
         Raises: Refused, since nothing can be composed from wrong files.
         """
         wrong = [each for group in registry.KINDS for each in self._wrong_in_group(tree, group)]
-        for key in set(tree) - set(config.defaults()) - set(registry.KINDS):
+        own = dict(config.leaves({key: tree[key] for key in tree if key not in registry.KINDS}))
+        for key in own.keys() - config.defaults().keys():
             near = nearest(key, config.defaults())
-            wrong.append(
-                Mistake(f"{key}={tree[key]}", "no setting has this name", f"{near}: VALUE")
-            )
+            wrong.append(Mistake(f"{key}={own[key]}", "no setting has this name", f"{near}: VALUE"))
         if wrong:
             raise Refused(*self.mistakes, *wrong)
 

@@ -51,6 +51,24 @@ def _with_workers(device: str, workers: int, gpus: int = 0) -> str:
     return device
 
 
+def check_port(port: int | None) -> None:
+    """See to it that workers can meet at a port.
+
+    Raises: MachineError if it is in use.
+    """
+    if port is None:
+        return
+    import socket
+
+    with socket.socket() as here:
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just been left
+        try:
+            here.bind(("127.0.0.1", port))
+        except OSError as error:
+            why = f"cannot be taken ({os.strerror(error.errno or 0).lower()})"
+            raise MachineError(f"dist.port={port}", why, "dist.port=null") from None
+
+
 def cores() -> int:
     """Count the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -17,10 +17,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import IO, Any
 
 from normbench import build, events, machine, registry
+from normbench.config import Config
 from normbench.errors import InUse, first_line
 from normbench.plan import Item
 from normbench.record import FINAL, read_status
@@ -33,16 +35,17 @@ TRIES = 2  # a child that was killed is tried once more
 Tell = Callable[[int, str, Row | None, str], None]
 
 
-def jobs_of(items: list[Item]) -> int:
-    """How many runs go at a time: `jobs`, or one per core (one per GPU), not more than are left."""
-    config, left = items[0].config, sum(not item.finished for item in items)
+def at_a_time(config: Config) -> int:
+    """How many runs like this one go at a time: `jobs`, or what cores or GPUs are enough for."""
+    if config.dist["port"] is not None:
+        return 1  # a port is for the workers of one run
     if isinstance(config.jobs, int):
-        return min(config.jobs, left)
+        return config.jobs
     if config.device == "cuda":
         import torch
 
-        return min(torch.cuda.device_count() if config.gpus == 1 else 1, left)
-    return min(max(1, machine.cores() // (config.threads * config.gpus)), left)
+        return torch.cuda.device_count() if config.gpus == 1 else 1
+    return max(1, machine.cores() // (config.threads * config.gpus))
 
 
 def work(items: list[Item], tell: Tell) -> None:
@@ -94,20 +97,25 @@ def alone(item: Item, each: Callable[[Row], None]) -> None:
 
 @dataclass
 class _Child:
-    """A forked child: its process, the pipe to it and from it, and the run it works on."""
+    """A forked child: its process, the pipes to and from it, its run and what that takes."""
 
     pid: int
     orders: IO[str]
     news: int
-    index: int
+    index: int = -1
+    part: Fraction = Fraction(0)
     rest: bytes = b""
 
 
 class _Pool:
-    """Keeps `jobs` children busy until every run is done."""
+    """Keeps the machine busy with children until every run is done.
+
+    A run takes one n-th of the machine where n like it go at a time. Runs start in their order.
+    """
 
     def __init__(self, items: list[Item], tell: Tell) -> None:
-        self.items, self.tell, self.jobs = items, tell, jobs_of(items)
+        self.items, self.tell = items, tell
+        self.parts = [Fraction(1, at_a_time(item.config)) for item in items]
         self.waiting = deque(i for i, item in enumerate(self.items) if not item.finished)
         self.busy: list[tuple[float, int]] = []
         self.children: list[_Child] = []
@@ -120,12 +128,17 @@ class _Pool:
         try:
             while self.waiting or self.children or self.busy:
                 self._look_again()
-                while self.waiting and len(self.children) < self.jobs:
+                while self.waiting and self._has_room():
                     self._start(self.waiting.popleft())
                 for key, _ in self.selector.select(BUSY_WAIT_S):
                     self._hear(key.data)
         finally:
             self._end()
+
+    def _has_room(self) -> bool:
+        """Whether the next run fits beside those that go on."""
+        taken = sum(child.part for child in self.children)
+        return taken + self.parts[self.waiting[0]] <= 1
 
     def _start(self, index: int) -> None:
         order_end, orders = os.pipe()
@@ -143,13 +156,13 @@ class _Pool:
             _child(self.items, order_end, news_end)
         os.close(order_end)
         os.close(news_end)
-        child = _Child(pid, os.fdopen(orders, "w"), news, index)
+        child = _Child(pid, os.fdopen(orders, "w"), news)
         self.children.append(child)
         self.selector.register(news, selectors.EVENT_READ, child)
         self._order(child, index)
 
     def _order(self, child: _Child, index: int) -> None:
-        child.index = index
+        child.index, child.part = index, self.parts[index]
         self.items[index].tries += 1
         self.tell(index, "running", None, "")
         child.orders.write(f"{index}\n")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 PATIENCE_S = 600  # how long a worker waits for another before it gives up
 _planned = 1  # workers of the run that is being checked, before there are any
+_messages = 0  # that this worker has come to since it joined
 
 
 def joined() -> bool:
@@ -67,11 +68,18 @@ def join(rank: int, workers: int, device: str, meeting: str) -> None:
         a URL such as `file:///folder/meeting`, or `env://` for the variables that torchrun sets.
     Raises: PeerLost if they do not come together.
     """
+    global _messages
     backend = "nccl" if device == "cuda" else "gloo"
     patience = timedelta(seconds=PATIENCE_S)
     with _talking():
         dist.init_process_group(backend, meeting, patience, world_size=workers, rank=rank)
+    _messages = 0
     atexit.register(leave)
+
+
+def messages() -> int:
+    """Count the messages that this worker has come to. All workers come to the same ones."""
+    return _messages
 
 
 def meet() -> None:
@@ -158,6 +166,8 @@ def all_reduce_sum(tensor: Tensor, workers: int) -> Tensor:
 
 @contextmanager
 def _talking() -> Iterator[None]:
+    global _messages
+    _messages += 1
     try:
         yield
     except RuntimeError as error:  # all that torch raises when a message does not get through

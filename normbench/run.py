@@ -136,7 +136,8 @@ def _told(config: Config) -> Generator[News, None, None]:
         for news in work(config):
             say(news.plain())
 
-    with closing(team.together(config.gpus, config.device, one_of_them)) as told:
+    workers = team.together(config.gpus, config.device, one_of_them, config.dist["port"])
+    with closing(workers) as told:
         for plain in told:
             yield News.of(plain)
 

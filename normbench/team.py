@@ -2,8 +2,9 @@
 
 The parent trains nothing. It forks one child per worker, hears each through a pipe of its own, and
 passes on what worker 0 tells. A child tells its parent every `BEAT_S` that it is alive, so that one
-which is stopped or stuck in the kernel is noticed as well as one that died. However the parent
-ends, the kernel ends its children.
+which is stopped or stuck in the kernel is noticed as well as one that died; and how many messages
+to the others it has come to, so that one which lives but does not come on is noticed too. However
+the parent ends, the kernel ends its children.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from normbench.errors import Mistake, NormbenchError, first_line
 
 BEAT_S = 1.0  # between two signs of life
 SILENCE_S = 15.0  # without one, a worker is lost
+FACTOR = 10  # likewise if it needs so many times longer than another to come to the next message
 LAST_WORDS_S = 5.0  # how long the others may take to tell of a loss that one has noticed
 
 News = dict[str, Any]
@@ -47,26 +49,31 @@ class WorkFailed(NormbenchError):
 
 @dataclass
 class _Worker:
-    """A child: its process, the pipe from it, and when it was last heard of."""
+    """A child: its process, the pipe from it, when it was last heard of and how far it was then."""
 
     rank: int
     pid: int
     pipe: int
     heard: float
+    messages: int = 0
     rest: bytes = b""
     done: bool = False
 
 
-def together(workers: int, device: str, work: Callable[[Say], None]) -> Generator[News, None, None]:
+def together(
+    workers: int, device: str, work: Callable[[Say], None], port: int | None = None
+) -> Generator[News, None, None]:
     """Run `work(say)` in `workers` processes joined in a group; yield what worker 0 says.
 
     Args: device: of the run; worker k of `cuda` takes the k-th device. work: is called in each
-        process; what the others say is dropped. The caller has not touched CUDA.
+        process; what the others say is dropped. The caller has not touched CUDA. port: of this
+        machine, where they meet; None for a file.
     Raises: RankLost, naming the worker; WorkFailed with the error of a worker. No process is left
         when the generator ends, whatever ends it.
     """
     with tempfile.TemporaryDirectory(prefix="normbench-") as folder:
-        team = _Team(workers, device, f"file://{folder}/meeting", work)
+        meeting = f"file://{folder}/meeting" if port is None else f"tcp://127.0.0.1:{port}"
+        team = _Team(workers, device, meeting, work)
         try:
             yield from team.news()
         finally:
@@ -83,6 +90,8 @@ class _Team:
         self.workers: list[_Worker] = []
         self.lost: str | None = None  # what a worker said that noticed the loss of another
         self.deadline = 0.0  # by which the lost one should have shown
+        self.front = 0  # messages that the foremost worker has come to
+        self.moved, self.took = time.monotonic(), 0.0  # when it came to the last, after how long
         sys.stdout.flush()
         sys.stderr.flush()
         for rank in range(workers):
@@ -107,6 +116,7 @@ class _Team:
             if now - looked > 2 * BEAT_S + LAST_WORDS_S:  # this very process was stopped
                 for worker in self.workers:
                     worker.heard = now
+                self.moved = now
             looked = now
             for key, _ in events:
                 yield from self._hear(key.data, now)
@@ -138,19 +148,28 @@ class _Team:
             if "failed" in news:
                 raise _failure(worker.rank, news["failed"])
             if "done" in news:
-                worker.done = True
+                worker.done, worker.messages = True, news["done"]
             elif "lost" in news:
                 worker.done = True
                 if self.lost is None:
                     self.lost = f"worker {worker.rank} was cut off: {news['lost']}"
                     self.deadline = now + SILENCE_S + LAST_WORDS_S
-            elif "beat" not in news and worker.rank == 0:
+            elif "beat" in news:
+                worker.messages = news["beat"]
+            elif worker.rank == 0:
                 yield news
 
     def _check(self, now: float) -> None:
+        front = max(worker.messages for worker in self.workers)
+        if front > self.front:
+            self.front, self.took, self.moved = front, now - self.moved, now
+        waited = now - self.moved
         for worker in self.workers:
             if not worker.done and now - worker.heard > SILENCE_S:
                 why = f"gave no sign of life for {SILENCE_S:.0f} s"
+                raise RankLost(f"worker {worker.rank}", why, "the same command again")
+            if worker.messages < front and waited > max(SILENCE_S, FACTOR * self.took):
+                why = f"hangs: the others have waited {waited:.0f} s for it"
                 raise RankLost(f"worker {worker.rank}", why, "the same command again")
         if self.lost and now > self.deadline:
             raise RankLost("gpus", self.lost, "the same command again")
@@ -184,7 +203,7 @@ def _child(place: _Place, pipe: int, work: Callable[[Say], None]) -> None:
         machine.take_device(place.device, place.rank)
         ranks.join(place.rank, place.workers, place.device, place.meeting)
         work(say)
-        say({"done": True})
+        say({"done": ranks.messages()})
         code = 0
     except ranks.PeerLost as error:
         say({"lost": str(error)})
@@ -209,7 +228,7 @@ def _voice(pipe: int) -> Say:
 def _beat(say: Say) -> None:
     with suppress(OSError):
         while True:
-            say({"beat": True})
+            say({"beat": ranks.messages()})
             time.sleep(BEAT_S)
 
 

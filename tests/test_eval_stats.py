@@ -189,7 +189,7 @@ def test_how_a_model_is_evaluated_changes_no_step_of_its_training(words):
 
 
 @pytest.mark.parametrize(
-    ("words", "size"), [((), 32), (("norm_batch=5",), 5), (("accumulate=4",), 8)]
+    ("words", "size"), [((), 32), (("norm_batch=4",), 4), (("accumulate=4",), 8)]
 )
 def test_evaluation_by_batch_is_that_of_training_in_batches_of_one_statistic(words, size):
     job = by("batch", short("norm=bn", *words))

@@ -80,6 +80,22 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         [("norm_batch=128: cannot be had of 2 workers with 32 examples", "norm_batch=64")],
     ),
     (
+        "batch=32 gpus=4 norm_batch=7",
+        2,
+        [("norm_batch=7: cannot be had of 4 workers with 8 examples", "norm_batch=8")],
+    ),
+    (
+        "batch=32 gpus=4 norm_batch=24",
+        2,
+        [("norm_batch=24: cannot be had of 4 workers with 8 examples", "norm_batch=16")],
+    ),
+    (
+        "dist.port=29500",
+        2,
+        [("dist.port=29500: gpus=1 has no workers that meet", "dist.port=null")],
+    ),
+    ("gpus=2 dist.port=80", 2, [("dist.port=80: must be in 1024 .. 65535", "dist.port=1024")]),
+    (
         "norm=cbn norm_batch=global",
         2,
         [

@@ -113,6 +113,35 @@ def test_a_stopped_worker_is_noticed_within_30_seconds_and_killed_too():
     assert not children()
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_worker_that_lives_and_does_not_come_on_is_noticed_within_30_seconds(rank):
+    def work(say: team.Say) -> None:
+        ranks.meet()
+        if ranks.rank() == rank:
+            time.sleep(1000)
+        forever(say)
+
+    began = time.monotonic()
+    with pytest.raises(team.RankLost, match=f"worker {rank}: hangs: the others have waited 15 s"):
+        hear(work)
+    assert time.monotonic() - began < 30
+    assert not children()
+
+
+def test_workers_that_all_need_long_are_not_taken_for_lost(monkeypatch):
+    monkeypatch.setattr(team, "SILENCE_S", 0.5)
+    monkeypatch.setattr(team, "BEAT_S", 0.1)
+
+    def work(say: team.Say) -> None:
+        for seconds in (0.0, 1.0, 0.0, 1.5):
+            # Worker 1 takes three times as long as the others, which then wait for it.
+            time.sleep(seconds * (3 if ranks.rank() == 1 else 1))
+            ranks.meet()
+        say({"state": "finished"})
+
+    assert hear(work) == [{"state": "finished"}]
+
+
 def test_an_error_of_a_worker_comes_with_its_trace():
     def work(say: team.Say) -> None:
         if ranks.rank() == 1:

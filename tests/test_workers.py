@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from normbench import cli, grid, ranks, team
+from normbench import cli, grid, machine, pool, ranks, team
 from normbench.config import Config
 from normbench.errors import FileRefused, NormbenchError
+from normbench.plan import Item
 from normbench.record import read_status
 from normbench.run import run
 
@@ -105,6 +107,7 @@ def test_the_first_row_says_all_three_batches(tmp_path):
         ("norm=bn norm_batch=16 gpus=4", 16),
         ("norm=bn norm_batch=4 gpus=4", 4),
         ("norm=ghostbn norm.size=16 gpus=4", 8),
+        ("norm=ghostbn norm.size=5 gpus=4", 4),  # chunks of 4 and 4, not of 5 and 3
         ("norm=gn gpus=4", 1),
         ("norm=bn norm_batch=global gpus=2 accumulate=4", 8),
     ],
@@ -234,6 +237,57 @@ def test_a_killed_worker_ends_the_command_with_one_message_and_code_1(long_run):
     assert "Traceback" not in errors
     assert gone([first])
     assert json.loads((folder / "status.json").read_text())["reason"] == "rank_lost"
+
+
+def test_workers_meet_at_a_port_if_one_is_named(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    at_port = rows(tmp_path / "port", "gpus=2", f"dist.port={port}")
+    assert at_port == rows(tmp_path / "file", "gpus=2")
+
+
+def test_a_port_in_use_is_refused_before_anything_is_created(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert cli.main(["train", *SMALL, "gpus=2", f"dist.port={port}"]) == 4
+    assert capsys.readouterr().err == (
+        f"normbench: error: dist.port={port}: cannot be taken (address already in use)\n"
+        "  try: dist.port=null\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "cores", "together"),
+    [
+        ([1, 1, 1], "auto", 2, 2),
+        ([1, 2, 1], "auto", 2, 1),  # in their order: none overtakes the one that needs both cores
+        ([1, 2, 1, 1], "auto", 3, 2),
+        ([4, 4], "auto", 2, 1),
+        ([4, 1, 1], 3, 2, 3),
+    ],
+)
+def test_runs_that_go_on_together_have_a_core_for_each_worker(
+    gpus, jobs, cores, together, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    words = [(f"gpus={each}", f"jobs={jobs}", f"seed={k}") for k, each in enumerate(gpus)]
+    items = [Item(config(tmp_path, *each), {}) for each in words]
+    live: set[int] = set()
+    most = 0
+
+    def tell(index, state, row, note):
+        nonlocal most
+        (live.add if state == "running" else live.discard)(index)
+        most = max(most, len(live))
+
+    pool.work(items, tell)
+    assert [item.state for item in items] == ["finished"] * len(items)
+    assert most == together
 
 
 def test_a_lost_worker_leaves_the_other_runs_of_a_sweep_alone(tmp_path, monkeypatch, capsys):
