@@ -45,6 +45,7 @@ EXTRAS = {
     "submitit_local": "submitit",
     "submitit_slurm": "submitit",
 }
+HERE = ("normbench", "basic", "joblib", "ray", "submitit_local")  # launchers that stay on a machine
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Grid:
         self.groups = [group for group in loader.list_groups("") if group != "hydra"]
         self.base = cache(self._base)
         self.about = cache(self._about)
+        self.here = True  # whether the runs will be on this machine
         self.keys: list[str] = []  # of the overrides, in their order
         self.refused: set[str] = set()  # groups for which a name was refused
         self.mistakes: dict[Mistake, None] = {}  # each said once
@@ -131,9 +133,12 @@ class Grid:
             return Cell(tuple(row), None)
         misfits = config.contradictions(tree, about)
         misfits += self._both_lengths(row)
+        if tree["device"] == "auto" and not self.here:
+            why = "what there is cannot be known here, the runs are on other machines"
+            misfits.append(Mistake("device=auto", why, "device=cuda or device=cpu"))
         if misfits:
             return Cell(tuple(row), None, tuple(misfits))
-        return Cell(tuple(row), config.resolve(tree, about))
+        return Cell(tuple(row), config.resolve(tree, about, self.here))
 
     def _read(self, text: str, multirun: bool) -> list[str]:
         """Return the `KEY=VALUE` texts that one override stands for, none if it is refused."""
@@ -200,6 +205,7 @@ class Grid:
                 extra = EXTRAS.get(name)
                 fix = f"pip install 'normbench[{extra}]'" if extra else f"hydra/{group}=normbench"
                 self._say(text, f"no {group} of this name is installed", fix)
+            self.here = self.here and (group != "launcher" or name in HERE)
         return []  # Hydra's own settings are Hydra's to check
 
     def _given_twice(self, keys: list[str]) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from normbench import config
+from normbench import config, machine
 from normbench.config import Config
 from normbench.errors import Refused
 from normbench.grid import Grid, loader
@@ -154,3 +156,34 @@ def test_a_length_in_examples_is_that_of_as_many_steps() -> None:
     assert by_examples.steps == 20
     assert by_examples.name == by_steps.name
     assert [each.steps for each in cells("batch=2,64", "examples=640", multirun=True)] == [320, 10]
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """The override of a launcher whose jobs run on other machines."""
+    ConfigStore.instance().store(group="hydra/launcher", name="cluster", node={"_target_": "none"})
+    yield "hydra/launcher=cluster"
+    del ConfigStore.instance().repo["hydra"]["launcher"]["cluster.yaml"]
+
+
+def test_devices_of_other_machines_are_not_looked_for_here(
+    elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "resolve_device", lambda *_: pytest.fail("it was looked for"))
+    (made,) = cells(elsewhere, "device=cuda", "gpus=8", multirun=True)
+    assert (made.device, made.gpus) == ("cuda", 8)
+
+
+def test_a_device_of_other_machines_has_to_be_named(elsewhere: str) -> None:
+    with pytest.raises(Refused) as refused:
+        cells(elsewhere, "norm=bn,gn", multirun=True)
+    assert str(refused.value) == (
+        "normbench: error: device=auto: what there is cannot be known here, the runs are on other "
+        "machines\n  try: device=cuda or device=cpu"
+    )
+
+
+@pytest.mark.parametrize("name", ["normbench", "basic"])
+def test_launchers_that_stay_here_may_choose_the_device(name: str) -> None:
+    (made,) = cells(f"hydra/launcher={name}", multirun=True)
+    assert made.device in ("cpu", "cuda")
