@@ -36,7 +36,6 @@ EXECUTION = (
 ACTIVATIONS = ("auto", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "tlu", "identity")
 SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
 ORDERS = ("iid", "sorted", "dirichlet", "classes", "balanced")
-INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates that tuning tries, times that of the optimizer
 PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535})
 LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
@@ -76,7 +75,7 @@ class Config:
     order_alpha: float = option(None, above=0, high=1e6)
     order_classes: int = option(None, low=1, high=100_000)
     reshuffle: bool = option(None)
-    inputs: str = option(None, choices=INPUTS)
+    inputs: str = option(None, choices=tuple(inputs.KINDS))
     mix: str = option(None, choices=("none", "inverted"))
     augment: str = option(None)
     shifts: list[str] = option(None)

@@ -87,7 +87,7 @@ def scaling(kind: str, data: Dataset) -> Scaling:
 
     Source: Bell & Sejnowski 1997, Vision Research 37, for ZCA.
     """
-    return _KINDS[kind](data)
+    return KINDS[kind](data)
 
 
 def standardized(mean: Sequence[float], std: Sequence[float]) -> Scaling:
@@ -140,7 +140,7 @@ def _whitened(data: Dataset) -> Scaling:
     return Scaling(scale.float(), shift.float(), matrix.float())
 
 
-_KINDS: dict[str, Callable[[Dataset], Scaling]] = {
+KINDS: dict[str, Callable[[Dataset], Scaling]] = {
     "standardized": _standardized,
     "raw": _raw,
     "uneven": _uneven,

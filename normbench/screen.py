@@ -200,20 +200,10 @@ class Progress:
 
     def _draw(self) -> Text:
         """` epoch 3/5 ━━╸━━ 61%  430 ex/s  eta 0:00:19  loss 0.184  val 95.2`, if it fits."""
-        from rich.text import Text
-
-        width = self._terminal.width or 80
         step = self._last.step if self._last else 0
         share = step / max(1, self._total)
         facts = self._facts(share, monotonic())
-        for least in ("speed", "loss", "epoch"):
-            if _room(facts, width) < BARS[0]:
-                del facts[least]
-        line = Text(no_wrap=True, overflow="crop")
-        line.append(f" {facts.pop('epoch')}" if "epoch" in facts else "").append(" ")
-        bar = min(BARS[1], max(BARS[0], _room(facts, width) - len(line)))
-        line.append_text(self._terminal.bar(share, bar, "green" if share >= 1 else "cyan"))
-        return line.append(" " + "  ".join(facts.values()))
+        return _bar_line(self._terminal, share, facts, ("speed", "loss", "epoch"))
 
     def _facts(self, share: float, now: float) -> dict[str, str]:
         """What stands in the line, each in a width that does not change."""
@@ -440,9 +430,7 @@ class Transfer:
 
     def _draw(self) -> Text:
         """` cifar-10-binary.tar.gz ━━╸━━ 61%  104.2 MB  5.1 MB/s  eta 0:00:12`, if it fits."""
-        from rich.text import Text
-
-        passed, width = monotonic() - self._began, self._terminal.width or 80
+        passed = monotonic() - self._began
         share = self._count / self._total
         left = passed * (1 / share - 1) if share else None
         facts = {
@@ -452,14 +440,27 @@ class Transfer:
             "speed": f"{self._count / 1e6 / max(passed, 1e-3):.1f} MB/s",
             "time": f"in  {_clock(passed)}" if share == 1 else f"eta {_clock(left)}",
         }
-        for least in ("speed", "size", "name"):
-            if _room(facts, width) < BARS[0]:
-                del facts[least]
-        line = Text(no_wrap=True, overflow="crop")
-        line.append(f" {facts.pop('name')}" if "name" in facts else "").append(" ")
-        bar = min(BARS[1], max(BARS[0], _room(facts, width) - len(line)))
-        line.append_text(self._terminal.bar(share, bar, "green" if share == 1 else "cyan"))
-        return line.append(" " + "  ".join(facts.values()))
+        return _bar_line(self._terminal, share, facts, ("speed", "size", "name"))
+
+
+def _bar_line(
+    terminal: Terminal, share: float, facts: dict[str, str], least: Sequence[str]
+) -> Text:
+    """A line of facts with a bar; those of `least` are left out, in their order, until it fits.
+
+    The last of `least` stands before the bar.
+    """
+    from rich.text import Text
+
+    width, first = terminal.width or 80, least[-1]
+    for each in least:
+        if _room(facts, width) < BARS[0]:
+            del facts[each]
+    line = Text(no_wrap=True, overflow="crop")
+    line.append(f" {facts.pop(first)}" if first in facts else "").append(" ")
+    bar = min(BARS[1], max(BARS[0], _room(facts, width) - len(line)))
+    line.append_text(terminal.bar(share, bar, "green" if share >= 1 else "cyan"))
+    return line.append(" " + "  ".join(facts.values()))
 
 
 def _stage(name: str) -> str:

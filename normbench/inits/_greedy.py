@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from normbench import seeds
 from normbench.inits._base import Init, Lessons
@@ -120,13 +121,13 @@ class _Course:
 
 
 class _Adam:
-    """Adam with its usual constants (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1).
+    """Torch's Adam with its usual constants (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1).
 
-    Parameters and gradients are changed in place, as they may be views of one tensor. Not torch's
-    class: its first step imports a compiler, which takes longer than the whole pre-training.
+    Parameters and gradients are changed in place, as they may be views of one tensor. By torch's
+    function: its class imports a compiler, which takes longer than the whole pre-training.
     """
 
-    beta1, beta2, eps = 0.9, 0.999, 1e-8
+    usual: ClassVar[dict[str, Any]] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0}
 
     def __init__(self, parameters: list[nn.Parameter], lr: float) -> None:
         self.parameters: list[Tensor] = [each.detach() for each in parameters]
@@ -134,24 +135,20 @@ class _Adam:
             if each.grad is None:
                 each.grad = torch.zeros_like(each)
         self.grads = [each.grad for each in parameters if each.grad is not None]
-        self.means, self.squares = (
-            [torch.zeros_like(each) for each in self.parameters] for _ in range(2)
-        )
-        self.lr, self.steps = lr, 0
+        self.lr, many = lr, range(len(parameters))
+        self.state: dict[str, Any] = {
+            "exp_avgs": [torch.zeros_like(each) for each in self.parameters],
+            "exp_avg_sqs": [torch.zeros_like(each) for each in self.parameters],
+            "max_exp_avg_sqs": [],
+            "state_steps": [torch.tensor(0.0, dtype=torch.float64, device="cpu") for _ in many],
+        }
 
     def zero_grad(self) -> None:
         torch._foreach_zero_(self.grads)
 
     def step(self) -> None:
-        self.steps += 1
-        torch._foreach_lerp_(self.means, self.grads, 1 - self.beta1)
-        torch._foreach_mul_(self.squares, self.beta2)
-        torch._foreach_addcmul_(self.squares, self.grads, self.grads, 1 - self.beta2)
-        roots = torch._foreach_sqrt(self.squares)
-        torch._foreach_div_(roots, math.sqrt(1 - self.beta2**self.steps))
-        torch._foreach_add_(roots, self.eps)
-        rate = self.lr / (1 - self.beta1**self.steps)
-        torch._foreach_addcdiv_(self.parameters, self.means, roots, -rate)
+        how: dict[str, Any] = {"foreach": True, "amsgrad": False, "maximize": False}
+        adam(self.parameters, self.grads, **self.state, **self.usual, **how, lr=self.lr)
 
 
 class _Reached(Exception):
