@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_team import await_gone
 
 from normbench import cli, grid, machine, pool, ranks, team
 from normbench.config import Config
@@ -27,9 +28,13 @@ TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "m
 SMALL = (*TINY, "batch=32", "steps=12", "log_every=1", "device=cpu", "tb=false", "eval_every=0.1")
 
 
+def small(*words: str) -> list[str]:
+    """The settings of a small run, changed by `words`."""
+    return list({word.partition("=")[0]: word for word in (*SMALL, *words)}.values())
+
+
 def config(folder: Path, *words: str) -> Config:
-    given = {word.partition("=")[0]: word for word in (*SMALL, *words)}
-    (cell,) = grid.Grid(grid.loader()).cells([*given.values(), f"outputs='{folder}'"], False)
+    (cell,) = grid.Grid(grid.loader()).cells([*small(*words), f"outputs='{folder}'"], False)
     assert cell.config
     return cell.config
 
@@ -185,10 +190,9 @@ def workers_of(pid: int) -> list[int]:
 @pytest.fixture
 def long_run(tmp_path):
     """A command with two workers that would go on for long, and its folder."""
-    words = [*SMALL, "norm=bn", "gpus=2", "steps=100000", "eval_every=1"]
-    given = list({word.partition("=")[0]: word for word in words}.values())
+    words = small("norm=bn", "gpus=2", "steps=100000", "eval_every=1")
     process = subprocess.Popen(
-        [sys.executable, "-m", "normbench", "train", *given],
+        [sys.executable, "-m", "normbench", "train", *words],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -201,14 +205,6 @@ def long_run(tmp_path):
     process.stderr.close()
 
 
-def gone(pids: list[int]) -> bool:
-    for _ in range(100):
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_processes_and_is_recorded(sent, long_run):
     process, folder = long_run
@@ -216,7 +212,7 @@ def test_a_signal_ends_all_processes_and_is_recorded(sent, long_run):
     assert len(pids) == 2
     process.send_signal(sent)
     assert process.wait(10) == 128 + sent
-    assert gone(pids)
+    assert await_gone(pids, 10)
     assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
 
 
@@ -224,7 +220,7 @@ def test_no_worker_outlives_a_command_that_was_killed(long_run):
     process, _ = long_run
     pids = workers_of(process.pid)
     process.kill()
-    assert gone(pids)
+    assert await_gone(pids, 10)
 
 
 def test_a_killed_worker_ends_the_command_with_one_message_and_code_1(long_run):
@@ -235,7 +231,7 @@ def test_a_killed_worker_ends_the_command_with_one_message_and_code_1(long_run):
     errors = process.stderr.read()[-400:]
     assert "normbench: error: worker 1: was killed by SIGKILL\n  try: " in errors
     assert "Traceback" not in errors
-    assert gone([first])
+    assert await_gone([first], 10)
     assert json.loads((folder / "status.json").read_text())["reason"] == "rank_lost"
 
 
@@ -301,9 +297,8 @@ def test_a_lost_worker_leaves_the_other_runs_of_a_sweep_alone(tmp_path, monkeypa
         return compare(digest, device)
 
     monkeypatch.setattr(ranks, "unlike_first", die_of_one)
-    words = [*SMALL, "norm=bn,gn", "gpus=2", f"outputs='{tmp_path}'"]
-    given = list({word.partition("=")[0]: word for word in words}.values())
-    assert cli.main(["train", "-m", *given]) == 1
+    words = small("norm=bn,gn", "gpus=2", f"outputs='{tmp_path}'")
+    assert cli.main(["train", "-m", *words]) == 1
     assert "worker 1: was killed by SIGKILL" in capsys.readouterr().out
     assert read_status(doomed.directory)["reason"] == "rank_lost"
     assert read_status(other.directory)["state"] == "finished"
@@ -320,7 +315,7 @@ def test_another_number_of_workers_than_torchrun_s_is_refused(place, monkeypatch
 
 
 def test_torchrun_starts_the_workers_of_a_run(tmp_path):
-    words = [*SMALL, "norm=gn", "gpus=2", f"outputs='{tmp_path}'"]
+    words = small("norm=gn", "gpus=2", f"outputs='{tmp_path}'")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
         + ["-m", "normbench", "train", *words],
