@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,18 @@ def test_a_failed_job_of_submitit_fails_the_command(tmp_path):
     done = train(tmp_path, LOCAL, "norm=bn", "optimizer.lr=1e9", "on_nan=fail")
     assert done.returncode == 1
     assert "failed" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="Slurm is here")
+def test_a_machine_without_slurm_is_told_so(tmp_path):
+    words = ["-m", *SMALL, "hydra/launcher=submitit_slurm", "norm=bn,gn", "gpus=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "normbench", "train", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 4
+    first, second = done.stderr.splitlines()
+    assert first.startswith("normbench: error: hydra/launcher=submitit_slurm: ")
+    assert second == "  try: hydra/launcher=normbench"

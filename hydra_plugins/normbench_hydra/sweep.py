@@ -26,8 +26,16 @@ class GridSweeper(BasicSweeper):
         parser = OverridesParser.create(self.hydra_context.config_loader)
         (cells,) = self.split_arguments(parser.parse_overrides(arguments), None)
         from normbench import cli
+        from normbench.errors import MachineError, first_line
 
-        jobs = self.launcher.launch(cells, initial_job_idx=0)
+        try:
+            jobs = self.launcher.launch(cells, initial_job_idx=0)
+        except RuntimeError as error:  # such as submitit's where there is no Slurm
+            if isinstance(self.launcher, PoolLauncher):
+                raise
+            name = self.config.hydra.runtime.choices["hydra/launcher"]
+            fix = "hydra/launcher=normbench"
+            raise MachineError(f"hydra/launcher={name}", first_line(error), fix) from error
         cli.codes[:] = [job.return_value for job in jobs]
         return cli.codes
 
