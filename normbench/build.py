@@ -144,6 +144,8 @@ def _tried(
                 check_refresh(norm(config), config.norm["name"], built)
             if own:
                 _settled(config, built, torch.zeros(own, *shape))
+        if not small and type(norm(config)).linear is not Norm.linear:
+            _weighed(config, shape, classes)
         return None, warnings(config, built)
     except PartError as error:
         return error, []
@@ -158,6 +160,13 @@ def _settled(config: Config, built: nn.Module, images: torch.Tensor) -> None:
         _, why, fix = astuple(error.mistakes[0])
         why = f"norm={config.norm['name']}: {why}"
         raise InitError("batch", len(images), why, fix) from None
+
+
+def _weighed(config: Config, shape: Shape, classes: int) -> None:
+    """Let a norm of weights see theirs, which there are none of on the meta device."""
+    built = model(config, shape, classes).train()
+    with torch.no_grad(), plainly(built):
+        built(torch.zeros(2, *shape))
 
 
 def warnings(config: Config, built: nn.Module) -> list[Mistake]:

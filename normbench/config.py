@@ -476,9 +476,13 @@ def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     elif place == "preact" and not registry.facts("model", model).constants["residual"]:
         why = f"model={model} has no residual blocks for it"
         yield Mistake("placement=preact", why, "placement=pre")
+    usual = registry.facts("model", model).constants["activation"]
     if facts["own_activation"] and activation not in ("auto", facts["brings"]):
         why = f"norm={norm} is its own activation"
         yield Mistake(f"activation={activation}", why, "activation=auto")
+    elif facts["own_activation"] and activation == "auto" and usual != facts["brings"]:
+        why = f"is its own activation, and model={model} needs {usual}"
+        yield Mistake(f"norm={norm}", why, "norm=ln")
 
 
 def data_about(tree: Mapping[str, Any]) -> About:

@@ -205,7 +205,8 @@ class Grid:
                 extra = EXTRAS.get(name)
                 fix = f"pip install 'normbench[{extra}]'" if extra else f"hydra/{group}=normbench"
                 self._say(text, f"no {group} of this name is installed", fix)
-            self.here = self.here and (group != "launcher" or name in HERE)
+            elif group == "launcher":
+                self.here = name in HERE
         return []  # Hydra's own settings are Hydra's to check
 
     def _given_twice(self, keys: list[str]) -> None:

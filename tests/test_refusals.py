@@ -199,6 +199,16 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         ],
     ),
     (
+        "norm=wn init=zeros batch=2048",
+        2,
+        [("norm=wn: 16 of 16 rows of the weight are zero", "init=kaiming_normal")],
+    ),
+    (
+        "norm=evonorm_b0 model=rnn",
+        2,
+        [("norm=evonorm_b0: is its own activation, and model=rnn needs tanh", "norm=ln")],
+    ),
+    (
         "norm=none norm_batch=4",
         2,
         [
