@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from normbench import augment, inputs, machine, orders, registry
 from normbench.errors import Mistake
-from normbench.options import Declared, Unfit, declarations, option, written
+from normbench.options import Declared, Unfit, declarations, leaves, option, written
 
 if TYPE_CHECKING:
     from normbench.data._base import About
@@ -258,15 +258,6 @@ def _packaged() -> dict[str, Any]:
     text = (registry.configs() / "train.yaml").read_text(encoding="utf-8")
     tree: dict[str, Any] = yaml.safe_load(text)
     return tree
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys of a tree with their values."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def get(tree: Mapping[str, Any], key: str) -> Any:

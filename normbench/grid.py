@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from normbench import config, orders, registry
 from normbench.config import Config
 from normbench.errors import Mistake, PartError, Refused
-from normbench.options import nearest, written
+from normbench.options import leaves, nearest, written
 
 if TYPE_CHECKING:
     from normbench.data._base import About
@@ -247,7 +247,7 @@ class Grid:
         """The composed values of one combination; an unknown option is a mistake and left out."""
         chosen = tuple(text for text in row if text.partition("=")[0] in self.groups)
         tree = copy.deepcopy(self.base(chosen))
-        known = dict(config.leaves(tree))
+        known = dict(leaves(tree))
         for text in row:
             key = text.partition("=")[0]
             if text in chosen:
@@ -277,7 +277,7 @@ class Grid:
         Raises: Refused, since nothing can be composed from wrong files.
         """
         wrong = [each for group in registry.KINDS for each in self._wrong_in_group(tree, group)]
-        own = dict(config.leaves({key: tree[key] for key in tree if key not in registry.KINDS}))
+        own = dict(leaves({key: tree[key] for key in tree if key not in registry.KINDS}))
         for key in own.keys() - config.defaults().keys():
             near = nearest(key, config.defaults())
             wrong.append(Mistake(f"{key}={own[key]}", "no setting has this name", f"{near}: VALUE"))
@@ -291,7 +291,7 @@ class Grid:
             near = nearest(name, known)
             yield Mistake(f"{group}.name={name}", f"no {group} has this name", f"name: {near}")
             return
-        options, given = config.declared_options(group, name), dict(config.leaves(tree[group]))
+        options, given = config.declared_options(group, name), dict(leaves(tree[group]))
         for key in given.keys() - options.keys() - {"name"}:
             fix = f"{nearest(key, options)}: VALUE" if options else f"no options, {name} has none"
             yield Mistake(f"{group}.{key}={given[key]}", f"{name} has no such option", fix)
@@ -300,7 +300,7 @@ class Grid:
 
     def _resolved(self, tree: dict[str, Any]) -> dict[str, Any]:
         """The tree with its references to other settings replaced by their values."""
-        texts = [(k, v) for k, v in config.leaves(tree) if isinstance(v, str) and "${" in v]
+        texts = [(k, v) for k, v in leaves(tree) if isinstance(v, str) and "${" in v]
         for key, value in texts:
             if RESOLVER.search(value):
                 why = "resolvers are not allowed in settings"
@@ -344,7 +344,7 @@ class Grid:
             return
         name, options = (
             tree[group]["name"],
-            [k for k, _ in config.leaves(tree[group]) if k != "name"],
+            [k for k, _ in leaves(tree[group]) if k != "name"],
         )
         why = f"{group}={name} has no such option"
         owners = [
@@ -360,7 +360,7 @@ class Grid:
 
     def _unknown_key(self, text: str, known: Sequence[str]) -> None:
         key, _, value = text.partition("=")
-        usual = [key for key, _ in config.leaves(self.base(())) if "." in key]
+        usual = [key for key, _ in leaves(self.base(())) if "." in key]
         shown = [*known, *usual, *_options_everywhere()]
         near = max(
             shown, key=lambda each: max(_like(key, each), _like(key, each.rpartition(".")[2]))

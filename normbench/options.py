@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import SequenceMatcher
 from typing import Any, ClassVar
@@ -127,6 +127,15 @@ class Options:
                 object.__setattr__(self, declared.name, declared.check(value))
             except Unfit as unfit:
                 raise self.error(declared.name, shown(value), unfit.why, unfit.fix) from None
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a tree with their values."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def declarations(kind: type) -> list[Declared]:

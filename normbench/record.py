@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from typing import Any, Self
 from normbench import files
 from normbench.errors import InUse, MachineError, shown
 from normbench.events import Events, load_tensorboard
+from normbench.options import leaves
 from normbench.rows import Row, TimeRow, Value, finite, from_json, to_json
 
 CONFIG, ENVIRONMENT, STATUS = "config.yaml", "environment.json", "status.json"
@@ -180,8 +181,8 @@ class Record:
 
     def _check(self, before: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
         """Refuse a folder that is final or of another configuration."""
-        stored = dict(_leaves(read_config(self.directory)["experiment"]))
-        mine = dict(_leaves(experiment))
+        stored = dict(leaves(read_config(self.directory)["experiment"]))
+        mine = dict(leaves(experiment))
         # A setting that came after the folder was written is at its default: the name says so.
         differing = [
             f"{key} is {shown(stored[key])} there and {shown(mine.get(key))} here"
@@ -340,14 +341,6 @@ def _unlike_setting(key: Any, value: Any) -> str | None:
         if isinstance(each, str) and "${" in each:
             return f"{key} holds an interpolation"
     return None
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _is_of_attempt(name: str) -> bool:
