@@ -8,7 +8,7 @@ OPTIONS = [
     {"etaminus": 0.7, "etaplus": 1.5},
     {"step_min": 1e-3, "step_max": 2e-2},
 ]
-CALLS = 20
+CALLS = 24  # of torch.optim.rprop in torch 2.11; fewer in later ones
 REFUSED = [
     ({"etaminus": 1.0}, r"optimizer\.etaminus=1\.0: .*above 0 and below 1"),
     ({"etaplus": 1.0}, r"optimizer\.etaplus=1\.0: .*above 1"),
