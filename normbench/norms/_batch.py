@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from normbench import ranks
 from normbench.errors import NormError
 from normbench.norms._base import Running, check_count, check_rank
-from normbench.norms._sums import precise, spread
+from normbench.norms._sums import by_moments, precise, spread
 
 
 class BatchOptions(Protocol):
@@ -190,7 +190,7 @@ class BatchNorm(BatchLayer):
     def evaluate(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""
         mean, var = self.running_mean, self.running_var
-        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        return by_moments(x, mean, var, self.weight, self.bias, self.eps)
 
 
 def repeated(values: Tensor, times: int) -> Tensor:
@@ -390,7 +390,7 @@ class _Standardize(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, left: Tensor, *rest: Any) -> Tensor:
         mean, var, scale, shift, _, eps, _ = rest
-        return F.batch_norm(left, mean, var, scale, shift, False, 0.0, eps)
+        return by_moments(left, mean, var, scale, shift, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -11,6 +11,17 @@ def precise(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def by_moments(
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) * weight + bias for values (C,), by torch's kernel.
+
+    Not by `torch.nn.functional.batch_norm`, which refuses eps=0 in some versions of torch.
+    """
+    cudnn = torch.backends.cudnn.enabled
+    return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, cudnn)
+
+
 def spread(values: Tensor, dims: int) -> Tensor:
     """Append `dims` axes of length 1, so that values (C,) or (N, C) fit (N, C, ...)."""
     return values[(..., *[None] * dims)]

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm
 from normbench.norms._batch import BatchLayer, centre, repeated, standardize
 from normbench.norms._moments import frozen
-from normbench.norms._sums import precise
+from normbench.norms._sums import by_moments, precise
 from normbench.options import option
 
 
@@ -127,7 +126,7 @@ class BatchRenorm(BatchLayer):
     def evaluate(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""
         mean, var = self.running_mean, self._floored().square()
-        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, 0.0)
+        return by_moments(x, mean, var, self.weight, self.bias, 0.0)
 
     def _floored(self) -> Tensor:
         return self.running_std.clamp_min(math.sqrt(self.options.eps))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, Running, check_count, check_rank
+from normbench.norms._sums import by_moments
 from normbench.options import option
 
 
@@ -77,8 +78,8 @@ class InstanceNorm(Running):
         check_rank(self, x, self.dims)
         weight, bias, eps = self.weight, self.bias, self.eps
         mean, var = self.running_mean, self.running_var
-        if mean is not None and not self.training:
-            return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps).to(x.dtype)
+        if mean is not None and var is not None and not self.training:
+            return by_moments(x, mean, var, weight, bias, eps).to(x.dtype)
         check_count(self, x.shape, x.shape[2:].numel(), "per channel of a sample")
         if mean is not None:
             momentum = self.share(self.momentum)
