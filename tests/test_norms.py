@@ -423,6 +423,20 @@ def test_the_memory_layout_of_the_input_does_not_matter(case):
         same(grad_other, grad, 1e-12)
 
 
+@each_chosen
+def test_the_memory_layout_of_the_gradient_does_not_matter(case):
+    x = case.inputs(1)
+    found = []
+    for strided in (False, True):
+        module, leaf = case.moved(), x.clone().requires_grad_()
+        y = module(leaf)
+        grad = y.new_tensor(0.7).expand_as(y)  # as that of a sum: one number, whose strides are 0
+        y.backward(grad if strided else grad.contiguous())
+        found.append([leaf.grad, *(each.grad for each in module.parameters())])
+    for one, other in zip(*found, strict=True):
+        same(one, other, 1e-12)
+
+
 @each_plain
 def test_another_number_of_axes_is_refused(case):
     if case.layer is not None:

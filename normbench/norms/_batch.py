@@ -213,9 +213,10 @@ def by_chunk(x: Tensor, rows: int, normalize: Part) -> tuple[Tensor, list[Tensor
         return y, [each.unsqueeze(0) for each in new]
     whole = samples // rows * rows
     if whole < samples:
+        # Copies, since torch 2.11 has kernels that take no slices of a stack of models.
         parts = [
-            by_chunk(x[:whole], rows, normalize),
-            by_chunk(x[whole:], samples - whole, normalize),
+            by_chunk(x[:whole].clone(), rows, normalize),
+            by_chunk(x[whole:].clone(), samples - whole, normalize),
         ]
         outputs, found = zip(*parts, strict=True)
         return torch.cat(outputs), [torch.cat(each) for each in zip(*found, strict=True)]

@@ -43,8 +43,10 @@ def channel_sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     # The first half of group norm's backward pass is just this, in one pass over both.
     rows = x.shape[0] * x.shape[1]
     zeros, ones = x.new_zeros(1, rows), x.new_ones(1, rows)
+    # Not every version of torch looks at the strides, such as those of the gradient of a mean.
+    both = (each.reshape(1, rows, -1).contiguous() for each in (g, x))
     _, products, sums = torch.ops.aten.native_group_norm_backward(
-        *(g.reshape(1, rows, -1), x.reshape(1, rows, -1), zeros, ones, ones[0]),
+        *(*both, zeros, ones, ones[0]),
         *(1, rows, x.shape[2:].numel(), rows, [False, True, True]),
     )
     return products.reshape(x.shape[:2]), sums.reshape(x.shape[:2])

@@ -75,7 +75,7 @@ class _GatedNorm(torch.autograd.Function):
     def forward(
         x: Tensor, v: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
     ) -> tuple[Tensor, ...]:
-        dims, rows = x.dim() - 2, x.reshape(x.shape[0], groups, -1)
+        dims, rows = x.dim() - 2, x.reshape(x.shape[0], groups, -1).contiguous()
         # torch's group norm is the fastest accurate variance; its output is not needed
         samples, _, size = rows.shape
         _, mean, inverse = torch.native_group_norm(
