@@ -19,7 +19,7 @@ from torch import Tensor
 
 PATIENCE_S = 600  # how long a worker waits for another before it gives up
 _planned = 1  # workers of the run that is being checked, before there are any
-_messages = 0  # that this worker has come to since it joined
+_turns = 0  # into messages and out of them, since this worker joined
 
 
 def joined() -> bool:
@@ -68,18 +68,21 @@ def join(rank: int, workers: int, device: str, meeting: str) -> None:
         a URL such as `file:///folder/meeting`, or `env://` for the variables that torchrun sets.
     Raises: PeerLost if they do not come together.
     """
-    global _messages
+    global _turns
     backend = "nccl" if device == "cuda" else "gloo"
     patience = timedelta(seconds=PATIENCE_S)
     with _talking():
         dist.init_process_group(backend, meeting, patience, world_size=workers, rank=rank)
-    _messages = 0
+    _turns = 0
     atexit.register(leave)
 
 
-def messages() -> int:
-    """Count the messages that this worker has come to. All workers come to the same ones."""
-    return _messages
+def turns() -> int:
+    """Count how often this worker has come to a message and through it: odd while it is in one.
+
+    All workers come to the same messages.
+    """
+    return _turns
 
 
 def meet() -> None:
@@ -166,10 +169,11 @@ def all_reduce_sum(tensor: Tensor, workers: int) -> Tensor:
 
 @contextmanager
 def _talking() -> Iterator[None]:
-    global _messages
-    _messages += 1
+    global _turns
+    _turns += 1
     try:
         yield
+        _turns += 1
     except RuntimeError as error:  # all that torch raises when a message does not get through
         said = str(error).partition("\n")[0]  # where in torch's source stands in brackets before it
         raise PeerLost(re.sub(r"^\[[^]]*\]\s*", "", said)) from error

@@ -2,9 +2,9 @@
 
 The parent trains nothing. It forks one child per worker, hears each through a pipe of its own, and
 passes on what worker 0 tells. A child tells its parent every `BEAT_S` that it is alive, so that one
-which is stopped or stuck in the kernel is noticed as well as one that died; and how many messages
-to the others it has come to, so that one which lives but does not come on is noticed too. However
-the parent ends, the kernel ends its children.
+which is stopped or stuck in the kernel is noticed as well as one that died; and how far it
+is in the messages to the others, so that one which lives but does not come to them is noticed too.
+However the parent ends, the kernel ends its children.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Worker:
     pid: int
     pipe: int
     heard: float
-    messages: int = 0
+    turns: int = 0
     rest: bytes = b""
     done: bool = False
 
@@ -90,8 +90,8 @@ class _Team:
         self.workers: list[_Worker] = []
         self.lost: str | None = None  # what a worker said that noticed the loss of another
         self.deadline = 0.0  # by which the lost one should have shown
-        self.front = 0  # messages that the foremost worker has come to
-        self.moved, self.took = time.monotonic(), 0.0  # when it came to the last, after how long
+        self.front = 0  # turns of the foremost worker
+        self.moved, self.took = time.monotonic(), 0.0  # when it took the last, after how long
         sys.stdout.flush()
         sys.stderr.flush()
         for rank in range(workers):
@@ -148,27 +148,31 @@ class _Team:
             if "failed" in news:
                 raise _failure(worker.rank, news["failed"])
             if "done" in news:
-                worker.done, worker.messages = True, news["done"]
+                worker.done, worker.turns = True, news["done"]
             elif "lost" in news:
                 worker.done = True
                 if self.lost is None:
                     self.lost = f"worker {worker.rank} was cut off: {news['lost']}"
                     self.deadline = now + SILENCE_S + LAST_WORDS_S
             elif "beat" in news:
-                worker.messages = news["beat"]
+                worker.turns = news["beat"]
             elif worker.rank == 0:
                 yield news
 
     def _check(self, now: float) -> None:
-        front = max(worker.messages for worker in self.workers)
+        front = max(worker.turns for worker in self.workers)
         if front > self.front:
             self.front, self.took, self.moved = front, now - self.moved, now
         waited = now - self.moved
         for worker in self.workers:
-            if not worker.done and now - worker.heard > SILENCE_S:
+            silent = now - worker.heard
+            if not worker.done and silent > SILENCE_S:
                 why = f"gave no sign of life for {SILENCE_S:.0f} s"
                 raise RankLost(f"worker {worker.rank}", why, "the same command again")
-            if worker.messages < front and waited > max(SILENCE_S, FACTOR * self.took):
+            # One that is in a message waits as well, and one that was stopped is soon silent.
+            computes = worker.turns % 2 == 0 and silent < 3 * BEAT_S
+            behind = computes and worker.turns < front
+            if behind and waited > max(SILENCE_S, FACTOR * self.took):
                 why = f"hangs: the others have waited {waited:.0f} s for it"
                 raise RankLost(f"worker {worker.rank}", why, "the same command again")
         if self.lost and now > self.deadline:
@@ -203,7 +207,7 @@ def _child(place: _Place, pipe: int, work: Callable[[Say], None]) -> None:
         machine.take_device(place.device, place.rank)
         ranks.join(place.rank, place.workers, place.device, place.meeting)
         work(say)
-        say({"done": ranks.messages()})
+        say({"done": ranks.turns()})
         code = 0
     except ranks.PeerLost as error:
         say({"lost": str(error)})
@@ -228,7 +232,7 @@ def _voice(pipe: int) -> Say:
 def _beat(say: Say) -> None:
     with suppress(OSError):
         while True:
-            say({"beat": ranks.messages()})
+            say({"beat": ranks.turns()})
             time.sleep(BEAT_S)
 
 
