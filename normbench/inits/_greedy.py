@@ -66,6 +66,7 @@ class _Course:
     ) -> None:
         self.model, self.path, self.lessons = model, path, lessons
         self.unit = model.get_submodule(path)
+        self.normed = next(name for name, _ in self.unit.named_children()) != "linear"
         self.noise, self.batch = options.noise, min(options.batch, len(lessons.feed))
         device = lessons.first.device
         self.random = self._random("noise", device=str(device))
@@ -89,6 +90,8 @@ class _Course:
         corrupted = x
         if self.noise:
             corrupted = x * torch.empty_like(x).bernoulli_(1 - self.noise, generator=self.random)
+        if self.normed:  # torch 2.11 crashes in group norm's backward pass for inputs without one
+            corrupted.requires_grad_()
         self.optimizer.zero_grad()
         with self.lessons.cast():
             back = self.decoder(self.unit(corrupted), x.shape)
