@@ -17,6 +17,7 @@ from normbench import __version__
 from normbench.errors import MachineError
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun tells each of its processes
+WORKERS_PER_CORE = 64  # with more of them they do not even come to meet
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
 
@@ -45,6 +46,10 @@ def _with_workers(device: str, workers: int, gpus: int = 0) -> str:
     if device == "cuda" and workers > gpus:
         why = f"this machine has {gpus} CUDA device{'s' * (gpus > 1)}"
         raise MachineError(f"gpus={workers}", why, "device=cpu")
+    most = WORKERS_PER_CORE * cores()
+    if device == "cpu" and workers > most:
+        why = f"is too much for this machine of {cores()} CPU cores"
+        raise MachineError(f"gpus={workers}", why, f"gpus={most}")
     if device == "mps" or sys.platform != "linux":
         why = "several workers need Linux, on CPUs or CUDA devices"
         raise MachineError(f"gpus={workers}", why, "gpus=1")

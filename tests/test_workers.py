@@ -257,6 +257,14 @@ def test_a_port_in_use_is_refused_before_anything_is_created(tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+def test_more_workers_than_a_machine_can_start_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    assert cli.main(["train", *small("gpus=256", "batch=256")]) == 4
+    assert capsys.readouterr().err == (
+        "normbench: error: gpus=256: is too much for this machine of 2 CPU cores\n  try: gpus=128\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("gpus", "jobs", "cores", "together"),
     [
