@@ -110,7 +110,8 @@ class _Child:
 class _Pool:
     """Keeps the machine busy with children until every run is done.
 
-    A run takes one n-th of the machine where n like it go at a time. Runs start in their order.
+    A run takes one n-th of the machine where n like it go at a time. The first one that fits
+    beside the others starts.
     """
 
     def __init__(self, items: list[Item], tell: Tell) -> None:
@@ -128,17 +129,22 @@ class _Pool:
         try:
             while self.waiting or self.children or self.busy:
                 self._look_again()
-                while self.waiting and self._has_room():
-                    self._start(self.waiting.popleft())
+                while (index := self._next()) is not None:
+                    self._start(index)
                 for key, _ in self.selector.select(BUSY_WAIT_S):
                     self._hear(key.data)
         finally:
             self._end()
 
-    def _has_room(self) -> bool:
-        """Whether the next run fits beside those that go on."""
-        taken = sum(child.part for child in self.children)
-        return taken + self.parts[self.waiting[0]] <= 1
+    def _next(self) -> int | None:
+        """Take out the first waiting run that fits beside those that go on, if there is one."""
+        free = 1 - sum(child.part for child in self.children)
+        if not free:
+            return None
+        index = next((each for each in self.waiting if self.parts[each] <= free), None)
+        if index is not None:
+            self.waiting.remove(index)
+        return index
 
     def _start(self, index: int) -> None:
         order_end, orders = os.pipe()

@@ -269,8 +269,9 @@ def test_more_workers_than_a_machine_can_start_are_refused(monkeypatch, capsys):
     ("gpus", "jobs", "cores", "together"),
     [
         ([1, 1, 1], "auto", 2, 2),
-        ([1, 2, 1], "auto", 2, 1),  # in their order: none overtakes the one that needs both cores
-        ([1, 2, 1, 1], "auto", 3, 2),
+        ([1, 2, 1], "auto", 2, 2),  # the third beside the first, then the second
+        ([2, 2, 1], "auto", 2, 1),
+        ([1, 2, 1, 1], "auto", 3, 3),
         ([4, 4], "auto", 2, 1),
         ([4, 1, 1], 3, 2, 3),
     ],
