@@ -130,7 +130,15 @@ class _Adam:
     function: its class imports a compiler, which takes longer than the whole pre-training.
     """
 
-    usual: ClassVar[dict[str, Any]] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0}
+    options: ClassVar[dict[str, Any]] = {
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "foreach": True,
+        "amsgrad": False,
+        "maximize": False,
+    }
 
     def __init__(self, parameters: list[nn.Parameter], lr: float) -> None:
         self.parameters: list[Tensor] = [each.detach() for each in parameters]
@@ -150,8 +158,7 @@ class _Adam:
         torch._foreach_zero_(self.grads)
 
     def step(self) -> None:
-        how: dict[str, Any] = {"foreach": True, "amsgrad": False, "maximize": False}
-        adam(self.parameters, self.grads, **self.state, **self.usual, **how, lr=self.lr)
+        adam(self.parameters, self.grads, **self.state, **self.options, lr=self.lr)
 
 
 class _Reached(Exception):
