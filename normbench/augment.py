@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from normbench import seeds
 from normbench.errors import Mistake
-from normbench.options import nearest
+from normbench.parts.options import nearest
 
 if TYPE_CHECKING:
     import torch

@@ -90,7 +90,7 @@ _scaling = cache(inputs.scaling)
 
 def memory_format(config: Config) -> torch.memory_format:
     """Return the format of feature maps: that of the norm, where the model has such maps."""
-    from normbench import registry
+    from normbench.parts import registry
 
     spatial = registry.facts("model", config.model["name"]).constants["spatial"]
     last = spatial and norm(config).memory_format == "channels_last"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from normbench import registry
 from normbench.errors import Mistake, Refused
-from normbench.options import nearest, written
-from normbench.registry import Facts
+from normbench.parts import registry
+from normbench.parts.options import nearest, written
+from normbench.parts.registry import Facts
 from normbench.report import Cell, Table
 from normbench.screen import Screen
 

@@ -143,7 +143,7 @@ def _dispatch(words: list[str]) -> int:
     if verb == "sweep":
         raise Refused(Mistake("sweep", "is no command", "normbench train -m norm=bn,gn batch=2,32"))
     if verb not in commands:
-        from normbench.options import nearest
+        from normbench.parts.options import nearest
 
         fix = f"normbench {nearest(verb, commands)}    (all commands: normbench --help)"
         raise Refused(Mistake(verb, "no command has this name", fix))
@@ -194,7 +194,7 @@ def _hydra(options: argparse.Namespace) -> int:
 
     import hydra
 
-    from normbench import registry
+    from normbench.parts import registry
 
     logging.raiseExceptions = False  # Hydra prints --info by logging; `| head` is no error
     os.environ["HYDRA_FULL_ERROR"] = "1"  # a defect comes up with its own traceback
@@ -360,7 +360,7 @@ class _Help(argparse.Action):
 
 def _settings() -> str:
     """The settings with their defaults, as the packaged file says them."""
-    from normbench import registry
+    from normbench.parts import registry
 
     lines = (registry.configs() / "train.yaml").read_text(encoding="utf-8").splitlines()
     first, last = lines.index("# what is trained"), lines.index("hydra:")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from normbench import config, registry
-from normbench.options import Declared, written
+from normbench import config
+from normbench.parts import registry
+from normbench.parts.options import Declared, written
 
 SHELLS = ("bash", "zsh", "fish")
 OVERRIDDEN = ("train", "summary")  # commands that take settings

@@ -17,9 +17,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import augment, inputs, machine, orders, registry
+from normbench import augment, inputs, machine, orders
 from normbench.errors import Mistake
-from normbench.options import Declared, Unfit, declarations, leaves, option, written
+from normbench.parts import registry
+from normbench.parts.options import Declared, Unfit, declarations, leaves, option, written
 
 if TYPE_CHECKING:
     from normbench.data._base import About

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import config, files, registry
+from normbench import config, files
 from normbench.config import Config
 from normbench.errors import Mistake, NormbenchError, Refused, shown
-from normbench.options import nearest
+from normbench.parts import registry
+from normbench.parts.options import nearest
 from normbench.report import Cell, Table
 from normbench.screen import Screen
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from normbench import __version__, config, files, grid, machine, registry
+from normbench import __version__, config, files, grid, machine
 from normbench.errors import NormbenchError, first_line
+from normbench.parts import registry
 from normbench.run import run
 from normbench.screen import Screen
 

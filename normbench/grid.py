@@ -29,10 +29,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normbench import config, orders, registry
+from normbench import config, orders
 from normbench.config import Config
 from normbench.errors import Mistake, PartError, Refused
-from normbench.options import leaves, nearest, written
+from normbench.parts import registry
+from normbench.parts.options import leaves, nearest, written
 
 if TYPE_CHECKING:
     from normbench.data._base import About

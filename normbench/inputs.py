@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from normbench import registry, seeds
+from normbench import seeds
 from normbench.errors import Mistake
-from normbench.options import nearest, written
+from normbench.parts import registry
+from normbench.parts.options import nearest, written
 
 if TYPE_CHECKING:
     import torch

@@ -21,9 +21,10 @@ from fractions import Fraction
 from functools import partial
 from typing import IO, Any
 
-from normbench import build, events, machine, registry
+from normbench import build, events, machine
 from normbench.config import Config
 from normbench.errors import InUse, first_line
+from normbench.parts import registry
 from normbench.plan import Item
 from normbench.record import FINAL, read_status
 from normbench.rows import Row, from_json, to_json

@@ -19,7 +19,7 @@ from typing import Any, Self
 from normbench import files
 from normbench.errors import InUse, MachineError, shown
 from normbench.events import Events, load_tensorboard
-from normbench.options import leaves
+from normbench.parts.options import leaves
 from normbench.rows import Row, TimeRow, Value, finite, from_json, to_json
 
 CONFIG, ENVIRONMENT, STATUS = "config.yaml", "environment.json", "status.json"

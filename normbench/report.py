@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from normbench import stats
 from normbench.errors import shown
-from normbench.options import written
+from normbench.parts.options import written
 
 Settings = Mapping[str, object]  # flat dotted keys: `norm`, `norm.groups`, `batch`, `seed`
 Key = tuple[str, ...]  # the values of some keys, as written on a command line

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import __version__, files, registry, report, targets, tune
+from normbench import __version__, files, report, targets, tune
 from normbench.config import Config
 from normbench.errors import Mistake, Refused
-from normbench.options import leaves, written
+from normbench.parts import registry
+from normbench.parts.options import leaves, written
 from normbench.plan import TUNE_SEED, Item, Sweep
 from normbench.record import read_status
 from normbench.report import Result

@@ -35,8 +35,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench import norms, registry
+from normbench import norms
 from normbench.norms._base import Norm
+from normbench.parts import registry
 
 SHAPES = [
     *[(6, 5), (2, 5), (6, 5, 4), (2, 3, 7)],

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from test_train import config, kinds
 
-from normbench import build, registry
+from normbench import build
 from normbench.norms._base import refresh
+from normbench.parts import registry
 from normbench.run import Job
 from normbench.train import evenly
 

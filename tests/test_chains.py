@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from normbench import registry
 from normbench.errors import NormError
 from normbench.norms import create
 from normbench.norms._base import Units, apply
+from normbench.parts import registry
 
 
 def unit(norm, seed=0):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from normbench import cli, registry
+from normbench import cli
 from normbench.completion import SCRIPTS, SHELLS, offers
+from normbench.parts import registry
 
 
 def offered(line: str) -> list[str]:

@@ -25,11 +25,11 @@ import numpy as np
 import pytest
 import torch
 
-from normbench import registry
 from normbench.data._base import Moments, balanced, mixed, split, spread, validation_size
 from normbench.data.mnist import MNIST
 from normbench.data.synthetic import USUAL, Synthetic, content_digest
 from normbench.errors import DataError
+from normbench.parts import registry
 
 NAMES = registry.names("data")
 ORACLES = {

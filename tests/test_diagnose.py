@@ -15,11 +15,12 @@ from subjects import default_dtype, oracle_of, own
 from test_train import config, kinds
 from torch import nn
 
-from normbench import diagnose, norms, record, registry
+from normbench import diagnose, norms, record
 from normbench.diagnose import look
 from normbench.events import CHARTS, LAYER_CHARTS, load_tensorboard
 from normbench.inits._base import initialize
 from normbench.norms._base import ACTIVATIONS, Running, Unit, Units, apply, refresh
+from normbench.parts import registry
 from normbench.record import read_rows, read_status
 from normbench.run import Job, run
 

@@ -12,9 +12,10 @@ from subjects import Case, chosen, own, state, train
 from test_train import config, kinds
 from torch import nn
 
-from normbench import build, norms, registry, sweep
+from normbench import build, norms, sweep
 from normbench.config import Config
 from normbench.norms._base import Dropout, Norm, Running, check_refresh, plainly, refresh
+from normbench.parts import registry
 from normbench.run import Job
 from normbench.train import Judge, evenly
 

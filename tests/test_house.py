@@ -92,7 +92,7 @@ def test_a_part_imports_no_other_part(folder: str) -> None:
 
 
 def test_models_and_engine_name_no_norm() -> None:
-    from normbench import registry
+    from normbench.parts import registry
 
     plain_words = {"none", "in", "mean", "switch", "cosine"}
     names = set(registry.names("norm")) - plain_words

@@ -23,12 +23,12 @@ from scipy import stats
 from subjects import oracle_of, own
 from torch import nn
 
-from normbench import registry
 from normbench.errors import InitError
 from normbench.inits._base import initialize
 from normbench.models.cnn import CNN
 from normbench.norms import create
 from normbench.norms._base import Units
+from normbench.parts import registry
 
 NAMES = own("init")
 ORACLES = {name: oracle_of("init", name) for name in NAMES}

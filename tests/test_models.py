@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from subjects import default_dtype, oracle_of, own
 from torch import nn
 
-from normbench import norms, registry
+from normbench import norms
 from normbench.errors import ModelError, PartError
 from normbench.inits._base import LAYERS, initialize
 from normbench.norms._base import PLACES, Dropout, Unit, Units, apply, calibrate
+from normbench.parts import registry
 
 NAMES = own("model")
 NORMS = own("norm")

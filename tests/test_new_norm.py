@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ from subjects import (
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from normbench import norms, registry
+from normbench import norms
 from normbench.errors import NormError
 from normbench.norms._base import ACTIVATIONS, PLACES, Norm, Units
+from normbench.parts import registry
 
 NAMES = own("norm")
 ALL = [case for name in NAMES for case in cases(name)]

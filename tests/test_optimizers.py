@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from normbench import registry
 from normbench.errors import OptimizerError
+from normbench.parts import registry
 
 NAMES = own("optimizer")
 ORACLES = {name: oracle_of("optimizer", name) for name in NAMES}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from subjects import oracle_of, own
 
-from normbench import registry
-from normbench.options import Options, declarations
+from normbench.parts import registry
+from normbench.parts.options import Options, declarations
 
 ORACLES = Path(__file__).parent / "oracles"
 PARTS = [(group, name) for group in registry.KINDS for name in own(group)]

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from normbench import files, registry
+from normbench import files
 from normbench.data import _remote
 from normbench.data._archive import records
 from normbench.data._known import Known, Store
@@ -28,6 +28,7 @@ from normbench.data._remote import Remote
 from normbench.data.cifar10 import CIFAR10
 from normbench.data.fashion_mnist import FashionMNIST
 from normbench.errors import FileRefused, InUse, MachineError, NormbenchError
+from normbench.parts import registry
 
 MIB = 1 << 20
 ORACLES = Path(__file__).parent / "oracles/data"

@@ -9,7 +9,7 @@ import torch
 from subjects import own
 from torch import nn
 
-from normbench import build, config, grid, registry
+from normbench import build, config, grid
 from normbench.errors import InitError
 from normbench.inits._base import LAYERS, Lessons, initialize, linear_layers, set_gains
 from normbench.models.cnn import CNN
@@ -19,6 +19,7 @@ from normbench.models.resnet56 import ResNet56
 from normbench.models.rnn import RNN
 from normbench.norms import create
 from normbench.norms._base import Unit, Units, apply, calibrate, plainly
+from normbench.parts import registry
 from normbench.run import Job
 
 INITS, NORMS = own("init"), own("norm")

@@ -9,8 +9,9 @@ import torch
 from subjects import own
 from torch import nn
 
-from normbench import norms, registry, summary
+from normbench import norms, summary
 from normbench.norms._base import Units, apply
+from normbench.parts import registry
 from normbench.screen import Screen
 
 SHAPE = (1, 28, 28)

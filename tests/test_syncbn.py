@@ -19,8 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from normbench import norms, ranks, registry
+from normbench import norms, ranks
 from normbench.errors import NormError
+from normbench.parts import registry
 
 STEPS = 3
 SPLITS = {  # samples of each worker

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from normbench.errors import DataError
-from normbench.options import Options, option
+from normbench.parts.options import Options, option
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from normbench.data._base import About, Data, Dataset, Sound, Split, part
 from normbench.data._cache import Cache, Decoded
 from normbench.data._images import LAYOUT, Decoder, Folder, decoding, scan
 from normbench.errors import FileRefused, shown
-from normbench.options import option
+from normbench.parts.options import option
 
 if TYPE_CHECKING:
     from normbench.data._base import Array

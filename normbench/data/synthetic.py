@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from normbench.data._base import SPLITTING, About, Data, Dataset, Moments, Split, mixed, part
-from normbench.options import option
+from normbench.parts.options import option
 
 if TYPE_CHECKING:
     from normbench.data._base import Array

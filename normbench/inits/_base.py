@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from normbench import seeds
 from normbench.errors import InitError, Mistake
-from normbench.options import Options, option, written
+from normbench.parts.options import Options, option, written
 from normbench.rows import Row
 
 if TYPE_CHECKING:

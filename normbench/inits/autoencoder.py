@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from normbench import registry
 from normbench.inits._base import LAYERS, Init, Lessons
 from normbench.inits._greedy import pretrain, units_of
 from normbench.norms._base import OverTime
-from normbench.options import nearest, option
+from normbench.parts import registry
+from normbench.parts.options import nearest, option
 from normbench.rows import Row
 
 MORE = {"settle", "factors"}  # what an initializer does that is more than to draw weights

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.inits._base import Init, Lessons, linear_layers
-from normbench.options import option
+from normbench.parts.options import option
 from normbench.rows import Row
 
 TRIES = 10  # scalings of a layer at most

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from normbench.inits._base import Init
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

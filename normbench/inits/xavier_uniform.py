@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from normbench.inits._base import Init, fans, gain_of
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from normbench.errors import ModelError
 from normbench.norms._base import Units
-from normbench.options import Options
+from normbench.parts.options import Options
 
 Shape = tuple[int, ...]
 

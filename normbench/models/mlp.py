@@ -10,7 +10,7 @@ from torch import nn
 
 from normbench.models._base import Model, Shape
 from normbench.norms._base import Units
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from normbench.models._base import Model, Shape
 from normbench.models._recurrent import by_rows, steps_of
 from normbench.norms._base import Dropout, Units
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

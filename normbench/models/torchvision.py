@@ -17,7 +17,7 @@ from torchvision import models, ops
 from normbench.errors import ModelError, NormError
 from normbench.models._base import Model, Shape
 from normbench.norms._base import Conv2d, Dropout, Linear, Unit, Units
-from normbench.options import nearest
+from normbench.parts.options import nearest
 
 USUAL = "model.arch=resnet18"  # takes images of any size
 LARGEST = 1024  # the side of an image up to which the least one is looked for

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from normbench import registry
 from normbench.errors import NormError
 from normbench.norms._base import Norm
 from normbench.norms._chain import chain, naming
-from normbench.options import nearest
+from normbench.parts import registry
+from normbench.parts.options import nearest
 
 
 def create(name: str, **options: Any) -> Norm:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from normbench.errors import Mistake, NormError
 from normbench.norms._sums import channel_sums, precise, spread
-from normbench.options import Options
+from normbench.parts.options import Options
 
 PLACES = ("pre", "post", "preact")
 Share = TypeVar("Share")

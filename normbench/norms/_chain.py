@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from normbench import registry
 from normbench.errors import Mistake, NormError
 from normbench.norms._base import Norm
+from normbench.parts import registry
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

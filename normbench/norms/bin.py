@@ -15,7 +15,7 @@ from normbench.errors import NormError
 from normbench.norms._base import Norm, check_count, check_rank
 from normbench.norms._batch import BatchLayer, batch_norm, repeated
 from normbench.norms._sums import by_moments, precise
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

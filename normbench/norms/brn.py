@@ -14,7 +14,7 @@ from normbench.norms._base import Norm
 from normbench.norms._batch import BatchLayer, centre, repeated, standardize
 from normbench.norms._moments import frozen
 from normbench.norms._sums import by_moments, precise
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

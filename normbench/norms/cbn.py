@@ -16,7 +16,7 @@ from normbench.norms._joined import Joined, normalize_joined
 from normbench.norms._moments import normalized, track, unautocast
 from normbench.norms._sums import precise
 from normbench.norms._weights import Linear
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from normbench.norms._batch import BatchLayer, Sets, centre
 from normbench.norms._joined import Joined, normalize_joined
 from normbench.norms._moments import normalized, track
 from normbench.norms._sums import precise
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from normbench.norms._base import Norm
 from normbench.norms._batch import BatchLayer, Sets, batch_norm, follow, over_workers, repeated
 from normbench.norms._moments import normalized, row_moments
 from normbench.norms._sums import precise
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from normbench.norms._base import Norm
 from normbench.norms._batch import BatchLayer, moments
 from normbench.norms._moments import row_moments
 from normbench.norms._sums import channel_sums, precise, spread
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

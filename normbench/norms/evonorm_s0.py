@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normbench.norms._base import Norm, check_count, check_rank, groups_of
 from normbench.norms._sums import channel_sums, per_channel, precise, spread
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from normbench.errors import Mistake
 from normbench.norms._base import TLU, Norm, check_rank
 from normbench.norms._sums import precise
 from normbench.norms._uncentred import RootMeanSquare
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

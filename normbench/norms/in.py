@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from normbench.errors import NormError
 from normbench.norms._base import Norm, Running, check_count, check_rank
 from normbench.norms._sums import by_moments
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

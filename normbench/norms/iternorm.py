@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normbench.norms._base import Norm
 from normbench.norms._whitening import Whitening
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm, check_count, check_rank
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_rank
 from normbench.norms._sums import precise, window_sums
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

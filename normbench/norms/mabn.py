@@ -14,7 +14,7 @@ from normbench.norms._base import Norm, Running, check_rank
 from normbench.norms._moments import frozen, track
 from normbench.norms._sums import channel_sums, precise, spread
 from normbench.norms._weights import Linear
-from normbench.options import option
+from normbench.parts.options import option
 
 CLIP = 5.0  # the ratio of two root mean squares stays in 1/5 .. 5
 UNCLIPPED = 1000  # training forwards before which the ratio is 1

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from normbench.norms._base import Norm
 from normbench.norms._batch import BatchLayer, totals
 from normbench.norms._sums import precise, spread
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

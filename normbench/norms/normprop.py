@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normbench.norms._base import Norm
 from normbench.norms._weights import Linear, check_rows, column, row_norms
-from normbench.options import option
+from normbench.parts.options import option
 
 MEAN = math.sqrt(1 / (2 * math.pi))  # of relu(z), z ~ N(0, 1)
 DEVIATION = math.sqrt((1 - 1 / math.pi) / 2)

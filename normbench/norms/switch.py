@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from normbench.norms._base import Norm, Running, check_count, check_rank
 from normbench.norms._moments import normalized, row_moments, track
 from normbench.norms._sums import precise
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from normbench.norms._base import Norm
 from normbench.norms._batch import BatchNorm
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

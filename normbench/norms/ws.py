@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from normbench.errors import Mistake
 from normbench.norms._base import Norm
 from normbench.norms._weights import Standardized
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

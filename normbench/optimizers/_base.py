@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.errors import OptimizerError
-from normbench.options import Options, option
+from normbench.parts.options import Options, option
 
 ALIGN = 16  # each parameter starts at a multiple of this many elements: 64 bytes in float32
 

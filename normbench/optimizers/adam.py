@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from normbench.optimizers._base import Flat, Optimizer, Stepper
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

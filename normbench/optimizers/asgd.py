@@ -9,7 +9,7 @@ from torch.optim.asgd import asgd
 
 from normbench.optimizers._base import Flat, Optimizer, Stepper
 from normbench.optimizers._torch import Rule, TorchStepper
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

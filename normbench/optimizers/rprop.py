@@ -10,7 +10,7 @@ from torch.optim.rprop import rprop
 
 from normbench.optimizers._base import Flat, Optimizer, Stepper
 from normbench.optimizers._torch import Rule, TorchStepper
-from normbench.options import option
+from normbench.parts.options import option
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from normbench import record, report
 from normbench.errors import NormbenchError
-from normbench.options import leaves, written
+from normbench.parts.options import leaves, written
 
 # Okabe & Ito 2008: told apart with any colour vision; yellow, too faint for a line, is left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from normbench.options import Declared, Options, declarations
+from normbench.parts.options import Declared, Options, declarations
 
 # configuration group: (folder and entry-point group, base class)
 KINDS = {
@@ -68,7 +68,7 @@ def choices(group: str) -> list[str]:
 
 def configs() -> Path:
     """Find `configs/`: inside the package in a wheel, beside it in a checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     inside = here / "configs"
     return inside if inside.is_dir() else here.parent / "configs"
 
@@ -118,7 +118,7 @@ def _foreign(group: str) -> dict[str, EntryPoint]:
 
 
 def _folder(folder: str) -> Path:
-    return Path(__file__).resolve().parent / folder
+    return Path(__file__).resolve().parents[1] / folder
 
 
 @cache

@@ -1,0 +1,1 @@
+"""What every part has: typed options, and a finder by file name."""
