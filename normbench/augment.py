@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normbench import seeds
 from normbench.errors import Mistake
 from normbench.parts.options import nearest
+from normbench.runtime import rng
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class Augment:
         """Draw what will happen to the images of an epoch: from U(0, 1), (steps, batch, 5)."""
         import torch
 
-        random = seeds.generator(seed, "augment", epoch)
+        random = rng.generator(seed, "augment", epoch)
         return torch.rand(steps, batch, CHANCES, generator=random).to(self.device)
 
     def __call__(self, rows: Tensor, chances: Tensor) -> Tensor:

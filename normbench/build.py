@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from normbench import inputs, norms, ranks
+from normbench import inputs, norms
 from normbench.config import Config, part
 from normbench.errors import InitError, Mistake, NormError, PartError, Refused
 from normbench.inits._base import Init, initialize, set_gains
 from normbench.models._base import Shape
 from normbench.norms._base import Norm, Units, apply, check_refresh, plainly
+from normbench.runtime import collectives
 
 if TYPE_CHECKING:
     from normbench.data._base import Dataset
@@ -111,7 +112,7 @@ def check(config: Config, shape: Shape, classes: int) -> Checked:
     150 MiB and the second that torch needs to set that device up.
     """
     torch.set_num_threads(1)  # a pool of threads would not survive the fork of a sweep's children
-    with ranks.planned(config.gpus):
+    with collectives.planned(config.gpus):
         return _checked(config, shape, classes)
 
 

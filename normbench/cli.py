@@ -214,7 +214,7 @@ def _hydra(options: argparse.Namespace) -> int:
 
 def _follows() -> bool:
     """Whether torchrun made of this process a worker other than the first, which alone speaks."""
-    from normbench import machine
+    from normbench.runtime import machine
 
     place = machine.place()
     return place is not None and place.rank > 0

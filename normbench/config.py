@@ -17,10 +17,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import augment, inputs, machine, orders
+from normbench import augment, inputs, orders
 from normbench.errors import Mistake
 from normbench.parts import registry
 from normbench.parts.options import Declared, Unfit, declarations, leaves, option, written
+from normbench.runtime import machine
 
 if TYPE_CHECKING:
     from normbench.data._base import About

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import config, files
+from normbench import config
 from normbench.config import Config
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 from normbench.parts import registry
 from normbench.parts.options import nearest
 from normbench.report import Cell, Table
+from normbench.runtime import storage
 from normbench.screen import Screen
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def show(name: str, overrides: Sequence[str], picture: str | None, screen: Scree
         for each, split in parts.items()
     }
     if target:
-        files.write_atomic(target, _png(sheet(loaded)))
+        storage.write_atomic(target, _png(sheet(loaded)))
     facts = {"label": loaded.label, "shape": list(loaded.shape), "images": counts}
     screen.document({"command": "data", "what": "show", "set": name, **facts, "picture": picture})
     sizes = "/".join(str(len(split)) for split in parts.values())

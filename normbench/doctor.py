@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from normbench import __version__, config, files, grid, machine
+from normbench import __version__, config, grid
 from normbench.errors import NormbenchError, first_line
 from normbench.parts import registry
 from normbench.run import run
+from normbench.runtime import machine, storage
 from normbench.screen import Screen
 
 STATES = {"ok": " ok   ", "note": " note ", "fail": " FAIL "}
@@ -78,16 +79,16 @@ def _devices() -> Iterator[Finding]:
 
 
 def _back_ends() -> list[str]:
-    from normbench import ranks
+    from normbench.runtime import collectives
 
-    return ranks.back_ends()
+    return collectives.back_ends()
 
 
 def _storage(outputs: Path) -> Iterator[Finding]:
     existing = next(each for each in (outputs, *outputs.absolute().parents) if each.exists())
     try:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".normbench-") as folder:
-            files.write_atomic(Path(folder) / "probe", "written\n")
+            storage.write_atomic(Path(folder) / "probe", "written\n")
     except (OSError, NormbenchError):
         yield Finding("fail", f"{outputs} is not writable: use --outputs DIR")
         return

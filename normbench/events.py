@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from normbench.errors import MachineError, shown
 
 if TYPE_CHECKING:
-    from normbench.files import Appended
     from normbench.rows import Row, TimeRow
+    from normbench.runtime.storage import Appended
 
 METRICS = ("test/accuracy", "gap/accuracy")  # columns of TensorBoard's table of runs
 VARIED = ("batch", "lr", "model", "norm", "seed")  # it shows five settings at first: these

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normbench import seeds
 from normbench.orders import Order
+from normbench.runtime import rng
 
 if TYPE_CHECKING:
     from normbench.augment import Augment
@@ -114,7 +114,7 @@ class Feed:
         most = self.blanks.most
         if not most:
             return [0] * steps
-        random = seeds.generator(seed, "blank", epoch)
+        random = rng.generator(seed, "blank", epoch)
         return torch.randint(most + 1, (steps,), generator=random).tolist()
 
     def _scaled(self, rows: Tensor, lead: int, first: int = 0) -> Tensor:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from normbench import seeds
 from normbench.errors import Mistake
 from normbench.parts import registry
 from normbench.parts.options import nearest, written
+from normbench.runtime import rng
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +113,7 @@ def _raw(data: Dataset) -> Scaling:
 def _uneven(data: Dataset) -> Scaling:
     import torch
 
-    draws = torch.rand(data.shape, generator=seeds.generator("uneven"), dtype=torch.float64)
+    draws = torch.rand(data.shape, generator=rng.generator("uneven"), dtype=torch.float64)
     factor = 10 ** (DECADES * (2 * draws - 1))
     scale, shift = _by_channel(data)
     return Scaling((scale * factor).float(), (shift * factor).float())
@@ -228,7 +228,7 @@ def _noise(x: Tensor, first: int) -> Tensor:
     import torch
 
     draws = [
-        torch.randn(x.shape[1:], generator=seeds.generator("noise of a test image", first + place))
+        torch.randn(x.shape[1:], generator=rng.generator("noise of a test image", first + place))
         for place in range(len(x))
     ]
     return torch.stack(draws).to(x.device)
@@ -257,7 +257,7 @@ def inverted_half(labels: Tensor) -> Tensor:
     chosen = []
     for label in labels.tolist():
         pair, second = divmod(seen[label], 2)
-        chosen.append(seeds.derive("mix", label, pair) % 2 == second)
+        chosen.append(rng.derive("mix", label, pair) % 2 == second)
         seen[label] += 1
     return torch.tensor(chosen, dtype=torch.bool)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normbench import seeds
 from normbench.errors import Mistake
+from normbench.runtime import rng
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ class Order:
         """
         import torch
 
-        random = seeds.generator(seed, "order", epoch if self.reshuffle else 0)
+        random = rng.generator(seed, "order", epoch if self.reshuffle else 0)
         shape = len(labels) // batch, batch
         if self.kind == "iid":
             order = torch.randperm(len(labels), generator=random)[: math.prod(shape)]
@@ -68,7 +68,7 @@ class Order:
             order = (_sorted if self.kind == "sorted" else self._dealt)(labels, shape, random)
         if self.reshuffle or epoch == 0:
             return order
-        turns = torch.randperm(len(order), generator=seeds.generator(seed, "batches", epoch))
+        turns = torch.randperm(len(order), generator=rng.generator(seed, "batches", epoch))
         if self.kind == "sorted":
             turns = turns[_by_class(labels[order[turns]])]
         return order[turns]

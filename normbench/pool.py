@@ -21,7 +21,7 @@ from fractions import Fraction
 from functools import partial
 from typing import IO, Any
 
-from normbench import build, events, machine
+from normbench import build, events
 from normbench.config import Config
 from normbench.errors import InUse, first_line
 from normbench.parts import registry
@@ -29,6 +29,7 @@ from normbench.plan import Item
 from normbench.record import FINAL, read_status
 from normbench.rows import Row, from_json, to_json
 from normbench.run import run
+from normbench.runtime import machine
 
 BUSY_WAIT_S = 1.0  # between two looks at a run that another process works on
 TRIES = 2  # a child that was killed is tried once more

@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from normbench import files
 from normbench.errors import InUse, MachineError, shown
 from normbench.events import Events, load_tensorboard
 from normbench.parts.options import leaves
 from normbench.rows import Row, TimeRow, Value, finite, from_json, to_json
+from normbench.runtime import storage
 
 CONFIG, ENVIRONMENT, STATUS = "config.yaml", "environment.json", "status.json"
 METRICS, TIMING, ERROR = "metrics.jsonl", "timing.jsonl", "error.txt"
@@ -82,10 +82,10 @@ class Record:
     def __enter__(self) -> Self:
         if self.tb:
             load_tensorboard()  # before anything is created, for it may be missing
-        files.names(self.directory)  # raises if there are links
-        files.make_directory(self.directory)
+        storage.names(self.directory)  # raises if there are links
+        storage.make_directory(self.directory)
         with ExitStack() as stack:
-            stack.enter_context(files.Lock(self.directory))
+            stack.enter_context(storage.Lock(self.directory))
             self._start(stack)
             self._stack = stack.pop_all()
         return self
@@ -159,16 +159,16 @@ class Record:
         config = json.loads(json.dumps(self.config, allow_nan=False))
         if before:
             self._check(before, config["experiment"])
-        files.remove_stale(self.directory)
-        text = files.write_yaml(self.directory / CONFIG, config)
+        storage.remove_stale(self.directory)
+        text = storage.write_yaml(self.directory / CONFIG, config)
         entries = json.dumps([self.environment], indent=1, allow_nan=False)
-        files.write_atomic(self.directory / ENVIRONMENT, entries + "\n")
+        storage.write_atomic(self.directory / ENVIRONMENT, entries + "\n")
         self._process = secrets.token_hex(8)
         self._last: dict[str, Value] = {}
         self._status = self._first_status(before)
         self._save()
-        for name in filter(_is_of_attempt, files.names(self.directory)):
-            files.remove(self.directory / name)
+        for name in filter(_is_of_attempt, storage.names(self.directory)):
+            storage.remove(self.directory / name)
         self._metrics = self._append(stack, METRICS)
         self._timing = self._append(stack, TIMING)
         self._events: Events | None = None
@@ -191,7 +191,7 @@ class Record:
         ]
         if differing:
             why = f"is of another configuration: {', '.join(differing[:4])}"
-            raise files.damaged(self.directory / CONFIG, why)
+            raise storage.damaged(self.directory / CONFIG, why)
         if before["state"] in FINAL and not self.config["execution"].get("force"):
             raise InUse(str(self.directory), f"is {before['state']} already", "force=true")
 
@@ -202,7 +202,7 @@ class Record:
             "state": "running",
             "reason": None,
             "message": None,
-            "config_sha256": files.digest(experiment.encode()),
+            "config_sha256": storage.digest(experiment.encode()),
             "state_sha256": None,
             "step": 0,
             "epoch": 0,
@@ -217,8 +217,8 @@ class Record:
             "warnings": [],
         }
 
-    def _append(self, stack: ExitStack, name: str) -> files.Appended:
-        file = files.Appended(self.directory / name)
+    def _append(self, stack: ExitStack, name: str) -> storage.Appended:
+        file = storage.Appended(self.directory / name)
         stack.callback(file.close)
         return file
 
@@ -232,7 +232,7 @@ class Record:
     def _save(self, **changes: Any) -> None:
         self._status.update(changes, updated_at=_now())
         text = json.dumps(self._status, indent=1, allow_nan=False)
-        files.write_atomic(self.directory / STATUS, text + "\n")
+        storage.write_atomic(self.directory / STATUS, text + "\n")
         self._due = time.monotonic() + STATUS_EVERY_S
 
 
@@ -242,15 +242,15 @@ def read_status(directory: Path) -> dict[str, Any] | None:
     Raises: FileRefused if the status is malformed, a link, or missing beside other files of a run.
     """
     path = directory / STATUS
-    names = files.names(directory)
+    names = storage.names(directory)
     if STATUS not in names:
         if any(map(_is_of_attempt, names)):
-            raise files.damaged(path, "is missing")
+            raise storage.damaged(path, "is missing")
         return None
-    status = files.read_json(path, STATUS_BYTES)
+    status = storage.read_json(path, STATUS_BYTES)
     why = _unlike_status(status)
     if why:
-        raise files.damaged(path, why)
+        raise storage.damaged(path, why)
     return dict(status)
 
 
@@ -261,13 +261,13 @@ def read_config(directory: Path) -> dict[str, dict[str, Any]]:
         or holds an alias, a tag, an interpolation or a key with a meaning to Hydra.
     """
     path = directory / CONFIG
-    tree = files.read_yaml(path, CONFIG_BYTES)
+    tree = storage.read_yaml(path, CONFIG_BYTES)
     if not isinstance(tree, dict) or set(tree) != {"experiment", "execution"}:
-        raise files.damaged(path, "has not the two maps experiment and execution")
+        raise storage.damaged(path, "has not the two maps experiment and execution")
     for name, settings in tree.items():
         why = _unlike_setting(name, settings) if isinstance(settings, dict) else f"{name} is no map"
         if why:
-            raise files.damaged(path, why)
+            raise storage.damaged(path, why)
     return tree
 
 
@@ -278,20 +278,20 @@ def read_rows(directory: Path) -> list[Row]:
     """
     path = directory / METRICS
     rows = []
-    for number, line in enumerate(files.read_bytes(path, METRICS_BYTES).split(b"\n")[:-1], 1):
+    for number, line in enumerate(storage.read_bytes(path, METRICS_BYTES).split(b"\n")[:-1], 1):
         try:
             row = from_json(line.decode())
         except ValueError as error:
-            raise files.damaged(path, f"line {number} is no row: {error}") from None
+            raise storage.damaged(path, f"line {number} is no row: {error}") from None
         if not isinstance(row, Row):
-            raise files.damaged(path, f"line {number} is a row of times")
+            raise storage.damaged(path, f"line {number} is a row of times")
         rows.append(row)
     return rows
 
 
 def write_error(directory: Path, text: str) -> None:
     """Write a traceback to the run's `error.txt`."""
-    files.write_atomic(directory / ERROR, text.encode(errors="backslashreplace"))
+    storage.write_atomic(directory / ERROR, text.encode(errors="backslashreplace"))
 
 
 _STATUS_TYPES: dict[str, tuple[type, ...]] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normbench import augment, build, inputs, machine, ranks, team
+from normbench import augment, build, inputs
 from normbench.config import Config, part
 from normbench.errors import FileRefused, MachineError, NormbenchError, first_line
 from normbench.feed import Blanks, Feed
@@ -21,6 +21,7 @@ from normbench.norms._base import calibrate, plainly
 from normbench.orders import Order
 from normbench.record import Record, write_error
 from normbench.rows import Row, TimeRow, finite, from_json, to_json
+from normbench.runtime import collectives, machine, workers
 from normbench.schedule import Schedule
 from normbench.train import Judge, Plan, Update, average_running, fit
 
@@ -44,8 +45,8 @@ def run(config: Config, each: Callable[[Row], None] = lambda row: None) -> str:
     place = machine.place()
     if place is not None:
         machine.take_device(config.device, place.local)
-        if not ranks.joined():
-            ranks.join(place.rank, place.workers, config.device, "env://")
+        if not collectives.joined():
+            collectives.join(place.rank, place.workers, config.device, "env://")
         if place.rank:
             return _followed(config)
     settings = {"experiment": config.experiment(), "execution": config.execution()}
@@ -128,15 +129,15 @@ def _followed(config: Config) -> str:
 
 def _told(config: Config) -> Generator[News, None, None]:
     """Train in this process, or in several together, and yield what there is to record."""
-    if config.gpus == 1 or ranks.joined():
+    if config.gpus == 1 or collectives.joined():
         yield from work(config)
         return
 
-    def one_of_them(say: team.Say) -> None:
+    def one_of_them(say: workers.Say) -> None:
         for news in work(config):
             say(news.plain())
 
-    workers = team.together(config.gpus, config.device, one_of_them, config.dist["port"])
+    workers = workers.together(config.gpus, config.device, one_of_them, config.dist["port"])
     with closing(workers) as told:
         for plain in told:
             yield News.of(plain)
@@ -176,7 +177,7 @@ def work(config: Config) -> Iterator[News]:
         read = {"train": clock.read, "pretrain": clock.before}.get(row.kind)
         yield News(row=row, time=read(row) if read else None)
     digest = job.state_sha256()
-    ranks.meet()  # or one that leaves early breaks off the last message to another
+    collectives.meet()  # or one that leaves early breaks off the last message to another
     yield News(digest=digest, train_s=round(clock.trained_s, 4))
 
 
@@ -211,16 +212,16 @@ class Job:
 
         Raises: FileRefused if they have not the same configuration and data.
         """
-        if ranks.world_size() == 1:
+        if collectives.world_size() == 1:
             return
         config = self.config
         mine = hashlib.sha256(f"{config.sha256} {config.seed} {config.digest}".encode())
-        unlike = ranks.unlike_first(mine.hexdigest(), config.device)
+        unlike = collectives.unlike_first(mine.hexdigest(), config.device)
         if unlike:
             who = f"worker {unlike[0]}" if len(unlike) == 1 else f"workers {unlike}"
             why = f"{who} had another configuration or other data than worker 0"
             raise FileRefused(str(config.directory), why, "the same command and data everywhere")
-        ranks.from_first([self.stepper.params, *self.model.buffers()])
+        collectives.from_first([self.stepper.params, *self.model.buffers()])
 
     def rows(self) -> Iterator[Row]:
         """Start from data what asks for it, train, and yield every row of the run."""
@@ -234,7 +235,7 @@ class Job:
                 what = {"state": "diverged", "bad_step": row.step, "bad_quantity": bad, **spent}
                 yield plan.end(0, what, reached=False)
                 return
-        ranks.from_first([self.stepper.params])
+        collectives.from_first([self.stepper.params])
         schedule = Schedule(config.schedule, config.lr, plan.steps, config.warmup)
         rows = fit(self.train, self.update, schedule, self.judge, plan)
         first = next(rows)
@@ -345,7 +346,7 @@ def _record_failure(config: Config, record: Record, error: Exception) -> None:
             reason = "storage"
         elif machine.out_of_memory(error):
             reason = "oom"
-        elif isinstance(error, team.RankLost | ranks.PeerLost):
+        elif isinstance(error, workers.RankLost | collectives.PeerLost):
             reason = "rank_lost"
         elif isinstance(error, NormbenchError) and error.code == 3:
             reason = "data"

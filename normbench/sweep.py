@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import __version__, files, report, targets, tune
+from normbench import __version__, report, targets, tune
 from normbench.config import Config
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
@@ -19,6 +19,7 @@ from normbench.plan import TUNE_SEED, Item, Sweep
 from normbench.record import read_status
 from normbench.report import Result
 from normbench.rows import Row
+from normbench.runtime import storage
 
 if TYPE_CHECKING:
     from normbench.screen import Screen
@@ -184,18 +185,18 @@ def write(sweep: Sweep, read: Read, keys: Sequence[str], table: str) -> Path:
     short = hashlib.sha256(json.dumps(sorted(states)).encode()).hexdigest()[:8]
     usual = "tune" if grids else "seed"
     folder = sweep.outputs / "sweeps" / f"{'-'.join(keys) or usual}-{short}"
-    files.make_directory(folder)
+    storage.make_directory(folder)
     document = {
         "schema": 1,
         "keys": list(keys),
         "cells": [{"run": name, "state": states[name]} for name in sorted(states)],
     }
-    files.write_atomic(folder / "sweep.json", json.dumps(document, indent=1) + "\n")
+    storage.write_atomic(folder / "sweep.json", json.dumps(document, indent=1) + "\n")
     columns = [*keys, LR] if grids else keys
-    files.write_atomic(folder / "results.csv", report.csv(found, columns))
+    storage.write_atomic(folder / "results.csv", report.csv(found, columns))
     if grids:
-        files.write_atomic(folder / "tune.csv", tune.csv(grids, keys))
-    files.write_atomic(folder / "table.md", table)
+        storage.write_atomic(folder / "tune.csv", tune.csv(grids, keys))
+    storage.write_atomic(folder / "table.md", table)
     return folder
 
 

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench import diagnose, ranks, seeds
+from normbench import diagnose
 from normbench.feed import Batch, Feed
 from normbench.norms._base import Dropout, Norm, buffers_kept, plainly, refresh
 from normbench.rows import Row
+from normbench.runtime import collectives, rng
 
 if TYPE_CHECKING:
     from normbench.optimizers._base import Stepper
@@ -71,7 +72,7 @@ class Update:
             self.logits.append(logits.detach())
             self.labels.append(y)
         grad = self.stepper.grad
-        ranks.average(grad)
+        collectives.average(grad)
         if self.hooks["after_backward"]:
             self.norm.after_backward(self.model)
         self.squares.append(grad.dot(grad))  # half the time of the norm; the root is taken in read
@@ -124,10 +125,12 @@ class Update:
             # One mark for each class in a batch, however many of its images are of it.
             marks = logits.new_zeros(len(squares), logits.shape[1])
             marks.scatter_(1, labels.reshape(len(squares), -1), 1)
-            classes = ranks.total(marks).clamp_max_(1).sum(dtype=torch.float32)
-            ranks.average(losses)
-            count = len(hits) * ranks.world_size()
-            self.folded.append((losses, squares.sqrt(), ranks.total(hits.sum()), classes, count))
+            classes = collectives.total(marks).clamp_max_(1).sum(dtype=torch.float32)
+            collectives.average(losses)
+            count = len(hits) * collectives.world_size()
+            self.folded.append(
+                (losses, squares.sqrt(), collectives.total(hits.sum()), classes, count)
+            )
             self.losses, self.squares, self.logits, self.labels = [], [], [], []
 
 
@@ -193,9 +196,9 @@ def fit(
         order = feed.order(plan.seed, epoch, plan.batch)
         leads = feed.leads(plan.seed, epoch, len(order))
         chances = feed.chances(plan.seed, epoch, *order.shape)
-        order = ranks.mine(order, plan.accumulate)
+        order = collectives.mine(order, plan.accumulate)
         if isinstance(chances, Tensor):
-            chances = ranks.mine(chances, plan.accumulate)
+            chances = collectives.mine(chances, plan.accumulate)
         for each in zip(order[: plan.steps - step], leads, chances, strict=False):
             lr = schedule(step)
             update(feed.gather(*each), lr)
@@ -246,7 +249,7 @@ class Judge:
         self.update, self.model = update, update.model
         self.train, self.val = feeds["train"], feeds["val"]
         self.tests = {name: feeds[name] for name in feeds if name not in ("train", "val")}
-        self.plan, self.workers = plan, ranks.world_size()
+        self.plan, self.workers = plan, collectives.world_size()
         self.dropouts = [each for each in self.model.modules() if isinstance(each, Dropout)]
         running = update.norm.has_modes()
         self.modes_differ = running or bool(self.dropouts)
@@ -290,7 +293,7 @@ class Judge:
             return
         start = time.perf_counter()
         pieces = evenly(*self._as_trained(PROBE_IMAGES))
-        batches = [self.val.slice(*ranks.share(*each)) for each in pieces]
+        batches = [self.val.slice(*collectives.share(*each)) for each in pieces]
         values = diagnose.look(self.model, batches, self.update.cast)
         self.wall_s += time.perf_counter() - start
         yield self.plan.row("layers", step, values)
@@ -351,7 +354,7 @@ class Judge:
 
         All workers have equally many, for their layers may have to wait for each other.
         """
-        return (ranks.share(*each) for each in evenly(images, size * self.workers))
+        return (collectives.share(*each) for each in evenly(images, size * self.workers))
 
     @torch.no_grad()
     def _in_training(self, step: int, images: int, size: int) -> float:
@@ -360,7 +363,7 @@ class Judge:
         self._seed(self.plan.seed, "noise", step)
         with buffers_kept(self.model):
             self.model.train()
-            pieces = (ranks.share(*each) for each in evenly(images, size))
+            pieces = (collectives.share(*each) for each in evenly(images, size))
             hits = [self._judged(self.val, *each)[1] for each in pieces]
         for dropout, generator in zip(self.dropouts, kept, strict=True):
             dropout.generator = generator
@@ -376,9 +379,9 @@ class Judge:
 
     def _seed(self, seed: int, purpose: str, index: int) -> None:
         if self.dropouts:
-            device, rank = str(self.val.device), ranks.rank()
+            device, rank = str(self.val.device), collectives.rank()
             what = (seed, purpose, index, rank) if rank else (seed, purpose, index)
-            shared = seeds.generator(*what, device=device)
+            shared = rng.generator(*what, device=device)
             for dropout in self.dropouts:
                 dropout.generator = shared
 
@@ -407,17 +410,17 @@ def _first_bad(numbers: dict[str, list[float]]) -> tuple[int, str] | None:
 def _total(parts: Any) -> float:
     """Sum of small device tensors over all workers, in float64 on the host."""
     own = math.fsum(torch.stack(list(parts)).tolist())
-    return ranks.total_number(own)
+    return collectives.total_number(own)
 
 
 def average_running(model: nn.Module) -> None:
     """Replace the running statistics on all workers by their means over them, in one message."""
-    if ranks.world_size() == 1:
+    if collectives.world_size() == 1:
         return
     statistics = [each for name, each in model.named_buffers() if _is_running(name)]
     if statistics:
         means = torch.cat([each.flatten() for each in statistics])
-        ranks.average(means)
+        collectives.average(means)
         start = 0
         for each in statistics:
             each.copy_(means[start : start + each.numel()].view_as(each))

@@ -8,8 +8,8 @@ import warnings
 import pytest
 
 from normbench.events import CHARTS, Events, load_tensorboard
-from normbench.files import Appended
 from normbench.rows import Row, TimeRow
+from normbench.runtime.storage import Appended
 
 HPARAMS = {"norm": "gn", "batch": 2, "lr": 0.1, "bias": True, "placement": "none"}
 VAL = Row("val", 100, 200, 1.0, {"val/loss": 0.5, "val/accuracy": 0.75})

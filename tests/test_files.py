@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from normbench import files
 from normbench.errors import FileRefused, InUse, MachineError
+from normbench.runtime import storage
 
 HOLD = """
 import sys
 from pathlib import Path
-from normbench.files import Lock
+from normbench.runtime.storage import Lock
 with Lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -47,8 +47,8 @@ def holder(directory):
 
 def test_an_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "status.json"
-    files.write_atomic(path, "old")
-    files.write_atomic(path, b"new")
+    storage.write_atomic(path, "old")
+    storage.write_atomic(path, b"new")
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["status.json"]
 
@@ -56,8 +56,8 @@ def test_an_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
 def test_files_and_folders_get_the_rights_of_the_page_less_the_umask(tmp_path):
     mask = os.umask(0o027)
     try:
-        files.make_directory(tmp_path / "a/b")
-        files.write_atomic(tmp_path / "a/b/c", "")
+        storage.make_directory(tmp_path / "a/b")
+        storage.write_atomic(tmp_path / "a/b/c", "")
     finally:
         os.umask(mask)
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b", "a/b/c")]
@@ -67,9 +67,9 @@ def test_files_and_folders_get_the_rights_of_the_page_less_the_umask(tmp_path):
 def test_a_reader_never_sees_a_mix_of_two_writes(tmp_path):
     path = tmp_path / "status.json"
     contents = [b"[" + bytes([48 + k]) * 5000 + b"]" for k in range(10)]
-    files.write_atomic(path, contents[0])
+    storage.write_atomic(path, contents[0])
     writer = threading.Thread(
-        target=lambda: [files.write_atomic(path, contents[k % 10]) for k in range(200)]
+        target=lambda: [storage.write_atomic(path, contents[k % 10]) for k in range(200)]
     )
     writer.start()
     while writer.is_alive():
@@ -79,9 +79,9 @@ def test_a_reader_never_sees_a_mix_of_two_writes(tmp_path):
 
 def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path):
     path = tmp_path / "status.json"
-    files.write_atomic(path, "old")
+    storage.write_atomic(path, "old")
     with file_limit(1000), pytest.raises(MachineError):
-        files.write_atomic(path, "x" * 5000)
+        storage.write_atomic(path, "x" * 5000)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["status.json"]
 
@@ -90,13 +90,13 @@ def test_a_failed_write_names_the_file_the_bytes_needed_and_the_bytes_free(tmp_p
     path = tmp_path / "status.json"
     text = r"status\.json: cannot be written: file too large \(5,000 bytes needed, [\d,]+ free\)"
     with file_limit(1000), pytest.raises(MachineError, match=text) as caught:
-        files.write_atomic(path, "x" * 5000)
+        storage.write_atomic(path, "x" * 5000)
     assert caught.value.code == 4
 
 
 def test_a_write_into_a_folder_that_is_gone_makes_nothing(tmp_path):
     with pytest.raises(MachineError, match="no such file or directory"):
-        files.write_atomic(tmp_path / "gone/status.json", "x")
+        storage.write_atomic(tmp_path / "gone/status.json", "x")
     assert os.listdir(tmp_path) == []
 
 
@@ -105,9 +105,9 @@ def test_a_symbolic_link_is_not_written_through(tmp_path):
     target.write_text("mine")
     link.symlink_to(target)
     with pytest.raises(FileRefused, match="link: is a symbolic link"):
-        files.write_atomic(link, "x")
+        storage.write_atomic(link, "x")
     with pytest.raises(FileRefused, match="link: is a symbolic link"):
-        files.Appended(link)
+        storage.Appended(link)
     assert target.read_text() == "mine"
     assert link.is_symlink()
 
@@ -117,22 +117,22 @@ def test_a_temporary_file_that_is_a_link_is_not_written_through(tmp_path):
     target.write_text("mine")
     (tmp_path / f"a.tmp-{os.getpid()}").symlink_to(target)
     with pytest.raises(FileRefused, match="is a symbolic link"):
-        files.write_atomic(tmp_path / "a", "x")
+        storage.write_atomic(tmp_path / "a", "x")
     assert target.read_text() == "mine"
 
 
 def test_appended_bytes_can_be_read_at_once(tmp_path):
-    file = files.Appended(tmp_path / "a")
+    file = storage.Appended(tmp_path / "a")
     file.write(b"one\n")
     assert (tmp_path / "a").read_bytes() == b"one\n"
     file.close()
     file.close()
-    files.Appended(tmp_path / "a").close()
+    storage.Appended(tmp_path / "a").close()
     assert (tmp_path / "a").read_bytes() == b"one\n"
 
 
 def test_an_append_that_does_not_fit_says_how_much_is_missing(tmp_path):
-    file = files.Appended(tmp_path / "a")
+    file = storage.Appended(tmp_path / "a")
     with file_limit(1000), pytest.raises(MachineError, match=r"500 bytes needed"):
         file.write(b"x" * 1500)
     file.close()
@@ -144,9 +144,9 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path, mode):
     tmp_path.chmod(mode)
     try:
         with pytest.raises(MachineError, match="permission denied"):
-            files.make_directory(tmp_path / "a/b")
+            storage.make_directory(tmp_path / "a/b")
         with pytest.raises(MachineError, match="permission denied"):
-            files.write_atomic(tmp_path / "a", "x")
+            storage.write_atomic(tmp_path / "a", "x")
     finally:
         tmp_path.chmod(0o755)
 
@@ -157,7 +157,7 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
     try:
         for path in (tmp_path, tmp_path / "run/seed0"):
             with pytest.raises(FileRefused, match="permission denied"):
-                files.names(path)
+                storage.names(path)
     finally:
         tmp_path.chmod(0o755)
 
@@ -165,7 +165,7 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
 def test_a_folder_below_a_file_is_refused_and_nothing_is_left(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(MachineError, match="not a directory"):
-        files.make_directory(tmp_path / "file/a/b")
+        storage.make_directory(tmp_path / "file/a/b")
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -173,7 +173,7 @@ def test_a_second_process_is_refused_with_the_id_of_the_first(tmp_path):
     with (
         holder(tmp_path) as process,
         pytest.raises(InUse, match=f"is in use by process {process.pid}") as caught,
-        files.Lock(tmp_path),
+        storage.Lock(tmp_path),
     ):
         pass
     assert caught.value.code == 3
@@ -182,32 +182,32 @@ def test_a_second_process_is_refused_with_the_id_of_the_first(tmp_path):
 def test_a_lock_ends_with_its_process_even_when_it_is_killed(tmp_path):
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
-    with files.Lock(tmp_path):
+    with storage.Lock(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_lock_is_free_again_afterwards_and_its_file_stays(tmp_path):
-    with files.Lock(tmp_path):
+    with storage.Lock(tmp_path):
         pass
     assert os.listdir(tmp_path) == [".lock"]
-    with files.Lock(tmp_path):
+    with storage.Lock(tmp_path):
         pass
 
 
 def test_a_child_that_only_forked_does_not_need_to_end_for_a_new_lock(tmp_path):
-    with files.Lock(tmp_path):
+    with storage.Lock(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        with files.Lock(tmp_path):
+        with storage.Lock(tmp_path):
             pass
     finally:
         child.communicate()
 
 
 def test_a_lock_file_full_of_nonsense_is_not_repeated_in_the_message(tmp_path):
-    with files.Lock(tmp_path):
+    with storage.Lock(tmp_path):
         (tmp_path / ".lock").write_bytes(b"\x1b[2J evil")
-        with pytest.raises(InUse, match="in use by another process"), files.Lock(tmp_path):
+        with pytest.raises(InUse, match="in use by another process"), storage.Lock(tmp_path):
             pass
 
 
@@ -215,14 +215,14 @@ def test_stale_temporary_files_are_removed_and_nothing_else(tmp_path):
     kept = ["metrics.jsonl", "notes.tmp", "notes.tmp-x"]
     for name in [*kept, "checkpoint.safetensors.tmp-1", "status.json.tmp-99999"]:
         (tmp_path / name).write_text("")
-    files.remove_stale(tmp_path)
-    assert files.names(tmp_path) == kept
+    storage.remove_stale(tmp_path)
+    assert storage.names(tmp_path) == kept
 
 
 def test_names_of_no_directory_are_none(tmp_path):
     (tmp_path / "file").write_text("")
-    assert files.names(tmp_path / "gone") == []
-    assert files.names(tmp_path / "file/below") == []
+    assert storage.names(tmp_path / "gone") == []
+    assert storage.names(tmp_path / "file/below") == []
 
 
 def test_a_link_as_directory_parent_or_file_is_refused(tmp_path, monkeypatch):
@@ -232,16 +232,16 @@ def test_a_link_as_directory_parent_or_file_is_refused(tmp_path, monkeypatch):
     Path("link").symlink_to("run")
     for path in (Path("link"), Path("link/seed0")):
         with pytest.raises(FileRefused, match="link: is a symbolic link"):
-            files.names(path)
+            storage.names(path)
     (inside / "config.yaml").symlink_to("/nowhere")
     with pytest.raises(FileRefused, match=r"config\.yaml: is a symbolic link"):
-        files.names(inside)
+        storage.names(inside)
 
 
 def test_a_digest_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert files.digest(b"abc") == files.digest(tmp_path / "a") == expected
+    assert storage.digest(b"abc") == storage.digest(tmp_path / "a") == expected
 
 
 def test_a_file_of_a_gibibyte_is_refused_by_its_size(tmp_path):
@@ -249,18 +249,18 @@ def test_a_file_of_a_gibibyte_is_refused_by_its_size(tmp_path):
     with path.open("wb") as file:
         file.truncate(2**30)
     with pytest.raises(FileRefused, match="has 1,073,741,824 bytes, more than the 1,000"):
-        files.read_json(path, 1000)
+        storage.read_json(path, 1000)
 
 
 def test_a_pipe_in_the_place_of_a_file_does_not_make_us_wait(tmp_path):
     os.mkfifo(tmp_path / "status.json")
     with pytest.raises(FileRefused, match="is no plain file"):
-        files.read_bytes(tmp_path / "status.json", 1000)
+        storage.read_bytes(tmp_path / "status.json", 1000)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileRefused, match=r"status\.json: is missing"):
-        files.read_json(tmp_path / "status.json", 1000)
+        storage.read_json(tmp_path / "status.json", 1000)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_what_is_not_json_is_refused(tmp_path, text, message):
     path = tmp_path / "status.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(FileRefused, match=message):
-        files.read_json(path, 2**20)
+        storage.read_json(path, 2**20)
 
 
 @pytest.mark.parametrize(
@@ -301,13 +301,13 @@ def test_yaml_that_wants_more_than_to_be_read_is_refused(tmp_path, text, message
     path = tmp_path / "config.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(FileRefused, match=message):
-        files.read_yaml(path, 2**16)
+        storage.read_yaml(path, 2**16)
 
 
 def test_yaml_comes_back_as_it_was(tmp_path):
     tree = {"bias": "off", "a": {"b": [1, 2.5e-5, None, True, "null", "1e5", "Übung\x1b"]}}
-    text = files.write_yaml(tmp_path / "a.yaml", tree)
-    assert files.read_yaml(tmp_path / "a.yaml", 1000) == tree
+    text = storage.write_yaml(tmp_path / "a.yaml", tree)
+    assert storage.read_yaml(tmp_path / "a.yaml", 1000) == tree
     assert text.isascii()
 
 

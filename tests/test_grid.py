@@ -14,10 +14,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from normbench import config, machine
+from normbench import config
 from normbench.config import Config
 from normbench.errors import Refused
 from normbench.grid import Grid, loader
+from normbench.runtime import machine
 
 
 def cells(*words: str, multirun: bool = False, config_dir: Path | None = None) -> list[Config]:

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from normbench import grid, seeds
+from normbench import grid
 from normbench.config import ORDERS, Config
 from normbench.errors import Refused
 from normbench.orders import Order
 from normbench.run import Job
+from normbench.runtime import rng
 
 SMALL = ("data=synthetic", "data.shape=[1,8,8]", "device=cpu", "model=mlp", "model.width=16")
 
@@ -90,7 +91,7 @@ def test_without_reshuffling_the_batches_of_the_first_epoch_come_again(case: Any
 
 def test_iid_is_a_permutation_cut_into_batches() -> None:
     labels = equal_classes(10, 7)
-    permutation = torch.randperm(70, generator=seeds.generator(5, "order", 3))
+    permutation = torch.randperm(70, generator=rng.generator(5, "order", 3))
     found = Order().batches(labels, 16, seed=5, epoch=3)
     assert torch.equal(found, permutation[:64].reshape(4, 16))
 

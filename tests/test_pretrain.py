@@ -15,7 +15,7 @@ import torch
 from test_train import kinds
 from torch import nn
 
-from normbench import build, grid, run, seeds
+from normbench import build, grid, run
 from normbench.errors import NormbenchError
 from normbench.inits._base import Lessons, initialize
 from normbench.inits._greedy import Decoder, units_of
@@ -24,6 +24,7 @@ from normbench.norms import create
 from normbench.norms._base import Unit
 from normbench.record import read_rows, read_status
 from normbench.run import Job
+from normbench.runtime import rng
 
 SIGMOID = ("activation=sigmoid", "norm=none", "model.depth=2")
 STEPS, RATE = 12, 0.01
@@ -105,9 +106,9 @@ def reference(made, noise):
         w, b = (each.detach().double().numpy().copy() for each in (layer.weight, layer.bias))
         d, found = np.zeros(w.shape[1]), []
         adam = Adam(w, b, d)
-        draws = seeds.generator(seed, "pretrain", "order", path, 0)
+        draws = rng.generator(seed, "pretrain", "order", path, 0)
         order = torch.randperm(count, generator=draws)
-        masks = seeds.generator(seed, "pretrain", "noise", path, 0)
+        masks = rng.generator(seed, "pretrain", "noise", path, 0)
         for index in order[: STEPS * 64].split(64):
             images = made.train.gather(index)[0].flatten(1)
             x = images.double().numpy()

@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from normbench import files
 from normbench.data import _remote
 from normbench.data._archive import records
 from normbench.data._known import Known, Store
@@ -29,6 +28,7 @@ from normbench.data.cifar10 import CIFAR10
 from normbench.data.fashion_mnist import FashionMNIST
 from normbench.errors import FileRefused, InUse, MachineError, NormbenchError
 from normbench.parts import registry
+from normbench.runtime import storage
 
 MIB = 1 << 20
 ORACLES = Path(__file__).parent / "oracles/data"
@@ -546,7 +546,7 @@ def test_what_a_killed_download_left_is_removed(remote):
 
 def test_two_downloads_of_a_file_do_not_run_at_once(remote):
     remote.folder.mkdir(parents=True)
-    with files.Lock(remote.folder):
+    with storage.Lock(remote.folder):
         message, code = refusal(InUse, remote.fetch)
     assert "is in use by process" in message
     assert code == 3

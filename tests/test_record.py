@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from test_files import file_limit
 
-from normbench import events, files, record
+from normbench import events, record
 from normbench.errors import FileRefused, InUse, MachineError
 from normbench.record import Record, read_config, read_rows, read_status, write_error
 from normbench.rows import Row, TimeRow
+from normbench.runtime import storage
 
 FIELDS = (
     "schema state reason message config_sha256 state_sha256 step epoch steps_total attempts "
@@ -60,7 +61,7 @@ def abandoned(directory, **options):
 
 def contents(directory):
     """Names and digests of all files but the lock, which is no record."""
-    return {name: files.digest(directory / name) for name in files.names(directory)[1:]}
+    return {name: storage.digest(directory / name) for name in storage.names(directory)[1:]}
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_the_files_of_a_finished_run_are_those_of_the_page(directory):
     finished(directory, tb=True)
     names = ["config.yaml", "environment.json", "metrics.jsonl", "status.json", "timing.jsonl"]
     events_file = "events.out.tfevents.000001.normbench"
-    assert files.names(directory) == sorted([".lock", events_file, *names])
+    assert storage.names(directory) == sorted([".lock", events_file, *names])
 
 
 def test_a_finished_run_ends_with_the_last_value_of_each_tag(directory):
@@ -310,7 +311,7 @@ def test_a_setting_that_came_later_does_not_make_a_run_another_one(directory):
 
 def test_a_start_that_was_killed_before_its_status_does_not_stop_the_next(directory):
     abandoned(directory)
-    for name in files.names(directory):
+    for name in storage.names(directory):
         if name not in ("config.yaml", ".lock"):
             (directory / name).unlink()
     assert read_status(directory) is None

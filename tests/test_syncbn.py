@@ -19,9 +19,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from normbench import norms, ranks
+from normbench import norms
 from normbench.errors import NormError
 from normbench.parts import registry
+from normbench.runtime import collectives
 
 STEPS = 3
 SPLITS = {  # samples of each worker
@@ -113,7 +114,7 @@ def work(rank: int, workers: int, folder: Path) -> None:
     seen["stack"] = stacked(rows, samples)
     if rank == 0:  # were the others needed, this would wait for ever
         seen["evaluation"] = build("syncbn", "dense").eval()(draw(2, "dense", 0)).detach()
-    seen["rank"] = torch.tensor([ranks.rank(), ranks.world_size()])
+    seen["rank"] = torch.tensor([collectives.rank(), collectives.world_size()])
     torch.save(seen, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -275,8 +276,8 @@ def test_every_worker_knows_its_number_and_how_many_there_are(seen):
 
 def test_a_single_process_is_one_worker_and_sums_are_the_tensor_itself():
     x = torch.ones(3)
-    assert (ranks.rank(), ranks.world_size(), ranks.joined()) == (0, 1, False)
-    assert ranks.all_reduce_sum(x, 1) is x
+    assert (collectives.rank(), collectives.world_size(), collectives.joined()) == (0, 1, False)
+    assert collectives.all_reduce_sum(x, 1) is x
 
 
 def test_a_plan_lets_one_value_per_worker_pass_the_check_of_shapes():
@@ -284,15 +285,15 @@ def test_a_plan_lets_one_value_per_worker_pass_the_check_of_shapes():
         layer, x = norms.create("syncbn").layer(5, 0), torch.empty(1, 5, requires_grad=True)
         with pytest.raises(NormError, match=r"SyncBatchNorm: input \(1, 5\) leaves 1 value"):
             layer(x)
-        with ranks.planned(2):
+        with collectives.planned(2):
             layer(x).sum().backward()
-    assert x.grad.shape == x.shape and ranks.world_size() == 1
+    assert x.grad.shape == x.shape and collectives.world_size() == 1
 
 
 def test_a_plan_refuses_numbers_that_make_no_groups_of_its_workers():
     with torch.device("meta"):
         layer, x = norms.create("bn", norm_batch=24).layer(5, 0), torch.empty(8, 5)
-        with ranks.planned(4), pytest.raises(NormError, match="they make 8, 16, 32"):
+        with collectives.planned(4), pytest.raises(NormError, match="they make 8, 16, 32"):
             layer(x)
 
 

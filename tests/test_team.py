@@ -13,21 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from normbench import machine, ranks, team
 from normbench.errors import FileRefused, NormbenchError
+from normbench.runtime import collectives, machine, workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 
 
-def hear(work: Callable[[team.Say], None], workers: int = 3) -> list[team.News]:
-    return list(team.together(workers, "cpu", work))
+def hear(work: Callable[[workers.Say], None], workers: int = 3) -> list[workers.News]:
+    return list(workers.together(workers, "cpu", work))
 
 
-def forever(say: team.Say) -> None:
+def forever(say: workers.Say) -> None:
     """What each worker does until one is lost: talk to the others."""
     say({"pid": os.getpid()})
     while True:
-        ranks.average(torch.ones(1))
+        collectives.average(torch.ones(1))
         time.sleep(0.01)
 
 
@@ -52,37 +52,43 @@ def children() -> list[int]:
 
 
 def test_worker_0_tells_what_all_did_together():
-    def work(say: team.Say) -> None:
-        x = torch.arange(3.0) + ranks.rank()
-        ranks.average(x)
-        say({"mean": x.tolist(), "rank": ranks.rank(), "workers": ranks.world_size()})
+    def work(say: workers.Say) -> None:
+        x = torch.arange(3.0) + collectives.rank()
+        collectives.average(x)
+        say({"mean": x.tolist(), "rank": collectives.rank(), "workers": collectives.world_size()})
 
     assert hear(work) == [{"mean": [1.0, 2.0, 3.0], "rank": 0, "workers": 3}]
 
 
 def test_tensors_of_worker_0_reach_the_others():
-    def work(say: team.Say) -> None:
-        x = torch.full((2,), float(ranks.rank()))
-        ranks.from_first([x])
-        say({"sum": ranks.total(x).tolist()})
+    def work(say: workers.Say) -> None:
+        x = torch.full((2,), float(collectives.rank()))
+        collectives.from_first([x])
+        say({"sum": collectives.total(x).tolist()})
 
     assert hear(work) == [{"sum": [0.0, 0.0]}]
 
 
 def test_other_digests_are_found():
-    def work(say: team.Say) -> None:
-        say({"unlike": ranks.unlike_first("ab12" if ranks.rank() != 1 else "ab13", "cpu")})
+    def work(say: workers.Say) -> None:
+        say(
+            {
+                "unlike": collectives.unlike_first(
+                    "ab12" if collectives.rank() != 1 else "ab13", "cpu"
+                )
+            }
+        )
 
     assert hear(work) == [{"unlike": [1]}]
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 9), (4, 14), (3, 5)])
 def test_shares_are_disjoint_and_complete(start, stop):
-    def work(say: team.Say) -> None:
+    def work(say: workers.Say) -> None:
         mine = torch.zeros(20)
-        first, last = ranks.share(start, stop)
+        first, last = collectives.share(start, stop)
         mine[first:last] = 1
-        say({"covered": ranks.total(mine).tolist()})
+        say({"covered": collectives.total(mine).tolist()})
 
     (news,) = hear(work)
     assert news["covered"] == [1.0 if start <= k < stop else 0.0 for k in range(20)]
@@ -90,24 +96,24 @@ def test_shares_are_disjoint_and_complete(start, stop):
 
 @pytest.mark.parametrize("rank", range(3))
 def test_a_killed_worker_is_named_and_no_process_is_left(rank):
-    def work(say: team.Say) -> None:
-        if ranks.rank() == rank:
+    def work(say: workers.Say) -> None:
+        if collectives.rank() == rank:
             os.kill(os.getpid(), signal.SIGKILL)
         forever(say)
 
-    with pytest.raises(team.RankLost, match=f"worker {rank}: was killed by SIGKILL"):
+    with pytest.raises(workers.RankLost, match=f"worker {rank}: was killed by SIGKILL"):
         hear(work)
     assert not children()
 
 
 def test_a_stopped_worker_is_noticed_within_30_seconds_and_killed_too():
-    def work(say: team.Say) -> None:
-        if ranks.rank() == 1:
+    def work(say: workers.Say) -> None:
+        if collectives.rank() == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
         forever(say)
 
     began = time.monotonic()
-    with pytest.raises(team.RankLost, match="worker 1: gave no sign of life for 15 s"):
+    with pytest.raises(workers.RankLost, match="worker 1: gave no sign of life for 15 s"):
         hear(work)
     assert time.monotonic() - began < 30
     assert not children()
@@ -115,47 +121,51 @@ def test_a_stopped_worker_is_noticed_within_30_seconds_and_killed_too():
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_worker_that_lives_and_does_not_come_on_is_noticed_within_30_seconds(rank):
-    def work(say: team.Say) -> None:
-        ranks.meet()
-        if ranks.rank() == rank:
+    def work(say: workers.Say) -> None:
+        collectives.meet()
+        if collectives.rank() == rank:
             time.sleep(1000)
         forever(say)
 
     began = time.monotonic()
-    with pytest.raises(team.RankLost, match=f"worker {rank}: hangs: the others have waited 15 s"):
+    with pytest.raises(
+        workers.RankLost, match=f"worker {rank}: hangs: the others have waited 15 s"
+    ):
         hear(work)
     assert time.monotonic() - began < 30
     assert not children()
 
 
 def test_workers_that_all_need_long_are_not_taken_for_lost(monkeypatch):
-    monkeypatch.setattr(team, "SILENCE_S", 0.5)
-    monkeypatch.setattr(team, "BEAT_S", 0.1)
+    monkeypatch.setattr(workers, "SILENCE_S", 0.5)
+    monkeypatch.setattr(workers, "BEAT_S", 0.1)
 
-    def work(say: team.Say) -> None:
+    def work(say: workers.Say) -> None:
         for seconds in (0.0, 1.0, 0.0, 1.5):
             # Worker 1 takes three times as long as the others, which then wait for it.
-            time.sleep(seconds * (3 if ranks.rank() == 1 else 1))
-            ranks.meet()
+            time.sleep(seconds * (3 if collectives.rank() == 1 else 1))
+            collectives.meet()
         say({"state": "finished"})
 
     assert hear(work) == [{"state": "finished"}]
 
 
 def test_an_error_of_a_worker_comes_with_its_trace():
-    def work(say: team.Say) -> None:
-        if ranks.rank() == 1:
+    def work(say: workers.Say) -> None:
+        if collectives.rank() == 1:
             raise ZeroDivisionError("by nothing")
         forever(say)
 
-    with pytest.raises(team.WorkFailed, match="worker 1: ZeroDivisionError: by nothing") as error:
+    with pytest.raises(
+        workers.WorkFailed, match="worker 1: ZeroDivisionError: by nothing"
+    ) as error:
         hear(work)
     assert "raise ZeroDivisionError" in error.value.__notes__[0]
     assert not children()
 
 
 def test_an_expected_error_keeps_its_message_and_code():
-    def work(say: team.Say) -> None:
+    def work(say: workers.Say) -> None:
         raise FileRefused("images.npy", "is another one", "the same data everywhere")
 
     with pytest.raises(NormbenchError) as error:
@@ -167,7 +177,7 @@ def test_an_expected_error_keeps_its_message_and_code():
 
 
 def test_a_worker_without_memory_is_told_as_such():
-    def work(say: team.Say) -> None:
+    def work(say: workers.Say) -> None:
         raise MemoryError("1 GiB")
 
     with pytest.raises(MemoryError, match="1 GiB") as error:
@@ -176,7 +186,7 @@ def test_a_worker_without_memory_is_told_as_such():
 
 
 def test_workers_end_when_their_parent_stops_listening():
-    news = team.together(2, "cpu", forever)
+    news = workers.together(2, "cpu", forever)
     next(news)
     assert len(children()) == 2
     news.close()

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from test_team import await_gone
 
-from normbench import cli, grid, machine, pool, ranks, team
+from normbench import cli, grid, pool
 from normbench.config import Config
 from normbench.errors import FileRefused, NormbenchError
 from normbench.plan import Item
 from normbench.record import read_status
 from normbench.run import run
+from normbench.runtime import collectives, machine, workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "model.depth=2")
@@ -130,16 +131,16 @@ def test_every_way_to_evaluate_works_in_several_processes(norm, stats, tmp_path)
 
 
 def test_a_lost_worker_fails_the_run_by_name(tmp_path, monkeypatch):
-    begin = ranks.unlike_first
+    begin = collectives.unlike_first
 
     def die(digest: str, device: str) -> list[int]:
-        if ranks.rank() == 1:
+        if collectives.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return begin(digest, device)
 
-    monkeypatch.setattr(ranks, "unlike_first", die)
+    monkeypatch.setattr(collectives, "unlike_first", die)
     chosen = config(tmp_path, "norm=bn", "gpus=3", "batch=33")
-    with pytest.raises(team.RankLost, match="worker 1: was killed by SIGKILL"):
+    with pytest.raises(workers.RankLost, match="worker 1: was killed by SIGKILL"):
         run(chosen)
     status = read_status(chosen.directory)
     assert (status["state"], status["reason"], status["exit_code"]) == ("failed", "rank_lost", 1)
@@ -147,12 +148,12 @@ def test_a_lost_worker_fails_the_run_by_name(tmp_path, monkeypatch):
 
 
 def test_workers_with_other_data_are_refused_before_the_first_step(tmp_path, monkeypatch):
-    compare = ranks.unlike_first
+    compare = collectives.unlike_first
 
     def other(digest: str, device: str) -> list[int]:
-        return compare("00" * 32 if ranks.rank() == 2 else digest, device)
+        return compare("00" * 32 if collectives.rank() == 2 else digest, device)
 
-    monkeypatch.setattr(ranks, "unlike_first", other)
+    monkeypatch.setattr(collectives, "unlike_first", other)
     chosen = config(tmp_path, "gpus=4")
     with pytest.raises(
         NormbenchError, match="worker 2 had another configuration or other data"
@@ -167,9 +168,9 @@ def test_an_error_of_a_worker_stands_in_error_txt(tmp_path, monkeypatch):
     def broken(digest: str, device: str) -> list[int]:
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(ranks, "unlike_first", broken)
+    monkeypatch.setattr(collectives, "unlike_first", broken)
     chosen = config(tmp_path, "gpus=2")
-    with pytest.raises(team.WorkFailed):
+    with pytest.raises(workers.WorkFailed):
         run(chosen)
     assert "ZeroDivisionError: by nothing" in (chosen.directory / "error.txt").read_text()
 
@@ -298,14 +299,14 @@ def test_runs_that_go_on_together_have_a_core_for_each_worker(
 def test_a_lost_worker_leaves_the_other_runs_of_a_sweep_alone(tmp_path, monkeypatch, capsys):
     doomed, other = (config(tmp_path, f"norm={each}", "gpus=2") for each in ("bn", "gn"))
     mark = hashlib.sha256(f"{doomed.sha256} {doomed.seed} {doomed.digest}".encode()).hexdigest()
-    compare = ranks.unlike_first
+    compare = collectives.unlike_first
 
     def die_of_one(digest: str, device: str) -> list[int]:
-        if digest == mark and ranks.rank() == 1:
+        if digest == mark and collectives.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return compare(digest, device)
 
-    monkeypatch.setattr(ranks, "unlike_first", die_of_one)
+    monkeypatch.setattr(collectives, "unlike_first", die_of_one)
     words = small("norm=bn,gn", "gpus=2", f"outputs='{tmp_path}'")
     assert cli.main(["train", "-m", *words]) == 1
     assert "worker 1: was killed by SIGKILL" in capsys.readouterr().out

@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import files
 from normbench.data._base import Sound
 from normbench.errors import FileRefused, InUse, shown
+from normbench.runtime import storage
 
 if TYPE_CHECKING:
     from normbench.data._base import Array
@@ -66,7 +66,7 @@ class Cache:
     def find(self, source: str) -> Decoded | None:
         """Return what is known of the copy; None if there is no sound one of `source`."""
         try:
-            tree = files.read_json(self.directory / "images.json", LONGEST)
+            tree = storage.read_json(self.directory / "images.json", LONGEST)
             content = tree["content"]
             lists = {key: tuple(content[key]) for key in ("shape", "mean", "std")}
             decoded = Decoded(**{**content, **lists})
@@ -129,26 +129,26 @@ class Cache:
                 digest.update(piece)
                 yield piece
 
-        files.write_pieces(self.directory / name, pieces(), _size(shape))
+        storage.write_pieces(self.directory / name, pieces(), _size(shape))
         return digest.hexdigest()
 
     def describe(self, decoded: Decoded) -> None:
         """Write the description, which makes the array that was written before it valid."""
         content = asdict(decoded)
         text = json.dumps({"content": content, "sha256": _digest(content)}, indent=1)
-        files.write_atomic(self.directory / "images.json", text)
+        storage.write_atomic(self.directory / "images.json", text)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Wait until no other process makes the copy, and remove what a killed one left behind."""
-        files.make_directory(self.directory)
+        storage.make_directory(self.directory)
         with ExitStack() as held:
             while True:
                 with suppress(InUse):
-                    held.enter_context(files.Lock(self.directory))
+                    held.enter_context(storage.Lock(self.directory))
                     break
                 time.sleep(WAIT_S)
-            files.remove_stale(self.directory)
+            storage.remove_stale(self.directory)
             yield
 
     def _arrays(self, decoded: Decoded) -> tuple[Array, Array | None] | None:

@@ -13,9 +13,10 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from normbench import __version__, files
+from normbench import __version__
 from normbench.data._known import Known
 from normbench.errors import FileRefused, MachineError, shown
+from normbench.runtime import storage
 
 PATIENCE_S = 30  # without a single byte
 PIECE = 1 << 16
@@ -53,11 +54,11 @@ class Remote:
             if a symbolic link is in its place; InUse if another process downloads it.
         """
         with self._answer() as answer:
-            files.make_directory(self.folder)
-            with files.Lock(self.folder):
+            storage.make_directory(self.folder)
+            with storage.Lock(self.folder):
                 for stale in self.folder.glob(f"{self.file.name}.tmp-*"):
-                    files.remove(stale)
-                files.write_pieces(self.path, self._pieces(answer, tell), self.file.size)
+                    storage.remove(stale)
+                storage.write_pieces(self.path, self._pieces(answer, tell), self.file.size)
 
     @contextlib.contextmanager
     def _answer(self) -> Iterator[IO[bytes]]:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench import seeds
 from normbench.errors import InitError, Mistake
 from normbench.parts.options import Options, option, written
 from normbench.rows import Row
+from normbench.runtime import rng
 
 if TYPE_CHECKING:
     from normbench.feed import Feed
@@ -115,7 +115,7 @@ def initialize(model: nn.Module, init: Init, act: str, seed: int) -> None:
     for path, layer in model.named_modules():
         if not isinstance(layer, LAYERS):
             continue
-        generator = seeds.generator(seed, "init", f"{path}.weight")
+        generator = rng.generator(seed, "init", f"{path}.weight")
         groups = getattr(layer, "groups", 1) if drawing.by_group else 1
         for part in layer.weight.chunk(groups):
             drawing.fill(part, act, generator)
@@ -124,7 +124,7 @@ def initialize(model: nn.Module, init: Init, act: str, seed: int) -> None:
         if layer.bias is not None and init.bias is not None:
             layer.bias.fill_(init.bias)
         elif layer.bias is not None:
-            generator = seeds.generator(seed, "init", f"{path}.bias")
+            generator = rng.generator(seed, "init", f"{path}.bias")
             drawing.fill_bias(layer.bias, layer.weight, generator)
 
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from normbench import seeds
 from normbench.inits._base import Init, Lessons
 from normbench.norms._base import Unit
 from normbench.rows import Row
+from normbench.runtime import rng
 
 if TYPE_CHECKING:
     from normbench.inits.autoencoder import AutoEncoder
@@ -120,7 +120,7 @@ class _Course:
 
     def _random(self, purpose: str, epoch: int = 0, device: str = "cpu") -> torch.Generator:
         seed = self.lessons.seed
-        return seeds.generator(seed, "pretrain", purpose, self.path, epoch, device=device)
+        return rng.generator(seed, "pretrain", purpose, self.path, epoch, device=device)
 
 
 class _Adam:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench import ranks
 from normbench.errors import NormError
 from normbench.norms._base import Running, check_count, check_rank
 from normbench.norms._sums import by_moments, precise, spread
+from normbench.runtime import collectives
 
 
 class BatchOptions(Protocol):
@@ -50,7 +50,7 @@ def sets_of(layer: nn.Module, x: Tensor, norm_batch: int | str, chunks: bool = T
     samples, positions, over = x.shape[0], math.prod(x.shape[2:]), "per channel"
     sets, smallest = Sets(samples), samples
     if norm_batch == "global":
-        sets = Sets(samples, ranks.world_size())
+        sets = Sets(samples, collectives.world_size())
     elif isinstance(norm_batch, int) and norm_batch < samples:
         if not chunks:
             why = f"{type(layer).__name__} does not cut a worker's {samples} samples into chunks"
@@ -67,7 +67,7 @@ def sets_of(layer: nn.Module, x: Tensor, norm_batch: int | str, chunks: bool = T
 
 def _joined(norm_batch: int, samples: int) -> int:
     """How many workers of `samples` each make up `norm_batch` samples."""
-    world = ranks.world_size()
+    world = collectives.world_size()
     workers = norm_batch // samples
     if world == 1:
         return 1
@@ -341,7 +341,7 @@ class _OverWorkers(torch.autograd.Function):
 
     @staticmethod
     def forward(tensor: Tensor, workers: int) -> Tensor:
-        return ranks.all_reduce_sum(tensor, workers)
+        return collectives.all_reduce_sum(tensor, workers)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:

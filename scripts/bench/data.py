@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from normbench import machine
 from normbench.augment import PAD, Augment
 from normbench.data._base import Split, split, validation_size
 from normbench.data.mnist import MNIST
 from normbench.feed import Feed
 from normbench.inputs import standardized
 from normbench.orders import Order
+from normbench.runtime import machine
 
 BATCH = 128
 SHAPE, IMAGES = (3, 32, 32), 50_000

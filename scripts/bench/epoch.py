@@ -22,11 +22,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from normbench import grid, machine
+from normbench import grid
 from normbench.config import Config
 from normbench.data import mnist
 from normbench.data._base import split, validation_size
 from normbench.run import Job
+from normbench.runtime import machine
 
 CHECKED = 5  # steps whose losses must agree
 TOLERANCE = 1e-4

@@ -17,10 +17,10 @@ import torch
 from run import Case
 from torch import Tensor, nn
 
-from normbench import machine
 from normbench.errors import NormError
 from normbench.norms import create
 from normbench.parts import registry
+from normbench.runtime import machine
 
 SHAPES = ((32, 64, 32, 32), (128, 512))
 BATCH = ("bn", "syncbn", "ghostbn", "brn", "evalnorm", "mean", "bin", "cmbn", "switch", "mabn")

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from run import Case
 
-from normbench import grid, machine
+from normbench import grid
 from normbench.config import Config
 from normbench.record import Record
 from normbench.run import Job, hparams
+from normbench.runtime import machine
 from normbench.schedule import Schedule
 
 SLICE = 50  # steps between two training rows

@@ -19,9 +19,10 @@ import torch.distributed as dist
 from run import CORES, Case
 from torch import Tensor
 
-from normbench import grid, machine, ranks, team
+from normbench import grid
 from normbench.config import Config
 from normbench.run import Job
+from normbench.runtime import collectives, machine, workers
 from normbench.train import FOLD
 
 SENDERS = ("all_reduce", "all_gather", "broadcast", "barrier")
@@ -62,7 +63,7 @@ class Sent(NamedTuple):
 def sent(model: str, norm: str) -> Sent:
     """Count the messages of a worker and their bytes."""
     config = configured(f"model={model}", f"norm={norm}", "batch=32", "gpus=2", "device=cpu")
-    (news,) = team.together(2, "cpu", lambda say: say({"sent": count(config)}))
+    (news,) = workers.together(2, "cpu", lambda say: say({"sent": count(config)}))
     return Sent(*news["sent"])
 
 
@@ -74,7 +75,7 @@ def count(config: Config) -> Sent:
     for name in SENDERS:
         setattr(dist, name, listened(getattr(dist, name), sizes))
     order = job.train.order(config.seed, 0, config.batch)[:COUNTED]
-    for indices in ranks.mine(order, config.accumulate):
+    for indices in collectives.mine(order, config.accumulate):
         job.update(job.train.gather(indices), config.lr)
     messages, kib = len(sizes) / COUNTED, sum(sizes) / COUNTED / 1024
     sizes.clear()
@@ -100,7 +101,7 @@ class Slices:
 
     def __init__(self, config: Config, plain: bool = False) -> None:
         self.config, self.plain = config, plain
-        self.news: Iterator[team.News] | None = None
+        self.news: Iterator[workers.News] | None = None
         self.loss = 0.0
 
     def __call__(self) -> float:
@@ -108,23 +109,23 @@ class Slices:
         workers, device = self.config.gpus, self.config.device
         if self.news is None:
             self.wait, self.go = os.pipe()
-            self.news = team.together(workers, device, self.work)
+            self.news = workers.together(workers, device, self.work)
         with all_cores():
             os.write(self.go, b"." * workers)
             news = next(self.news)
         self.loss = news["loss"]
         return float(news["seconds"])
 
-    def work(self, say: team.Say) -> None:
+    def work(self, say: workers.Say) -> None:
         """Train SLICE steps for each byte that comes: one for each worker, who await each other."""
         machine.prepare(1)
         if self.plain:
-            ranks.leave()
+            collectives.leave()
         rows = Job(self.config).rows()
         next(rows)  # the validation at step 0
         while True:
             os.read(self.wait, 1)
-            ranks.meet()
+            collectives.meet()
             start = time.perf_counter()
             row = next(rows)  # its numbers come from the device, which is done then
             seconds = time.perf_counter() - start
@@ -161,13 +162,13 @@ def agree(ours: Slices, baseline: Slices | Alone) -> None:
 def start(workers: int) -> float:
     """Seconds until all of so many workers have met and worker 0 has said so."""
 
-    def work(say: team.Say) -> None:
-        ranks.meet()
+    def work(say: workers.Say) -> None:
+        collectives.meet()
         say({"here": True})
 
     with all_cores():
         begun = time.perf_counter()
-        news = team.together(workers, "cpu", work)
+        news = workers.together(workers, "cpu", work)
         next(news)
         seconds = time.perf_counter() - begun
         news.close()

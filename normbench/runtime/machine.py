@@ -155,7 +155,7 @@ def source_digest() -> str:
     """Return the SHA-256 over the names and bytes of the package's Python files."""
     import hashlib
 
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[1]
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         total.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())

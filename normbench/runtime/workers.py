@@ -23,8 +23,8 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from normbench import machine, ranks
 from normbench.errors import Mistake, NormbenchError, first_line
+from normbench.runtime import collectives, machine
 
 BEAT_S = 1.0  # between two signs of life
 SILENCE_S = 15.0  # without one, a worker is lost
@@ -205,11 +205,11 @@ def _child(place: _Place, pipe: int, work: Callable[[Say], None]) -> None:
     try:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # all workers are on this machine
         machine.take_device(place.device, place.rank)
-        ranks.join(place.rank, place.workers, place.device, place.meeting)
+        collectives.join(place.rank, place.workers, place.device, place.meeting)
         work(say)
-        say({"done": ranks.turns()})
+        say({"done": collectives.turns()})
         code = 0
-    except ranks.PeerLost as error:
+    except collectives.PeerLost as error:
         say({"lost": str(error)})
     except BaseException as error:
         say({"failed": _told(error)})
@@ -232,7 +232,7 @@ def _voice(pipe: int) -> Say:
 def _beat(say: Say) -> None:
     with suppress(OSError):
         while True:
-            say({"beat": ranks.turns()})
+            say({"beat": collectives.turns()})
             time.sleep(BEAT_S)
 
 

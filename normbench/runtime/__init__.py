@@ -1,0 +1,1 @@
+"""What a run stands on: the machine, processes, messages between them, storage, random numbers."""
