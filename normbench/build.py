@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from normbench import inputs, norms
+from normbench import norms
 from normbench.config import Config, part
+from normbench.engine import transforms
 from normbench.errors import InitError, Mistake, NormError, PartError, Refused
 from normbench.inits._base import Init, initialize, set_gains
 from normbench.models._base import Shape
@@ -20,7 +21,7 @@ from normbench.runtime import collectives
 
 if TYPE_CHECKING:
     from normbench.data._base import Dataset
-    from normbench.inputs import Scaling
+    from normbench.engine.transforms import Scaling
 
 
 SMALL = 2**19  # numbers in a batch up to which the check runs it for real
@@ -85,8 +86,8 @@ def scaling(config: Config) -> Scaling:
     return _scaling(config.inputs, data(config))
 
 
-_mixed = cache(inputs.mixed)
-_scaling = cache(inputs.scaling)
+_mixed = cache(transforms.mixed)
+_scaling = cache(transforms.scaling)
 
 
 def memory_format(config: Config) -> torch.memory_format:

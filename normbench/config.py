@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import augment, inputs, orders
+from normbench.engine import augment, sampler, transforms
 from normbench.errors import Mistake
 from normbench.parts import registry
 from normbench.parts.options import Declared, Unfit, declarations, leaves, option, written
@@ -77,7 +77,7 @@ class Config:
     order_alpha: float = option(None, above=0, high=1e6)
     order_classes: int = option(None, low=1, high=100_000)
     reshuffle: bool = option(None)
-    inputs: str = option(None, choices=tuple(inputs.KINDS))
+    inputs: str = option(None, choices=tuple(transforms.KINDS))
     mix: str = option(None, choices=("none", "inverted"))
     augment: str = option(None)
     shifts: list[str] = option(None)
@@ -328,7 +328,7 @@ def resolve(tree: dict[str, Any], about: About, here: bool = True) -> Config:
         tree["tune_lrs"] = grid_around(tree["optimizer"]["lr"])
     for key in ("shifts", "test_blank_steps"):
         tree[key] = sorted(tree[key])  # a run is the same in whatever order it is tested
-    for key, order in orders.OWNERS.items():
+    for key, order in sampler.OWNERS.items():
         if tree["order"] != order:
             tree[key] = defaults()[key]  # it makes no difference
     tree["augment"] = augment.named(tree["augment"])
@@ -368,8 +368,8 @@ def contradictions(tree: Mapping[str, Any], about: About) -> list[Mistake]:
         *_place_mistakes(tree),
         *_share_mistakes(tree),
         *_tune_mistakes(tree),
-        *inputs.mistakes(tree, about),
-        *orders.mistakes(tree, about),
+        *transforms.mistakes(tree, about),
+        *sampler.mistakes(tree, about),
         *augment.mistakes(tree, about),
     ]
 

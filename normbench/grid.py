@@ -29,8 +29,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normbench import config, orders
+from normbench import config
 from normbench.config import Config
+from normbench.engine import sampler
 from normbench.errors import Mistake, PartError, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, nearest, written
@@ -225,7 +226,7 @@ class Grid:
         """Refuse a setting of an order that no cell has."""
         found = {cell.config.order: None for cell in cells if cell.config}
         for text in overrides:
-            order = orders.OWNERS.get(text.partition("=")[0])
+            order = sampler.OWNERS.get(text.partition("=")[0])
             if order and order not in found and all(cell.config for cell in cells):
                 why = f"order={','.join(found)} has no such setting"
                 self._say(text, why, f"order={order} {text}")

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from normbench import inputs, tune
+from normbench import tune
 from normbench.config import Config
+from normbench.engine import transforms
 from normbench.errors import Refused
 from normbench.grid import Cell
 from normbench.record import FINAL, read_status
@@ -58,7 +59,7 @@ class Item:
             target=self.config.target,
             length=(self.config.steps or 0) * self.config.batch,
             train_s=status.get("train_s"),
-            tests=inputs.further_tests(self.config),
+            tests=transforms.further_tests(self.config),
         )
 
 

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normbench import augment, build, inputs
+from normbench import build
 from normbench.config import Config, part
+from normbench.engine import augment, transforms
+from normbench.engine.loader import Blanks, Feed
+from normbench.engine.sampler import Order
+from normbench.engine.schedule import Schedule
+from normbench.engine.train import Judge, Plan, Update, average_running, fit
 from normbench.errors import FileRefused, MachineError, NormbenchError, first_line
-from normbench.feed import Blanks, Feed
 from normbench.inits._base import Lessons
 from normbench.norms._base import calibrate, plainly
-from normbench.orders import Order
 from normbench.record import Record, write_error
 from normbench.rows import Row, TimeRow, finite, from_json, to_json
 from normbench.runtime import collectives, machine, workers
-from normbench.schedule import Schedule
-from normbench.train import Judge, Plan, Update, average_running, fit
 
 if TYPE_CHECKING:
     from normbench.data._base import Dataset
@@ -314,12 +315,12 @@ def _for_training(config: Config, data: Dataset, feed: Feed) -> Feed:
 
 def _tests(config: Config, feed: Feed) -> dict[str, Feed]:
     """The test images once more for each shift, number of blank steps and domain, by name."""
-    feeds = [feed.changed(inputs.read_shift(word)) for word in config.shifts]
+    feeds = [feed.changed(transforms.read_shift(word)) for word in config.shifts]
     feeds += [feed.led(steps) for steps in config.test_blank_steps]
     if config.mix != "none":
-        second = inputs.inverted_half(feed.labels)
+        second = transforms.inverted_half(feed.labels)
         feeds += [feed.only(~second), feed.only(second)]
-    return dict(zip(inputs.further_tests(config), feeds, strict=True))
+    return dict(zip(transforms.further_tests(config), feeds, strict=True))
 
 
 def _plan(config: Config) -> Plan:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from normbench import build, grid
-from normbench.augment import Augment
 from normbench.config import Config
+from normbench.engine.augment import Augment
 from normbench.errors import Refused
 from normbench.run import Job
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from test_train import config, kinds
 
 from normbench import build
+from normbench.engine.train import evenly
 from normbench.norms._base import refresh
 from normbench.parts import registry
 from normbench.run import Job
-from normbench.train import evenly
 
 BLANK = ("data.shape=[1,8,8]", "model.width=8", "model.rows=2", "steps=9", "eval_every=9")
 

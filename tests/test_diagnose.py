@@ -15,8 +15,9 @@ from subjects import default_dtype, oracle_of, own
 from test_train import config, kinds
 from torch import nn
 
-from normbench import diagnose, norms, record
-from normbench.diagnose import look
+from normbench import norms, record
+from normbench.engine import diagnostics
+from normbench.engine.diagnostics import look
 from normbench.events import CHARTS, LAYER_CHARTS, load_tensorboard
 from normbench.inits._base import initialize
 from normbench.norms._base import ACTIVATIONS, Running, Unit, Units, apply, refresh
@@ -185,7 +186,7 @@ def test_the_largest_slope_of_each_activation_is_known(name):
     act = ACTIVATIONS[name](1, 0).double()
     x = torch.linspace(-8, 8, 160_001, dtype=torch.float64).unsqueeze(1).requires_grad_()
     (slope,) = torch.autograd.grad(act(x).sum(), x)
-    assert diagnose._steepest(act) == pytest.approx(float(slope.abs().max()), rel=1e-9)
+    assert diagnostics._steepest(act) == pytest.approx(float(slope.abs().max()), rel=1e-9)
 
 
 def test_zeros_are_counted_behind_the_activation():
@@ -420,7 +421,9 @@ def test_a_row_on_the_layers_follows_each_validation():
 def test_the_probe_is_the_first_validation_images_in_batches_as_in_training(monkeypatch):
     job = Job(config("batch=128", "accumulate=2", "diagnose=full"))
     found = []
-    monkeypatch.setattr(diagnose, "look", lambda model, batches, cast: found.append(batches) or {})
+    monkeypatch.setattr(
+        diagnostics, "look", lambda model, batches, cast: found.append(batches) or {}
+    )
     list(job.judge.layers(0))
     assert [len(y) for _, y in found[0]] == [64] * 7
     assert torch.equal(torch.cat([x for x, _ in found[0]]), job.judge.val.slice(0, 448)[0])

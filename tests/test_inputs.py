@@ -12,9 +12,10 @@ import torch
 from test_train import config, kinds
 from torch import Tensor
 
-from normbench import build, cli, inputs
+from normbench import build, cli
 from normbench.config import Config
 from normbench.data._base import Dataset, Split
+from normbench.engine import transforms
 from normbench.run import Job
 
 SCALINGS = ("standardized", "raw", "uneven", "per_feature", "whitened")
@@ -32,7 +33,7 @@ def pixels(split: Split) -> np.ndarray[Any, Any]:
 
 def scaled(kind: str, data: Dataset, images: Tensor) -> np.ndarray[Any, Any]:
     """What a model sees of images, one row each."""
-    y = inputs.scaling(kind, data)(images.float())
+    y = transforms.scaling(kind, data)(images.float())
     assert y.dtype == torch.float32
     assert y.shape == images.shape
     return y.flatten(1).double().numpy()
@@ -136,7 +137,7 @@ def test_whitening_has_the_same_bits_with_any_number_of_threads(data: Dataset) -
     before, found = torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(inputs.scaling("whitened", data).matrix)
+        found.append(transforms.scaling("whitened", data).matrix)
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert found[0] is not None
@@ -144,7 +145,7 @@ def test_whitening_has_the_same_bits_with_any_number_of_threads(data: Dataset) -
 
 
 def test_whitened_inputs_are_float32_under_autocast(data: Dataset) -> None:
-    scaling = inputs.scaling("whitened", data)
+    scaling = transforms.scaling("whitened", data)
     usual = scaling(data.test.images.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert scaling(data.test.images.float()).equal(usual)
@@ -173,7 +174,7 @@ def test_a_scaling_is_computed_once_per_process() -> None:
 
 def shifted(word: str, images: Tensor, first: int = 0) -> np.ndarray[Any, Any]:
     """A shift of pixels 0 .. 255, as numbers in 0 .. 1."""
-    return inputs.read_shift(word)(images.float(), first).double().numpy() / 255
+    return transforms.read_shift(word)(images.float(), first).double().numpy() / 255
 
 
 def drawn(shape: tuple[int, ...] = (4, 3, 5, 6)) -> Tensor:
@@ -225,7 +226,7 @@ def test_noise_is_another_for_each_image_and_does_not_depend_on_the_batches() ->
 )
 def test_words_that_name_no_shift_are_refused(word: str) -> None:
     with pytest.raises(ValueError, match="is none of invert, brightness"):
-        inputs.read_shift(word)
+        transforms.read_shift(word)
 
 
 SHIFTS = "shifts=[noise+0.5,invert,brightness-0.5]"
@@ -287,7 +288,7 @@ def labels(counts: list[int]) -> Tensor:
 
 def test_domains_have_half_of_each_class() -> None:
     found = labels([980, 1135, 7, 1])
-    second = inputs.inverted_half(found)
+    second = transforms.inverted_half(found)
     for each in range(4):
         mine = second[found == each]
         assert abs(int(mine.sum()) - int((~mine).sum())) <= len(mine) % 2
@@ -296,14 +297,14 @@ def test_domains_have_half_of_each_class() -> None:
 
 def test_the_domain_of_an_image_is_the_same_in_a_smaller_part() -> None:
     found = labels([50, 70, 20])
-    assert inputs.inverted_half(found)[:33].equal(inputs.inverted_half(found[:33]))
+    assert transforms.inverted_half(found)[:33].equal(transforms.inverted_half(found[:33]))
 
 
 def test_mixed_data_has_half_of_all_images_inverted_and_of_half_the_contrast() -> None:
     plain, mixed = (build.data(colours(word)) for word in ("mix=none", "mix=inverted"))
     for name in ("train", "val", "test"):
         before, after = getattr(plain, name), getattr(mixed, name)
-        second = inputs.inverted_half(before.labels)
+        second = transforms.inverted_half(before.labels)
         assert after.images[~second].equal(before.images[~second])
         expected = 0.75 - before.images[second].double() / 255 / 2
         assert float((after.images[second].double() / 255 - expected).abs().max()) < 0.51 / 255
@@ -326,7 +327,7 @@ def test_the_mixture_does_not_depend_on_the_seed() -> None:
 
 def test_each_domain_has_a_test_of_its_own() -> None:
     job, values = after_test("mix=inverted")
-    second = inputs.inverted_half(job.judge.tests["test"].labels)
+    second = transforms.inverted_half(job.judge.tests["test"].labels)
     share = float(second.double().mean())
     parts = [values[f"test/accuracy/{name}"] for name in ("plain", "inverted")]
     assert values["test/accuracy"] == pytest.approx((1 - share) * parts[0] + share * parts[1])

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from normbench import grid
 from normbench.config import ORDERS, Config
+from normbench.engine.sampler import Order
 from normbench.errors import Refused
-from normbench.orders import Order
 from normbench.run import Job
 from normbench.runtime import rng
 

@@ -11,7 +11,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from normbench.config import SCHEDULES
-from normbench.schedule import Schedule
+from normbench.engine.schedule import Schedule
 
 
 def rates(kind: str, steps: int, warmup: float = 0.0, peak: float = 1.0) -> list[float]:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from normbench import grid
 from normbench.config import Config
-from normbench.feed import Feed
-from normbench.inputs import standardized
+from normbench.engine.loader import Feed
+from normbench.engine.transforms import standardized
 from normbench.rows import Row
 from normbench.run import Job
 

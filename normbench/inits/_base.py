@@ -23,7 +23,7 @@ from normbench.rows import Row
 from normbench.runtime import rng
 
 if TYPE_CHECKING:
-    from normbench.feed import Feed
+    from normbench.engine.loader import Feed
     from normbench.norms._base import Norm
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)

@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from normbench.augment import PAD, Augment
 from normbench.data._base import Split, split, validation_size
 from normbench.data.mnist import MNIST
-from normbench.feed import Feed
-from normbench.inputs import standardized
-from normbench.orders import Order
+from normbench.engine.augment import PAD, Augment
+from normbench.engine.loader import Feed
+from normbench.engine.sampler import Order
+from normbench.engine.transforms import standardized
 from normbench.runtime import machine
 
 BATCH = 128

@@ -16,10 +16,10 @@ from run import Case
 
 from normbench import grid
 from normbench.config import Config
+from normbench.engine.schedule import Schedule
 from normbench.record import Record
 from normbench.run import Job, hparams
 from normbench.runtime import machine
-from normbench.schedule import Schedule
 
 SLICE = 50  # steps between two training rows
 WORKLOADS = (("mlp", 2, 1.10), ("mlp", 32, 1.05), ("mlp", 128, 1.05), ("cnn", 32, 1.05))

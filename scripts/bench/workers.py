@@ -21,9 +21,9 @@ from torch import Tensor
 
 from normbench import grid
 from normbench.config import Config
+from normbench.engine.train import FOLD
 from normbench.run import Job
 from normbench.runtime import collectives, machine, workers
-from normbench.train import FOLD
 
 SENDERS = ("all_reduce", "all_gather", "broadcast", "barrier")
 COUNTED = 20  # steps whose messages are counted, fewer than FOLD

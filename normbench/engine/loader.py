@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normbench.orders import Order
+from normbench.engine.sampler import Order
 from normbench.runtime import rng
 
 if TYPE_CHECKING:
-    from normbench.augment import Augment
     from normbench.data._base import Split
-    from normbench.inputs import Scaling
+    from normbench.engine.augment import Augment
+    from normbench.engine.transforms import Scaling
 
 Batch = tuple[Tensor, Tensor]
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench import diagnose
-from normbench.feed import Batch, Feed
+from normbench.engine import diagnostics
+from normbench.engine.loader import Batch, Feed
 from normbench.norms._base import Dropout, Norm, buffers_kept, plainly, refresh
 from normbench.rows import Row
 from normbench.runtime import collectives, rng
@@ -294,7 +294,7 @@ class Judge:
         start = time.perf_counter()
         pieces = evenly(*self._as_trained(PROBE_IMAGES))
         batches = [self.val.slice(*collectives.share(*each)) for each in pieces]
-        values = diagnose.look(self.model, batches, self.update.cast)
+        values = diagnostics.look(self.model, batches, self.update.cast)
         self.wall_s += time.perf_counter() - start
         yield self.plan.row("layers", step, values)
 
