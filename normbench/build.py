@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from normbench import norms
-from normbench.config import Config, part
 from normbench.engine import transforms
 from normbench.errors import InitError, Mistake, NormError, PartError, Refused
 from normbench.inits._base import Init, initialize, set_gains
 from normbench.models._base import Shape
 from normbench.norms._base import Norm, Units, apply, check_refresh, plainly
 from normbench.runtime import collectives
+from normbench.settings.schema import Config, part
 
 if TYPE_CHECKING:
     from normbench.data._base import Dataset

@@ -172,9 +172,12 @@ def train(argv: list[str]) -> int:
 def _prepared(options: argparse.Namespace) -> bool:
     """Check every cell before Hydra starts; False if there is nothing to start."""
     global session
-    from normbench import datasets, grid, plan, sweep
+    from normbench import datasets, plan, sweep
+    from normbench.settings import compose
 
-    cells = grid.Grid(grid.loader(options.config_dir)).cells(options.overrides, options.multirun)
+    cells = compose.Grid(compose.loader(options.config_dir)).cells(
+        options.overrides, options.multirun
+    )
     work = plan.Sweep(cells)
     absent = datasets.missing(row.config for row in work.rows if row.left)
     warnings = sweep.check(work)
@@ -234,12 +237,13 @@ def task(composed: Any) -> int:
 def _task(composed: Any) -> int:
     from omegaconf import OmegaConf
 
-    from normbench import grid, plan
+    from normbench import plan
+    from normbench.settings import compose
 
     if session and not session.multirun:  # composed and checked before, in this very process
         return _train(session.sweep, session.screen)
     tree = OmegaConf.to_container(OmegaConf.create(composed), resolve=True)
-    cell = grid.composed({str(key): value for key, value in tree.items()})  # type: ignore[union-attr]
+    cell = compose.composed({str(key): value for key, value in tree.items()})  # type: ignore[union-attr]
     return _train(plan.Sweep([cell]), _screen(argparse.Namespace(quiet=True)))
 
 
@@ -271,9 +275,10 @@ def summary(argv: list[str]) -> int:
     )
     parser.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
     options = _parsed(parser, argv)
-    from normbench import grid, overview
+    from normbench import overview
+    from normbench.settings import compose
 
-    composer = grid.Grid(grid.loader(options.config_dir))
+    composer = compose.Grid(compose.loader(options.config_dir))
     overview.show(composer, options.overrides, options.diff or [], _screen(options))
     return 0
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from normbench import config
 from normbench.parts import registry
 from normbench.parts.options import Declared, written
+from normbench.settings import schema
 
 SHELLS = ("bash", "zsh", "fish")
 OVERRIDDEN = ("train", "summary")  # commands that take settings
@@ -82,7 +82,7 @@ def _settings(before: list[str], word: str) -> Iterator[str]:
 
 def _keys(before: list[str]) -> Iterator[str]:
     yield from registry.KINDS
-    yield from config.defaults()
+    yield from schema.defaults()
     for group in registry.KINDS:
         yield from (f"{group}.{option}" for option in _options(group, before))
 
@@ -90,12 +90,12 @@ def _keys(before: list[str]) -> Iterator[str]:
 def _options(group: str, before: list[str]) -> dict[str, Declared]:
     """The options of the part that the line chooses, or of the default one."""
     given = [word.partition("=")[2] for word in before if word.startswith(f"{group}=")]
-    name = given[-1] if given else config.default_parts()[group]
+    name = given[-1] if given else schema.default_parts()[group]
     known = registry.names(group)
     found: dict[str, Declared] = {}
     for each in name.split(","):
         if all(member in known for member in each.split("+")):
-            found |= config.declared_options(group, each)
+            found |= schema.declared_options(group, each)
     return found
 
 
@@ -106,10 +106,10 @@ def _values(key: str, before: list[str]) -> list[str]:
     if option:
         known = _options(group, before) if group in registry.KINDS else {}
         return _words(known[option]) if option in known else []
-    typed = {each.name: each for each in config.declared_keys()}
+    typed = {each.name: each for each in schema.declared_keys()}
     if key not in typed:
         return []
-    return list(dict.fromkeys([*_words(typed[key]), written(config.defaults()[key])]))
+    return list(dict.fromkeys([*_words(typed[key]), written(schema.defaults()[key])]))
 
 
 def _words(declared: Declared) -> list[str]:

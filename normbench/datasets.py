@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import config
-from normbench.config import Config
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 from normbench.parts import registry
 from normbench.parts.options import nearest
 from normbench.report import Cell, Table
 from normbench.runtime import storage
 from normbench.screen import Screen
+from normbench.settings import schema
+from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -151,10 +151,10 @@ def chosen(name: str, overrides: Sequence[str]) -> Data:
     """
     options: Mapping[str, Any] = {"name": name}
     if overrides or name not in registry.names("data"):
-        from normbench import grid
+        from normbench.settings import compose
 
-        options = grid.Grid(grid.loader()).part("data", [f"data={name}", *overrides])
-    part: Data = config.part("data", options)
+        options = compose.Grid(compose.loader()).part("data", [f"data={name}", *overrides])
+    part: Data = schema.part("data", options)
     return part
 
 
@@ -166,7 +166,7 @@ def missing(configs: Iterable[Config]) -> list[Data]:
     found = []
     options = {json.dumps([each.download, each.data]): each for each in configs}
     for each in options.values():
-        part: Data = config.part("data", each.data)
+        part: Data = schema.part("data", each.data)
         if each.download and part.downloads():
             found.append(part)
         else:

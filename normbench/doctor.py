@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from normbench import __version__, config, grid
+from normbench import __version__
 from normbench.errors import NormbenchError, first_line
 from normbench.parts import registry
 from normbench.run import run
 from normbench.runtime import machine, storage
 from normbench.screen import Screen
+from normbench.settings import compose, schema
 
 STATES = {"ok": " ok   ", "note": " note ", "fail": " FAIL "}
 LEAST_FREE_GIB = 1.0  # a sweep of some hundred runs with TensorBoard's files fits in
@@ -100,7 +101,7 @@ def _storage(outputs: Path) -> Iterator[Finding]:
 def _data() -> Iterator[Finding]:
     for name in registry.names("data"):
         try:
-            about = config.data_about({"data": {"name": name}})
+            about = schema.data_about({"data": {"name": name}})
             if about.here:
                 yield Finding("ok", f"data={name}: {'/'.join(map(str, about.sizes))} images")
             else:
@@ -132,7 +133,7 @@ def _trained(*settings: str) -> str:
     with tempfile.TemporaryDirectory(prefix="normbench-") as folder:
         words = [*TINY, *settings, f"outputs='{folder}'"]
         words = list({word.partition("=")[0]: word for word in words}.values())
-        (cell,) = grid.Grid(grid.loader()).cells(words, multirun=False)
+        (cell,) = compose.Grid(compose.loader()).cells(words, multirun=False)
         assert cell.config
         state = run(cell.config)
     return f"{state} on {cell.config.device}"

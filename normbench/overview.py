@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from normbench import build, summary
-from normbench.config import Config
 from normbench.errors import Refused
-from normbench.grid import Grid
 from normbench.norms._base import apply
+from normbench.settings.compose import Grid
+from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
     from normbench.screen import Screen

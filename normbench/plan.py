@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from normbench import tune
-from normbench.config import Config
 from normbench.engine import transforms
 from normbench.errors import Refused
-from normbench.grid import Cell
 from normbench.record import FINAL, read_status
 from normbench.report import SEEDS, Result
+from normbench.settings.compose import Cell
+from normbench.settings.schema import Config
 
 TUNE_SEED = "tune seed"  # among the settings of a tuning run, beside `optimizer.lr`
 Settings = dict[str, str]  # of a cell, as the command line gave them

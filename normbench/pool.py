@@ -22,7 +22,6 @@ from functools import partial
 from typing import IO, Any
 
 from normbench import build, events
-from normbench.config import Config
 from normbench.errors import InUse, first_line
 from normbench.parts import registry
 from normbench.plan import Item
@@ -30,6 +29,7 @@ from normbench.record import FINAL, read_status
 from normbench.rows import Row, from_json, to_json
 from normbench.run import run
 from normbench.runtime import machine
+from normbench.settings.schema import Config
 
 BUSY_WAIT_S = 1.0  # between two looks at a run that another process works on
 TRIES = 2  # a child that was killed is tried once more

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from normbench import build
-from normbench.config import Config, part
 from normbench.engine import augment, transforms
 from normbench.engine.loader import Blanks, Feed
 from normbench.engine.sampler import Order
@@ -25,6 +24,7 @@ from normbench.norms._base import calibrate, plainly
 from normbench.record import Record, write_error
 from normbench.rows import Row, TimeRow, finite, from_json, to_json
 from normbench.runtime import collectives, machine, workers
+from normbench.settings.schema import Config, part
 
 if TYPE_CHECKING:
     from normbench.data._base import Dataset

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbench import __version__, report, targets, tune
-from normbench.config import Config
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
@@ -20,6 +19,7 @@ from normbench.record import read_status
 from normbench.report import Result
 from normbench.rows import Row
 from normbench.runtime import storage
+from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
     from normbench.screen import Screen

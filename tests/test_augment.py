@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from normbench import build, grid
-from normbench.config import Config
+from normbench import build
 from normbench.engine.augment import Augment
 from normbench.errors import Refused
 from normbench.run import Job
+from normbench.settings import compose
+from normbench.settings.schema import Config
 
 SMALL = ("data=synthetic", "data.shape=[3,8,8]", "device=cpu", "model=mlp", "model.width=16")
 ALL = ("crop", "flip", "cutout")
@@ -28,7 +29,7 @@ CHANCE = st.one_of(st.sampled_from([0.0, 0.5, 1 - 2**-24]), st.floats(0, 1 - 2**
 def configs(*words: str) -> list[Config | None]:
     given = {word.partition("=")[0] for word in words}
     base = [word for word in SMALL if word.partition("=")[0] not in given]
-    return [cell.config for cell in grid.Grid(grid.loader()).cells([*base, *words], True)]
+    return [cell.config for cell in compose.Grid(compose.loader()).cells([*base, *words], True)]
 
 
 def job(*words: str) -> Job:
@@ -123,7 +124,7 @@ def test_cutout_leaves_the_mean_behind() -> None:
 
 def test_blank_time_steps_stay_before_an_augmented_image() -> None:
     words = ("data=synthetic", "data.shape=[3,8,8]", "model=rnn", "blank_steps=3")
-    (cell,) = grid.Grid(grid.loader()).cells([*words, "augment=crop+flip+cutout"], False)
+    (cell,) = compose.Grid(compose.loader()).cells([*words, "augment=crop+flip+cutout"], False)
     assert cell.config
     feed = Job(cell.config).train
     chances = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))

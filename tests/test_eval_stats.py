@@ -13,11 +13,11 @@ from test_train import config, kinds
 from torch import nn
 
 from normbench import build, norms, sweep
-from normbench.config import Config
 from normbench.engine.train import Judge, evenly
 from normbench.norms._base import Dropout, Norm, Running, check_refresh, plainly, refresh
 from normbench.parts import registry
 from normbench.run import Job
+from normbench.settings.schema import Config
 
 STATS = ("running", "batch", "dataset")
 RUNNING = [case for name in own("norm") for case in chosen(name) if case.norm.has_modes()]

@@ -14,11 +14,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from normbench import config
-from normbench.config import Config
 from normbench.errors import Refused
-from normbench.grid import Grid, loader
 from normbench.runtime import machine
+from normbench.settings import schema
+from normbench.settings.compose import Grid, loader
+from normbench.settings.schema import Config
 
 
 def cells(*words: str, multirun: bool = False, config_dir: Path | None = None) -> list[Config]:
@@ -148,7 +148,7 @@ def test_cells_equal_what_hydra_composes() -> None:
 
 
 def test_packaged_defaults_name_every_setting() -> None:
-    assert {each.name for each in config.declared_keys()} == set(config.defaults())
+    assert {each.name for each in schema.declared_keys()} == set(schema.defaults())
 
 
 def test_a_length_in_examples_is_that_of_as_many_steps() -> None:

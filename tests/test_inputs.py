@@ -13,10 +13,10 @@ from test_train import config, kinds
 from torch import Tensor
 
 from normbench import build, cli
-from normbench.config import Config
 from normbench.data._base import Dataset, Split
 from normbench.engine import transforms
 from normbench.run import Job
+from normbench.settings.schema import Config
 
 SCALINGS = ("standardized", "raw", "uneven", "per_feature", "whitened")
 COLOURS = "data.shape=[3,8,8]"

@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from normbench import grid
-from normbench.config import ORDERS, Config
 from normbench.engine.sampler import Order
 from normbench.errors import Refused
 from normbench.run import Job
 from normbench.runtime import rng
+from normbench.settings import compose
+from normbench.settings.schema import ORDERS, Config
 
 SMALL = ("data=synthetic", "data.shape=[1,8,8]", "device=cpu", "model=mlp", "model.width=16")
 
 
 def configs(*words: str) -> list[Config | None]:
-    cells = grid.Grid(grid.loader()).cells([*SMALL, *words], True)
+    cells = compose.Grid(compose.loader()).cells([*SMALL, *words], True)
     return [cell.config for cell in cells]
 
 

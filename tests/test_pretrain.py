@@ -15,7 +15,7 @@ import torch
 from test_train import kinds
 from torch import nn
 
-from normbench import build, grid, run
+from normbench import build, run
 from normbench.errors import NormbenchError
 from normbench.inits._base import Lessons, initialize
 from normbench.inits._greedy import Decoder, units_of
@@ -25,6 +25,7 @@ from normbench.norms._base import Unit
 from normbench.record import read_rows, read_status
 from normbench.run import Job
 from normbench.runtime import rng
+from normbench.settings import compose
 
 SIGMOID = ("activation=sigmoid", "norm=none", "model.depth=2")
 STEPS, RATE = 12, 0.01
@@ -51,7 +52,7 @@ def chosen(*words):
     if settings["init"] != "autoencoder":
         del settings["init.steps"]
     line = [f"{key}={value}" for key, value in settings.items()]
-    (cell,) = grid.Grid(grid.loader()).cells(line, False)
+    (cell,) = compose.Grid(compose.loader()).cells(line, False)
     return cell.config
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from normbench.config import SCHEDULES
 from normbench.engine.schedule import Schedule
+from normbench.settings.schema import SCHEDULES
 
 
 def rates(kind: str, steps: int, warmup: float = 0.0, peak: float = 1.0) -> list[float]:

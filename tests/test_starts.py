@@ -9,7 +9,7 @@ import torch
 from subjects import own
 from torch import nn
 
-from normbench import build, config, grid
+from normbench import build
 from normbench.errors import InitError
 from normbench.inits._base import LAYERS, Lessons, initialize, linear_layers, set_gains
 from normbench.models.cnn import CNN
@@ -21,6 +21,7 @@ from normbench.norms import create
 from normbench.norms._base import Unit, Units, apply, calibrate, plainly
 from normbench.parts import registry
 from normbench.run import Job
+from normbench.settings import compose, schema
 
 INITS, NORMS = own("init"), own("norm")
 SHAPE = (1, 12, 12)
@@ -74,8 +75,8 @@ def linear_outputs(net, x):
 def offered(*words):
     """What the check of a command line says of a cell."""
     line = ["data=synthetic", "data.shape=[1,12,12]", "steps=2", *words]
-    (cell,) = grid.Grid(grid.loader()).cells(line, False)
-    about = config.data_about({"data": cell.config.data})
+    (cell,) = compose.Grid(compose.loader()).cells(line, False)
+    about = schema.data_about({"data": cell.config.data})
     return build.check(cell.config, about.shape, about.classes)
 
 
@@ -142,7 +143,7 @@ def test_scales_of_time_steps_are_set_as_one():
 
 
 def test_a_run_starts_from_the_scales_and_shifts_that_are_set():
-    (cell,) = grid.Grid(grid.loader()).cells(
+    (cell,) = compose.Grid(compose.loader()).cells(
         ["data=synthetic", "steps=1", "norm=gn", "init.gamma=0.5", "init.beta=-1"], False
     )
     norm = Job(cell.config).model.one.norm
@@ -280,7 +281,7 @@ def test_lsuv_leaves_a_layer_that_gives_constants():
 
 
 def test_a_run_with_lsuv_starts_at_variance_1_by_training_images():
-    (cell,) = grid.Grid(grid.loader()).cells(
+    (cell,) = compose.Grid(compose.loader()).cells(
         ["data=synthetic", "steps=2", "batch=128", "norm=none", "init=lsuv", "init.tol=1e-3"], False
     )
     job = Job(cell.config)
@@ -391,7 +392,7 @@ def test_fixup_is_refused_where_it_has_no_place(words, text, trial):
 
 
 def test_fixup_trains_a_residual_net_without_a_norm():
-    (cell,) = grid.Grid(grid.loader()).cells(
+    (cell,) = compose.Grid(compose.loader()).cells(
         ["data=synthetic", "data.shape=[1,8,8]", "model=resnet20", "norm=none", "init=fixup"]
         + ["steps=60", "batch=32", "eval_every=9", "seed=1"],
         False,

@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from normbench import grid
-from normbench.config import Config
 from normbench.engine.loader import Feed
 from normbench.engine.transforms import standardized
 from normbench.rows import Row
 from normbench.run import Job
+from normbench.settings import compose
+from normbench.settings.schema import Config
 
 SMALL = ("data=synthetic", "data.shape=[1,8,8]", "device=cpu", "model=mlp", "model.width=16")
 MAPS = ("data=synthetic", "data.shape=[3,8,8]", "device=cpu", "model=cnn")
@@ -28,7 +28,7 @@ def config(*words: str) -> Config:
         for word in (MAPS if "model=cnn" in words else SMALL)
         if word.partition("=")[0] not in given
     ]
-    (cell,) = grid.Grid(grid.loader()).cells([*base, *words], False)
+    (cell,) = compose.Grid(compose.loader()).cells([*base, *words], False)
     assert cell.config
     return cell.config
 

@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from normbench import tune
-from normbench.config import Config
 from normbench.errors import Refused
-from normbench.grid import Grid, loader
 from normbench.report import Result
+from normbench.settings.compose import Grid, loader
+from normbench.settings.schema import Config
 from normbench.stats import Outcome
 from normbench.tune import Choice, Point
 

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from test_team import await_gone
 
-from normbench import cli, grid, pool
-from normbench.config import Config
+from normbench import cli, pool
 from normbench.errors import FileRefused, NormbenchError
 from normbench.plan import Item
 from normbench.record import read_status
 from normbench.run import run
 from normbench.runtime import collectives, machine, workers
+from normbench.settings import compose
+from normbench.settings.schema import Config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "model.depth=2")
@@ -35,7 +36,7 @@ def small(*words: str) -> list[str]:
 
 
 def config(folder: Path, *words: str) -> Config:
-    (cell,) = grid.Grid(grid.loader()).cells([*small(*words), f"outputs='{folder}'"], False)
+    (cell,) = compose.Grid(compose.loader()).cells([*small(*words), f"outputs='{folder}'"], False)
     assert cell.config
     return cell.config
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from normbench.config import Config
     from normbench.data._base import About, Dataset, Split
+    from normbench.settings.schema import Config
 
 # What is added to variances of pixels standardized by channel: a feature of little variance, and a
 # direction of little, which is mostly noise, are not blown up.

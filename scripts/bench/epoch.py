@@ -22,12 +22,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from normbench import grid
-from normbench.config import Config
 from normbench.data import mnist
 from normbench.data._base import split, validation_size
 from normbench.run import Job
 from normbench.runtime import machine
+from normbench.settings import compose
+from normbench.settings.schema import Config
 
 CHECKED = 5  # steps whose losses must agree
 TOLERANCE = 1e-4
@@ -36,7 +36,7 @@ SETTINGS = "model=mlp norm=bn batch=64 device=cpu schedule=constant warmup=0 eva
 
 def configured(steps: int, log_every: int) -> Config:
     words = [*SETTINGS.split(), "optimizer.weight_decay=0", f"log_every={log_every}"]
-    (cell,) = grid.Grid(grid.loader()).cells([*words, f"steps={steps}"], False)
+    (cell,) = compose.Grid(compose.loader()).cells([*words, f"steps={steps}"], False)
     assert cell.config
     return cell.config
 

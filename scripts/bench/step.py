@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from run import Case
 
-from normbench import grid
-from normbench.config import Config
 from normbench.engine.schedule import Schedule
 from normbench.record import Record
 from normbench.run import Job, hparams
 from normbench.runtime import machine
+from normbench.settings import compose
+from normbench.settings.schema import Config
 
 SLICE = 50  # steps between two training rows
 WORKLOADS = (("mlp", 2, 1.10), ("mlp", 32, 1.05), ("mlp", 128, 1.05), ("cnn", 32, 1.05))
@@ -28,7 +28,7 @@ WORKLOADS = (("mlp", 2, 1.10), ("mlp", 32, 1.05), ("mlp", 128, 1.05), ("cnn", 32
 def configured(model: str, batch: int, steps: int) -> Config:
     words = [f"model={model}", "norm=bn", f"batch={batch}", f"steps={steps}", "device=cpu"]
     # one validation at the end, which the timing leaves out
-    (cell,) = grid.Grid(grid.loader()).cells([*words, "eval_every=100000"], False)
+    (cell,) = compose.Grid(compose.loader()).cells([*words, "eval_every=100000"], False)
     assert cell.config
     return cell.config
 

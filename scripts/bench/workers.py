@@ -19,11 +19,11 @@ import torch.distributed as dist
 from run import CORES, Case
 from torch import Tensor
 
-from normbench import grid
-from normbench.config import Config
 from normbench.engine.train import FOLD
 from normbench.run import Job
 from normbench.runtime import collectives, machine, workers
+from normbench.settings import compose
+from normbench.settings.schema import Config
 
 SENDERS = ("all_reduce", "all_gather", "broadcast", "barrier")
 COUNTED = 20  # steps whose messages are counted, fewer than FOLD
@@ -35,7 +35,7 @@ GPU_MOST = 1.02
 def configured(*words: str) -> Config:
     # one validation at the end, which no timing reaches
     common = ["steps=100000", "eval_every=100000", f"log_every={SLICE}"]
-    (cell,) = grid.Grid(grid.loader()).cells([*words, *common], False)
+    (cell,) = compose.Grid(compose.loader()).cells([*words, *common], False)
     assert cell.config
     return cell.config
 

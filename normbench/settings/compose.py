@@ -29,12 +29,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normbench import config
-from normbench.config import Config
 from normbench.engine import sampler
 from normbench.errors import Mistake, PartError, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, nearest, written
+from normbench.settings import schema
+from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
     from normbench.data._base import About
@@ -116,7 +116,7 @@ class Grid:
             else:
                 row += self._read(text, multirun=False)
         tree = self._tree(tuple(row))
-        self.mistakes.update(dict.fromkeys(config.check_values(tree)))
+        self.mistakes.update(dict.fromkeys(schema.check_values(tree)))
         self._stop()
         options: dict[str, Any] = tree[group]
         return options
@@ -124,7 +124,7 @@ class Grid:
     def cell(self, row: Sequence[str]) -> Cell:
         """Compose and check one combination of `KEY=VALUE` texts."""
         tree = self._tree(tuple(row))
-        wrong = config.check_values(tree)
+        wrong = schema.check_values(tree)
         if wrong:
             self.mistakes.update(dict.fromkeys(wrong))
             return Cell(tuple(row), None)
@@ -133,14 +133,14 @@ class Grid:
         except PartError as error:
             self.mistakes.update(dict.fromkeys(error.mistakes))
             return Cell(tuple(row), None)
-        misfits = config.contradictions(tree, about)
+        misfits = schema.contradictions(tree, about)
         misfits += self._both_lengths(row)
         if tree["device"] == "auto" and not self.here:
             why = "what there is cannot be known here, the runs are on other machines"
             misfits.append(Mistake("device=auto", why, "device=cuda or device=cpu"))
         if misfits:
             return Cell(tuple(row), None, tuple(misfits))
-        return Cell(tuple(row), config.resolve(tree, about, self.here))
+        return Cell(tuple(row), schema.resolve(tree, about, self.here))
 
     def _read(self, text: str, multirun: bool) -> list[str]:
         """Return the `KEY=VALUE` texts that one override stands for, none if it is refused."""
@@ -194,9 +194,9 @@ class Grid:
             return False
         if group in self.groups and rest:
             return True  # whether the part has this option is known once it is composed
-        if key in config.defaults():
+        if key in schema.defaults():
             return True
-        self._unknown_key(text, list(config.defaults()) + self.groups)
+        self._unknown_key(text, list(schema.defaults()) + self.groups)
         return False
 
     def _hydra(self, text: str, key: str, override: Override) -> list[str]:
@@ -217,7 +217,7 @@ class Grid:
 
     def _check_count(self, count: int, choices: list[list[str]]) -> None:
         given = {row[0].partition("=")[0]: row[0].partition("=")[2] for row in choices if row}
-        limit = given.get("max_cells", str(config.defaults()["max_cells"]))
+        limit = given.get("max_cells", str(schema.defaults()["max_cells"]))
         if limit.isdigit() and count > int(limit):
             self._say(f"max_cells={limit}", f"this sweep has {count:,} cells", f"max_cells={count}")
             self._stop()
@@ -255,7 +255,7 @@ class Grid:
             if text in chosen:
                 continue
             if key in known:
-                config.put(tree, key, self.parser.parse_override(text).value())
+                schema.put(tree, key, self.parser.parse_override(text).value())
             else:
                 self._unknown_option(text, key, tree)
         return self._resolved(tree)
@@ -280,8 +280,8 @@ class Grid:
         """
         wrong = [each for group in registry.KINDS for each in self._wrong_in_group(tree, group)]
         own = dict(leaves({key: tree[key] for key in tree if key not in registry.KINDS}))
-        for key in own.keys() - config.defaults().keys():
-            near = nearest(key, config.defaults())
+        for key in own.keys() - schema.defaults().keys():
+            near = nearest(key, schema.defaults())
             wrong.append(Mistake(f"{key}={own[key]}", "no setting has this name", f"{near}: VALUE"))
         if wrong:
             raise Refused(*self.mistakes, *wrong)
@@ -293,12 +293,12 @@ class Grid:
             near = nearest(name, known)
             yield Mistake(f"{group}.name={name}", f"no {group} has this name", f"name: {near}")
             return
-        options, given = config.declared_options(group, name), dict(leaves(tree[group]))
+        options, given = schema.declared_options(group, name), dict(leaves(tree[group]))
         for key in given.keys() - options.keys() - {"name"}:
             fix = f"{nearest(key, options)}: VALUE" if options else f"no options, {name} has none"
             yield Mistake(f"{group}.{key}={given[key]}", f"{name} has no such option", fix)
         for key in options.keys() - given.keys():
-            config.put(tree[group], key, options[key].default)
+            schema.put(tree[group], key, options[key].default)
 
     def _resolved(self, tree: dict[str, Any]) -> dict[str, Any]:
         """The tree with its references to other settings replaced by their values."""
@@ -318,7 +318,7 @@ class Grid:
         return {str(key): value for key, value in resolved.items()}  # type: ignore[union-attr]
 
     def _about(self, data: str) -> About:
-        return config.data_about({"data": json.loads(data)})
+        return schema.data_about({"data": json.loads(data)})
 
     def _both_lengths(self, row: Sequence[str]) -> list[Mistake]:
         given = dict(text.split("=", 1) for text in row)
@@ -409,11 +409,11 @@ def _alias(group: str, name: str) -> str | None:
 
 def composed(tree: dict[str, Any]) -> Cell:
     """Check a configuration that Hydra composed for a job of another launcher."""
-    mistakes = config.check_values(tree)
+    mistakes = schema.check_values(tree)
     if mistakes:
         raise Refused(*mistakes)
-    about = config.data_about(tree)
-    misfits = config.contradictions(tree, about)
+    about = schema.data_about(tree)
+    misfits = schema.contradictions(tree, about)
     if misfits:
         raise Refused(*misfits)
-    return Cell((), config.resolve(tree, about))
+    return Cell((), schema.resolve(tree, about))
