@@ -12,7 +12,7 @@ from pathlib import Path
 from normbench import __version__
 from normbench.errors import NormbenchError, first_line
 from normbench.parts import registry
-from normbench.run import run
+from normbench.runs.run import run
 from normbench.runtime import machine, storage
 from normbench.screen import Screen
 from normbench.settings import compose, schema

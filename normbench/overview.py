@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from normbench import build, summary
+from normbench import summary
 from normbench.errors import Refused
 from normbench.norms._base import apply
+from normbench.runs import build
 from normbench.settings.compose import Grid
 from normbench.settings.schema import Config
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from normbench import tune
 from normbench.engine import transforms
 from normbench.errors import Refused
-from normbench.record import FINAL, read_status
 from normbench.report import SEEDS, Result
+from normbench.runs.directory import FINAL, read_status
 from normbench.settings.compose import Cell
 from normbench.settings.schema import Config
 

@@ -21,13 +21,13 @@ from fractions import Fraction
 from functools import partial
 from typing import IO, Any
 
-from normbench import build, events
 from normbench.errors import InUse, first_line
 from normbench.parts import registry
 from normbench.plan import Item
-from normbench.record import FINAL, read_status
 from normbench.rows import Row, from_json, to_json
-from normbench.run import run
+from normbench.runs import build, tensorboard
+from normbench.runs.directory import FINAL, read_status
+from normbench.runs.run import run
 from normbench.runtime import machine
 from normbench.settings.schema import Config
 
@@ -77,7 +77,7 @@ def _told(tell: Tell, index: int, row: Row) -> None:
 def _warm(todo: list[Item]) -> None:
     """Import and load in the parent what every child needs."""
     if any(item.config.tb for item in todo):
-        events.load_tensorboard()
+        tensorboard.load_tensorboard()
     for item in todo:
         build.scaling(item.config)
         for group in registry.KINDS:

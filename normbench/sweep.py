@@ -15,9 +15,9 @@ from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
 from normbench.plan import TUNE_SEED, Item, Sweep
-from normbench.record import read_status
 from normbench.report import Result
 from normbench.rows import Row
+from normbench.runs.directory import read_status
 from normbench.runtime import storage
 from normbench.settings.schema import Config
 
@@ -39,7 +39,7 @@ def check(sweep: Sweep) -> list[Mistake]:
     left = {row.config.name: row.config for row in sweep.rows if row.left}
     if not left:
         return []
-    from normbench import build
+    from normbench.runs import build
 
     mistakes: dict[Mistake, None] = {}
     warnings: dict[Mistake, None] = {}
@@ -62,7 +62,7 @@ def check(sweep: Sweep) -> list[Mistake]:
 def single(item: Item, screen: Screen) -> None:
     """Train one run in this process, with its heading, progress and result."""
     if not item.finished:
-        from normbench.run import run
+        from normbench.runs.run import run
 
         screen.heading(heading(item.config, 1))
         with screen.progress(item.config.steps or 0) as progress:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from normbench import build
 from normbench.engine.augment import Augment
 from normbench.errors import Refused
-from normbench.run import Job
+from normbench.runs import build
+from normbench.runs.run import Job
 from normbench.settings import compose
 from normbench.settings.schema import Config
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from test_train import config, kinds
 
-from normbench import build
 from normbench.engine.train import evenly
 from normbench.norms._base import refresh
 from normbench.parts import registry
-from normbench.run import Job
+from normbench.runs import build
+from normbench.runs.run import Job
 
 BLANK = ("data.shape=[1,8,8]", "model.width=8", "model.rows=2", "steps=9", "eval_every=9")
 

@@ -15,15 +15,16 @@ from subjects import default_dtype, oracle_of, own
 from test_train import config, kinds
 from torch import nn
 
-from normbench import norms, record
+from normbench import norms
 from normbench.engine import diagnostics
 from normbench.engine.diagnostics import look
-from normbench.events import CHARTS, LAYER_CHARTS, load_tensorboard
 from normbench.inits._base import initialize
 from normbench.norms._base import ACTIVATIONS, Running, Unit, Units, apply, refresh
 from normbench.parts import registry
-from normbench.record import read_rows, read_status
-from normbench.run import Job, run
+from normbench.runs import directory
+from normbench.runs.directory import read_rows, read_status
+from normbench.runs.run import Job, run
+from normbench.runs.tensorboard import CHARTS, LAYER_CHARTS, load_tensorboard
 
 SHAPE = (1, 3, 2)
 RUNNING = [name for name in own("norm") if registry.facts("norm", name).constants["running"]]
@@ -491,7 +492,7 @@ def test_the_plot_has_a_line_of_all_layers_in_order_for_each_configuration(tmp_p
     (folder,) = {
         each.parent
         for each in layers.folders([tmp_path])
-        if record.read_config(each)["experiment"]["init"]["name"] == "normal"
+        if directory.read_config(each)["experiment"]["init"]["name"] == "normal"
     }
     rows = [read_rows(folder / f"seed{seed}")[1].values for seed in (0, 1)]
     for place in (2, 11):

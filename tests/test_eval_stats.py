@@ -12,11 +12,12 @@ from subjects import Case, chosen, own, state, train
 from test_train import config, kinds
 from torch import nn
 
-from normbench import build, norms, sweep
+from normbench import norms, sweep
 from normbench.engine.train import Judge, evenly
 from normbench.norms._base import Dropout, Norm, Running, check_refresh, plainly, refresh
 from normbench.parts import registry
-from normbench.run import Job
+from normbench.runs import build
+from normbench.runs.run import Job
 from normbench.settings.schema import Config
 
 STATS = ("running", "batch", "dataset")

@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from normbench.events import CHARTS, Events, load_tensorboard
 from normbench.rows import Row, TimeRow
+from normbench.runs.tensorboard import CHARTS, Events, load_tensorboard
 from normbench.runtime.storage import Appended
 
 HPARAMS = {"norm": "gn", "batch": 2, "lr": 0.1, "bias": True, "placement": "none"}

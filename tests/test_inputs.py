@@ -12,10 +12,11 @@ import torch
 from test_train import config, kinds
 from torch import Tensor
 
-from normbench import build, cli
+from normbench import cli
 from normbench.data._base import Dataset, Split
 from normbench.engine import transforms
-from normbench.run import Job
+from normbench.runs import build
+from normbench.runs.run import Job
 from normbench.settings.schema import Config
 
 SCALINGS = ("standardized", "raw", "uneven", "per_feature", "whitened")

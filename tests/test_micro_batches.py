@@ -6,10 +6,11 @@ import pytest
 from test_train import MAPS, config
 from torch import nn
 
-from normbench import build, cli, norms
+from normbench import cli, norms
 from normbench.norms._base import Running
-from normbench.record import read_status
-from normbench.run import Job, run
+from normbench.runs import build
+from normbench.runs.directory import read_status
+from normbench.runs.run import Job, run
 
 CUT = ("bn", "brn", "evalnorm", "bin", "evonorm_b0")  # take parts of a batch
 WHOLE = ("mean", "cmbn", "wn+mean")  # take the batches of several workers, never a part

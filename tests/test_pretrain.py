@@ -15,15 +15,15 @@ import torch
 from test_train import kinds
 from torch import nn
 
-from normbench import build, run
 from normbench.errors import NormbenchError
 from normbench.inits._base import Lessons, initialize
 from normbench.inits._greedy import Decoder, units_of
 from normbench.inits.autoencoder import AutoEncoder
 from normbench.norms import create
 from normbench.norms._base import Unit
-from normbench.record import read_rows, read_status
-from normbench.run import Job
+from normbench.runs import build, run
+from normbench.runs.directory import read_rows, read_status
+from normbench.runs.run import Job
 from normbench.runtime import rng
 from normbench.settings import compose
 

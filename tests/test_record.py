@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from test_files import file_limit
 
-from normbench import events, record
 from normbench.errors import FileRefused, InUse, MachineError
-from normbench.record import Record, read_config, read_rows, read_status, write_error
 from normbench.rows import Row, TimeRow
+from normbench.runs import directory, tensorboard
+from normbench.runs.directory import Record, read_config, read_rows, read_status, write_error
 from normbench.runtime import storage
 
 FIELDS = (
@@ -159,7 +159,7 @@ def test_the_digest_of_the_configuration_looks_at_the_experiment_only(directory)
 
 
 def test_the_status_follows_the_rows(directory, monkeypatch):
-    monkeypatch.setattr(record, "STATUS_EVERY_S", 0)
+    monkeypatch.setattr(directory, "STATUS_EVERY_S", 0)
     with begin(directory) as run:
         run.write(ROWS[0])
         run.write(ROWS[1])
@@ -352,7 +352,7 @@ def test_outputs_below_a_file_are_refused_and_nothing_is_left(directory):
 
 def test_a_missing_tensorboard_is_named_before_anything_is_created(directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
-    events.load_tensorboard.cache_clear()
+    tensorboard.load_tensorboard.cache_clear()
     text = r"tb=true: the package tensorboard cannot be imported .*\n  try: tb=false"
     with pytest.raises(MachineError, match=text), begin(directory, tb=True):
         pass

@@ -9,7 +9,6 @@ import torch
 from subjects import own
 from torch import nn
 
-from normbench import build
 from normbench.errors import InitError
 from normbench.inits._base import LAYERS, Lessons, initialize, linear_layers, set_gains
 from normbench.models.cnn import CNN
@@ -20,7 +19,8 @@ from normbench.models.rnn import RNN
 from normbench.norms import create
 from normbench.norms._base import Unit, Units, apply, calibrate, plainly
 from normbench.parts import registry
-from normbench.run import Job
+from normbench.runs import build
+from normbench.runs.run import Job
 from normbench.settings import compose, schema
 
 INITS, NORMS = own("init"), own("norm")

@@ -13,7 +13,7 @@ from test_train import config, kinds, rows
 from normbench import targets
 from normbench.report import Cell, Result, Table, csv, seeds
 from normbench.rows import Row
-from normbench.run import Job
+from normbench.runs.run import Job
 
 EASY = ("norm=bn", "epochs=3", "batch=32", "eval_every=0.25")
 

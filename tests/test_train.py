@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from normbench.engine.loader import Feed
 from normbench.engine.transforms import standardized
 from normbench.rows import Row
-from normbench.run import Job
+from normbench.runs.run import Job
 from normbench.settings import compose
 from normbench.settings.schema import Config
 
@@ -58,7 +58,7 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 def test_batches_are_standardized_pixels() -> None:
     job = Job(config("model=cnn", "norm=gn"))
     x, y = job.train.gather(torch.arange(50))
-    from normbench import build
+    from normbench.runs import build
 
     data = build.data(job.config)
     pixels = data.train.images[:50].double() / 255

@@ -409,7 +409,7 @@ def test_no_tuning_run_looks_at_the_test_set(tuned: Tuned) -> None:
 
 
 def test_a_job_of_a_tuning_run_does_not_have_the_test_set() -> None:
-    from normbench.run import Job
+    from normbench.runs.run import Job
 
     (config,) = cells("tune=lr", "shifts=[invert]")
     assert Job(config.tuning_run(0.1, 0)).judge.tests == {}

@@ -19,8 +19,8 @@ from test_team import await_gone
 from normbench import cli, pool
 from normbench.errors import FileRefused, NormbenchError
 from normbench.plan import Item
-from normbench.record import read_status
-from normbench.run import run
+from normbench.runs.directory import read_status
+from normbench.runs.run import run
 from normbench.runtime import collectives, machine, workers
 from normbench.settings import compose
 from normbench.settings.schema import Config

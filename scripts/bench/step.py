@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from run import Case
 
 from normbench.engine.schedule import Schedule
-from normbench.record import Record
-from normbench.run import Job, hparams
+from normbench.runs.directory import Record
+from normbench.runs.run import Job, hparams
 from normbench.runtime import machine
 from normbench.settings import compose
 from normbench.settings.schema import Config

@@ -20,7 +20,7 @@ from run import CORES, Case
 from torch import Tensor
 
 from normbench.engine.train import FOLD
-from normbench.run import Job
+from normbench.runs.run import Job
 from normbench.runtime import collectives, machine, workers
 from normbench.settings import compose
 from normbench.settings.schema import Config

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normbench import build
 from normbench.engine import augment, transforms
 from normbench.engine.loader import Blanks, Feed
 from normbench.engine.sampler import Order
@@ -21,8 +20,9 @@ from normbench.engine.train import Judge, Plan, Update, average_running, fit
 from normbench.errors import FileRefused, MachineError, NormbenchError, first_line
 from normbench.inits._base import Lessons
 from normbench.norms._base import calibrate, plainly
-from normbench.record import Record, write_error
 from normbench.rows import Row, TimeRow, finite, from_json, to_json
+from normbench.runs import build
+from normbench.runs.directory import Record, write_error
 from normbench.runtime import collectives, machine, workers
 from normbench.settings.schema import Config, part
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from normbench.errors import InUse, MachineError, shown
-from normbench.events import Events, load_tensorboard
 from normbench.parts.options import leaves
 from normbench.rows import Row, TimeRow, Value, finite, from_json, to_json
+from normbench.runs.tensorboard import Events, load_tensorboard
 from normbench.runtime import storage
 
 CONFIG, ENVIRONMENT, STATUS = "config.yaml", "environment.json", "status.json"

@@ -1,0 +1,1 @@
+"""One run: built from its settings, trained, and recorded in its directory."""
