@@ -9,7 +9,7 @@ from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import nearest, written
 from normbench.parts.registry import Facts
-from normbench.report import Cell, Table
+from normbench.results.tables import Cell, Table
 from normbench.screen import Screen
 
 FACTS = {  # what `list KIND NAME` says of the facts of a part

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 from normbench.parts import registry
 from normbench.parts.options import nearest
-from normbench.report import Cell, Table
+from normbench.results.tables import Cell, Table
 from normbench.runtime import storage
 from normbench.screen import Screen
 from normbench.settings import schema

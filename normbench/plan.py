@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from normbench import tune
 from normbench.engine import transforms
 from normbench.errors import Refused
-from normbench.report import SEEDS, Result
+from normbench.results import lr_search
+from normbench.results.tables import SEEDS, Result
 from normbench.runs.directory import FINAL, read_status
 from normbench.settings.compose import Cell
 from normbench.settings.schema import Config
@@ -70,7 +70,7 @@ class Tuning:
     config: Config
     settings: Settings
     runs: dict[float, list[Item]] = field(default_factory=dict)
-    choice: tune.Choice | None = None
+    choice: lr_search.Choice | None = None
 
     @property
     def items(self) -> list[Item]:
@@ -86,12 +86,12 @@ class Tuning:
     def steps_left(self) -> int:
         """By how many learning rates its grid may still grow."""
         given = self.config.tune_lrs or ()
-        return tune.EXTENSIONS + len(given) - len(self.runs) if self.open else 0
+        return lr_search.EXTENSIONS + len(given) - len(self.runs) if self.open else 0
 
-    def grid(self, name: str = "") -> tune.Grid:
+    def grid(self, name: str = "") -> lr_search.Grid:
         """Read what the runs came to from their folders."""
         runs = {lr: [item.result() for item in self.runs[lr]] for lr in sorted(self.runs)}
-        return tune.Grid(name, self.settings, runs, self.choice)
+        return lr_search.Grid(name, self.settings, runs, self.choice)
 
 
 @dataclass
@@ -183,9 +183,9 @@ class Sweep:
         for tuning in self.tunings:
             while tuning.open and all(item.finished for item in tuning.items):
                 points = tuning.grid().points
-                lr = tune.extension(points, tuning.config.tune_lrs or ())
+                lr = lr_search.extension(points, tuning.config.tune_lrs or ())
                 if lr is None:
-                    tuning.choice = tune.choose(points)
+                    tuning.choice = lr_search.choose(points)
                 else:
                     self._try(tuning, lr)
         self._list()

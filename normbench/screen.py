@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from normbench.report import Table
+    from normbench.results.tables import Table
     from normbench.rows import Row, Value
 
 REDRAW_S = 0.1  # between two drawings of something live

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import OverTime
-from normbench.report import Cell, Table
+from normbench.results.tables import Cell, Table
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d)
 SILENT = (nn.Flatten, nn.Identity)  # compute nothing, so they have no row

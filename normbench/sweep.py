@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench import __version__, report, targets, tune
+from normbench import __version__
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
 from normbench.plan import TUNE_SEED, Item, Sweep
-from normbench.report import Result
+from normbench.results import lr_search, tables, time_to_target
+from normbench.results.tables import Result
 from normbench.rows import Row
 from normbench.runs.directory import read_status
 from normbench.runtime import storage
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 AGAIN = "(force=true trains again)"
 LR = "optimizer.lr"
-Read = tuple[Sequence[Result], Sequence[tune.Grid]]
+Read = tuple[Sequence[Result], Sequence[lr_search.Grid]]
 
 
 def check(sweep: Sweep) -> list[Mistake]:
@@ -101,9 +102,9 @@ def choose(sweep: Sweep, screen: Screen) -> None:
         alone = not shown and len(sweep.tunings) == 1
         screen.heading([*heading(items[0].config, 1)[:alone], line])
         fixed = (LR, TUNE_SEED)
-        varied = report.swept([item.settings for item in sweep.tuning_items])
+        varied = tables.swept([item.settings for item in sweep.tuning_items])
         keys = [key for key in varied if key not in fixed]
-        names = report.labels([item.settings for item in items], [*keys, *fixed])
+        names = tables.labels([item.settings for item in items], [*keys, *fixed])
         _train(items, names, screen)
         shown |= set(map(id, items))
         sweep.settle()
@@ -126,20 +127,20 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     """Show what came of the runs and of the tuning before them, and write a sweep's folder."""
     sweep.catch_up()
     found, grids = [item.result() for item in sweep.items], _grids(sweep)
-    more = {"tuning": [tune.document(grid) for grid in grids]} if grids else {}
+    more = {"tuning": [lr_search.document(grid) for grid in grids]} if grids else {}
     screen.document({"command": "train", "runs": _runs(sweep, found), **more})
     everything = [*found, *_further(sweep, found), *_not_tuned(sweep), *_not_applying(sweep)]
     keys = _keys([result.settings for result in everything], sweep)
     if multirun:
-        metrics = ("test/accuracy", *report.further(found))
-        tables = [report.table(everything, keys, metric) for metric in metrics]
-        tables += [times] if (times := targets.table(found, keys)) else []
+        metrics = ("test/accuracy", *tables.further(found))
+        tables = [tables.table(everything, keys, metric) for metric in metrics]
+        tables += [times] if (times := time_to_target.table(found, keys)) else []
     else:
-        tables = [targets.beneath(report.seeds(found), found)] if found else []
+        tables = [time_to_target.beneath(tables.seeds(found), found)] if found else []
     if grids:
-        tables = [tune.table(grids), *tables]
+        tables = [lr_search.table(grids), *tables]
     if multirun or grids:
-        text = "\n".join(map(report.markdown, tables))
+        text = "\n".join(map(tables.markdown, tables))
         screen.note(f"sweep {write(sweep, (found, grids), keys, text)}")
     for place, table in enumerate(tables):
         screen.lines([""] * (place > 0))
@@ -156,17 +157,17 @@ def _further(sweep: Sweep, found: Sequence[Result]) -> list[Result]:
     ]
 
 
-def _keys(settings: Sequence[report.Settings], sweep: Sweep) -> list[str]:
+def _keys(settings: Sequence[tables.Settings], sweep: Sweep) -> list[str]:
     """The keys that vary; a learning rate that was chosen is none of them."""
-    return [key for key in report.swept(settings) if not sweep.tunings or key != LR]
+    return [key for key in tables.swept(settings) if not sweep.tunings or key != LR]
 
 
-def _grids(sweep: Sweep) -> list[tune.Grid]:
+def _grids(sweep: Sweep) -> list[lr_search.Grid]:
     """The grid of learning rates of each configuration, named by what varies."""
     tunings = sweep.tunings
     settings = [tuning.settings for tuning in tunings]
     keys = _keys(settings, sweep)
-    names = report.labels(settings, keys) if keys else []
+    names = tables.labels(settings, keys) if keys else []
     if not keys:
         names = [f"{each.config.model['name']}  {each.config.norm['name']}" for each in tunings]
     return [tuning.grid(name) for tuning, name in zip(tunings, names, strict=True)]
@@ -193,9 +194,9 @@ def write(sweep: Sweep, read: Read, keys: Sequence[str], table: str) -> Path:
     }
     storage.write_atomic(folder / "sweep.json", json.dumps(document, indent=1) + "\n")
     columns = [*keys, LR] if grids else keys
-    storage.write_atomic(folder / "results.csv", report.csv(found, columns))
+    storage.write_atomic(folder / "results.csv", tables.csv(found, columns))
     if grids:
-        storage.write_atomic(folder / "tune.csv", tune.csv(grids, keys))
+        storage.write_atomic(folder / "tune.csv", lr_search.csv(grids, keys))
     storage.write_atomic(folder / "table.md", table)
     return folder
 
@@ -264,8 +265,8 @@ def labels(items: Sequence[Item]) -> list[str]:
     """Name each of several runs by what varies."""
     settings = [item.settings for item in items]
     several = len({each.get("seed") for each in settings}) > 1
-    keys = report.swept(settings)
-    return report.labels(settings, [*keys, "seed"] if several or not keys else keys)
+    keys = tables.swept(settings)
+    return tables.labels(settings, [*keys, "seed"] if several or not keys else keys)
 
 
 def plan_lines(sweep: Sweep) -> list[str]:
@@ -308,13 +309,13 @@ def _tuning_lines(sweep: Sweep) -> list[str]:
 
 def _runs(sweep: Sweep, found: Sequence[Result]) -> list[dict[str, Any]]:
     """One entry per configuration with all its seeds."""
-    documents = report.runs(found)
+    documents = tables.runs(found)
     configs = {str(item.config.directory.parent): item.config for item in sweep.items}
     grouped: dict[str, list[Result]] = {folder: [] for folder in configs}
     for result in found:
         grouped[str(Path(result.directory).parent)].append(result)
     derived = {
-        folder: {"config": configs[folder].experiment(), "target": targets.document(each)}
+        folder: {"config": configs[folder].experiment(), "target": time_to_target.document(each)}
         for folder, each in grouped.items()
     }
     return [{**document, **derived[str(document["dir"])]} for document in documents]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from normbench.report import Table
+    from normbench.results.tables import Table
 
 Piece = tuple[str, str]  # a text and how it is set off
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)  # the reader or the terminal has left

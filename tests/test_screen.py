@@ -10,9 +10,10 @@ import threading
 
 import pytest
 
-from normbench import report, screen
+from normbench import screen
 from normbench.errors import MachineError, Mistake, Refused
-from normbench.report import Cell, Table
+from normbench.results import tables
+from normbench.results.tables import Cell, Table
 from normbench.rows import Row
 from normbench.screen import Screen
 
@@ -617,11 +618,11 @@ def test_messages_of_others_stand_above_the_bar_of_a_run(monkeypatch, clock):
 def test_the_table_of_a_sweep_keeps_its_marks_on_the_screen(plain):
     values = {"bn": (0.84, 0.83, 0.85), "gn": (0.958, 0.962, 0.954)}
     results = [
-        report.Result(f"{norm}/{seed}", {"norm": norm, "seed": seed}, "finished", {METRIC: x})
+        tables.Result(f"{norm}/{seed}", {"norm": norm, "seed": seed}, "finished", {METRIC: x})
         for norm, each in values.items()
         for seed, x in enumerate(each)
     ]
-    plain.table(report.table(results, ["norm"]))
+    plain.table(tables.table(results, ["norm"]))
     assert said(plain)[0] == (
         " test accuracy, %   3 seeds\n"
         " bn                 84.0 [81.5, 86.5]\n"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from normbench import stats
+from normbench.results import stats
 
 # d, boundary, mean, bounds of the 95 % interval, larger p of t test and sign flip above and below
 WELL = [1.2, 0.9, 1.6, 0.8, 1.1, 1.4, 1.0, 1.3]

@@ -10,8 +10,8 @@ from typing import Any
 
 from test_train import config, kinds, rows
 
-from normbench import targets
-from normbench.report import Cell, Result, Table, csv, seeds
+from normbench.results import time_to_target
+from normbench.results.tables import Cell, Result, Table, csv, seeds
 from normbench.rows import Row
 from normbench.runs.run import Job
 
@@ -122,33 +122,33 @@ def test_the_table_has_mean_examples_and_seconds() -> None:
         *(reached(seen, seed, train_s=seen / 1000) for seed, seen in enumerate((1000, 2000, 3000))),
         *(reached(seen, seed, "gn", train_s=30.0) for seed, seen in enumerate((400, 400, 400))),
     ]
-    table = targets.table(results, ["norm"])
+    table = time_to_target.table(results, ["norm"])
     assert table
     assert (table.title, table.head) == ("to val 97 %", ("norm", "examples", "seconds"))
     assert texts(table) == [
         ["bn", "2,000 [  0, 4,484]", "2.00 [0.00, 4.48]"],
         ["gn", "  400 [400,   400]", "30.0 [30.0, 30.0]"],
     ]
-    assert table.notes == (targets.ENDS,)
+    assert table.notes == (time_to_target.ENDS,)
 
 
 def test_a_run_that_did_not_reach_its_target_makes_a_lower_bound() -> None:
     results = [reached(1000), reached(None, 1), reached(None, norm="gn")]
-    table = targets.table(results, ["norm"])
+    table = time_to_target.table(results, ["norm"])
     assert texts(table) == [
         ["bn", "> 3,000 (1 of 2 reached it)", "> 12.5 (1 of 2 reached it)"],
         ["gn", "> 5,000", "> 12.5"],
     ]
-    assert table and table.notes == (targets.ENDS, targets.LATE)
+    assert table and table.notes == (time_to_target.ENDS, time_to_target.LATE)
 
 
 def test_a_diverged_run_counts_with_the_length_it_should_have_had() -> None:
-    table = targets.table([reached(None, state="diverged", train_s=0.5)], ["norm"])
+    table = time_to_target.table([reached(None, state="diverged", train_s=0.5)], ["norm"])
     assert texts(table) == [["bn", "> 5,000", "> 0.50"]]
 
 
 def test_a_failed_run_says_so() -> None:
-    table = targets.table([reached(500), reached(None, norm="gn", state="failed")], ["norm"])
+    table = time_to_target.table([reached(500), reached(None, norm="gn", state="failed")], ["norm"])
     assert table and table.rows[1][1:] == (Cell("failed", "failed"), Cell("failed", "failed"))
 
 
@@ -159,7 +159,7 @@ def test_several_targets_have_a_row_each() -> None:
         Result(each.directory, told, each.state, each.final, target=each.target, length=5000)
         for each, told in zip(results, settings, strict=True)
     ]
-    table = targets.table(swept, ["target"])
+    table = time_to_target.table(swept, ["target"])
     assert table and table.title == "to the target"
     assert texts(table) == [
         ["target 0.97", "    500", "-"],
@@ -168,29 +168,29 @@ def test_several_targets_have_a_row_each() -> None:
 
 
 def test_without_a_target_there_is_no_table() -> None:
-    assert targets.table([reached(None, target=None)], ["norm"]) is None
-    assert targets.document([reached(None, target=None)]) is None
+    assert time_to_target.table([reached(None, target=None)], ["norm"]) is None
+    assert time_to_target.document([reached(None, target=None)]) is None
 
 
 def test_the_table_of_seeds_has_the_times_beneath() -> None:
     results = [reached(1000, 0, train_s=1.0), reached(2000, 1, train_s=2.0), reached(None, 2)]
-    table = targets.beneath(seeds(results), results)
+    table = time_to_target.beneath(seeds(results), results)
     assert texts(table)[2:] == [
         ["examples to val 97 %", "1,000", "2,000", "> 5,000", "> 2,667", ""],
         ["seconds to val 97 %", "1.00", "2.00", "> 12.5", "> 5.17", ""],
     ]
-    assert table.notes[-1] == targets.LATE
+    assert table.notes[-1] == time_to_target.LATE
 
 
 def test_many_seeds_are_told_by_the_shortest_and_the_longest_time() -> None:
     results = [reached(100 * (1 + seed) if seed < 5 else None, seed) for seed in range(6)]
-    row = texts(targets.beneath(seeds(results), results))[2]
+    row = texts(time_to_target.beneath(seeds(results), results))[2]
     assert row == ["examples to val 97 %", "100", "> 5,000", "> 1,083", ""]
 
 
 def test_the_document_says_how_many_reached_it() -> None:
     results = [reached(1000), reached(None, 1)]
-    assert targets.document(results) == {
+    assert time_to_target.document(results) == {
         "accuracy": 0.97,
         "reached": 1,
         "examples": {"mean": 3000.0, "interval": None, "at_least": True},

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
-from normbench import tune
 from normbench.errors import Refused
-from normbench.report import Result
+from normbench.results import lr_search
+from normbench.results.lr_search import Choice, Point
+from normbench.results.stats import Outcome
+from normbench.results.tables import Result
 from normbench.settings.compose import Grid, loader
 from normbench.settings.schema import Config
-from normbench.stats import Outcome
-from normbench.tune import Choice, Point
 
 TINY = ["data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "device=cpu"]
 GIVEN = (0.01, 0.1, 1.0)
@@ -69,42 +69,42 @@ def test_chance_is_that_of_the_classes() -> None:
 
 def test_the_smallest_rate_within_half_a_point_of_the_best_is_taken() -> None:
     grid = [point(0.01, 0.940), point(0.1, 0.945), point(0.3, 0.950), point(1.0, 0.20)]
-    assert tune.choose(grid) == Choice(0.1)
+    assert lr_search.choose(grid) == Choice(0.1)
 
 
 def test_exactly_half_a_point_is_within_it() -> None:
     grid = [point(0.01, 0.2), point(0.1, 0.945, 0.945), point(0.3, 0.96, 0.94), point(1.0, 0.2)]
-    assert tune.choose(grid).lr == 0.1
+    assert lr_search.choose(grid).lr == 0.1
 
 
 def test_an_ineligible_rate_is_not_taken_however_good() -> None:
     grid = [point(0.01, 0.5, 0.5), point(0.1, 0.6, 0.6), point(1.0, 0.99, None), point(3.0, 0.2)]
-    assert tune.choose(grid) == Choice(0.1)
+    assert lr_search.choose(grid) == Choice(0.1)
 
 
 def test_an_ineligible_rate_is_no_best_to_be_near_to() -> None:
     """With 0.9950 as the best, 0.9 would not be within half a point."""
     grid = [point(0.01, 0.2, 0.2), point(0.1, 0.9, 0.9), point(1.0, 0.9, None, 0.9), point(3, 0.2)]
-    assert tune.choose(grid).lr == 0.1
+    assert lr_search.choose(grid).lr == 0.1
 
 
 def test_without_an_eligible_rate_the_best_mean_is_taken_and_said() -> None:
     grid = [point(0.01, 0.12, 0.12), point(0.1, 0.8, None), point(1.0, 0.9, 0.11), point(3.0, None)]
-    assert tune.choose(grid) == Choice(1.0, ("unstable at every lr",))
+    assert lr_search.choose(grid) == Choice(1.0, ("unstable at every lr",))
 
 
 def test_the_best_at_an_end_is_said() -> None:
     grid = [point(0.01, 0.3), point(0.1, 0.5), point(1.0, 0.6)]
-    assert tune.choose(grid) == Choice(1.0, ("lr at grid edge",))
+    assert lr_search.choose(grid) == Choice(1.0, ("lr at grid edge",))
 
 
 def test_the_note_is_on_the_best_and_not_on_the_chosen_rate() -> None:
     grid = [point(0.01, 0.3), point(0.1, 0.6), point(1.0, 0.603)]
-    assert tune.choose(grid) == Choice(0.1, ("lr at grid edge",))
+    assert lr_search.choose(grid) == Choice(0.1, ("lr at grid edge",))
 
 
 def test_of_equal_scores_the_smallest_rate_is_the_best() -> None:
-    assert tune.best([point(0.01, 0.6), point(0.1, 0.6), point(1.0, 0.6)]).lr == 0.01
+    assert lr_search.best([point(0.01, 0.6), point(0.1, 0.6), point(1.0, 0.6)]).lr == 0.01
 
 
 # the extension of a grid
@@ -112,7 +112,7 @@ def test_of_equal_scores_the_smallest_rate_is_the_best() -> None:
 
 def test_a_best_inside_ends_the_grid() -> None:
     grid = [point(0.01, 0.3), point(0.1, 0.6), point(1.0, 0.5)]
-    assert tune.extension(grid, GIVEN) is None
+    assert lr_search.extension(grid, GIVEN) is None
 
 
 @pytest.mark.parametrize(
@@ -122,39 +122,39 @@ def test_a_best_at_an_end_extends_the_grid_by_its_ratio(
     accuracies: Sequence[float], next_lr: float
 ) -> None:
     grid = [point(lr, each) for lr, each in zip(GIVEN, accuracies, strict=True)]
-    assert tune.extension(grid, GIVEN) == next_lr
+    assert lr_search.extension(grid, GIVEN) == next_lr
 
 
 def test_the_ratio_of_an_uneven_grid_is_its_mean() -> None:
     """(0.3 / 0.01) ** (1/3) = 3.107, and 0.3 * 3.107 = 0.932."""
     given = (0.01, 0.03, 0.1, 0.3)
     grid = [point(lr, each) for lr, each in zip(given, (0.2, 0.3, 0.4, 0.5), strict=True)]
-    assert tune.extension(grid, given) == 0.93
+    assert lr_search.extension(grid, given) == 0.93
 
 
 def test_a_fine_grid_keeps_its_steps() -> None:
     """0.121 / 0.1 = 1.1 ** 2, so the next value is 0.1331, which two digits cannot say."""
     given = (0.1, 0.11, 0.121)
     grid = [point(lr, each) for lr, each in zip(given, (0.3, 0.4, 0.5), strict=True)]
-    assert tune.extension(grid, given) == pytest.approx(0.1331)
+    assert lr_search.extension(grid, given) == pytest.approx(0.1331)
 
 
 def test_a_run_that_diverges_beyond_the_best_ends_the_extension() -> None:
     grid = [point(0.01, 0.3), point(0.1, 0.4), point(1.0, 0.5), point(10.0, None)]
-    assert tune.extension(grid, GIVEN) is None
-    assert tune.choose(grid) == Choice(1.0)
+    assert lr_search.extension(grid, GIVEN) is None
+    assert lr_search.choose(grid) == Choice(1.0)
 
 
 def test_three_extensions_are_the_most() -> None:
     lrs = (*GIVEN, 10.0, 100.0, 1000.0)
     grid = [point(lr, 0.3 + place / 10) for place, lr in enumerate(lrs)]
-    assert tune.extension(grid[:5], GIVEN) == 1000.0
-    assert tune.extension(grid, GIVEN) is None
-    assert tune.choose(grid) == Choice(1000.0, ("lr at grid edge",))
+    assert lr_search.extension(grid[:5], GIVEN) == 1000.0
+    assert lr_search.extension(grid, GIVEN) is None
+    assert lr_search.choose(grid) == Choice(1000.0, ("lr at grid edge",))
 
 
 def test_where_all_diverge_smaller_rates_are_tried() -> None:
-    assert tune.extension([point(lr, None, None) for lr in GIVEN], GIVEN) == 0.001
+    assert lr_search.extension([point(lr, None, None) for lr in GIVEN], GIVEN) == 0.001
 
 
 # the table
@@ -166,17 +166,17 @@ def trial(lr: float, k: int, accuracy: float | None, state: str = "finished") ->
     return Result(f"o/runs/mlp-{lr}/tune{k}", {"norm": "bn"}, state, final, message)
 
 
-def graded(name: str, choice: Choice | None, last: str = "diverged") -> tune.Grid:
+def graded(name: str, choice: Choice | None, last: str = "diverged") -> lr_search.Grid:
     runs = {
         0.01: [trial(0.01, 0, 0.11), trial(0.01, 1, 0.3)],
         0.1: [trial(0.1, 0, 0.5), trial(0.1, 1, 0.6)],
         1.0: [trial(1.0, 0, 0.7), trial(1.0, 1, None, last)],
     }
-    return tune.Grid(name, {"norm": name, "seeds": "3"}, runs, choice)
+    return lr_search.Grid(name, {"norm": name, "seeds": "3"}, runs, choice)
 
 
 def test_the_table_shows_every_rate_and_why_it_is_not_chosen() -> None:
-    table = tune.table([graded("bn", Choice(0.1)), graded("gn", None, "failed")])
+    table = lr_search.table([graded("bn", Choice(0.1)), graded("gn", None, "failed")])
     assert table.head == ("", "0.01", "0.1", "1")
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["bn", "20.50 c", "55.00 *", "40.00 d"],
@@ -193,13 +193,13 @@ def test_the_table_shows_every_rate_and_why_it_is_not_chosen() -> None:
 
 def test_the_table_says_that_a_rate_is_at_the_edge_or_unstable() -> None:
     choice = Choice(1.0, ("unstable at every lr", "lr at grid edge"))
-    table = tune.table([graded("bn", choice)])
+    table = lr_search.table([graded("bn", choice)])
     assert table.rows[0][3].text == "40.00 d*"
     assert table.notes[-2:] == ("bn: unstable at every lr", "bn: lr at grid edge")
 
 
 def test_the_csv_has_every_run_of_the_grid() -> None:
-    lines = list(csv.DictReader(io.StringIO(tune.csv([graded("bn", Choice(0.1))], ["norm"]))))
+    lines = list(csv.DictReader(io.StringIO(lr_search.csv([graded("bn", Choice(0.1))], ["norm"]))))
     keys = ("norm", "optimizer.lr", "tune_seed", "state", "val/accuracy", "eligible", "chosen")
     assert [[line[key] for key in keys] for line in lines] == [
         ["bn", "0.01", "0", "finished", "0.11", "false", "false"],
@@ -212,7 +212,7 @@ def test_the_csv_has_every_run_of_the_grid() -> None:
 
 
 def test_the_document_has_the_choice_and_the_grid() -> None:
-    found: Any = tune.document(graded("bn", Choice(0.1, ("lr at grid edge",))))
+    found: Any = lr_search.document(graded("bn", Choice(0.1, ("lr at grid edge",))))
     assert found["config"] == {"norm": "bn"}
     assert (found["lr"], found["notes"]) == (0.1, ["lr at grid edge"])
     assert [each["lr"] for each in found["grid"]] == [0.01, 0.1, 1.0]

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
-from normbench import stats
 from normbench.errors import shown
 from normbench.parts.options import written
+from normbench.results import stats
 
 Settings = Mapping[str, object]  # flat dotted keys: `norm`, `norm.groups`, `batch`, `seed`
 Key = tuple[str, ...]  # the values of some keys, as written on a command line

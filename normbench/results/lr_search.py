@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from normbench import report, stats
-from normbench.report import Cell, Result, Settings, Table
+from normbench.results import stats, tables
+from normbench.results.tables import Cell, Result, Settings, Table
 
 METRIC = "val/accuracy"
 LEARNED = 0.05  # accuracy above chance from which a run has learned something
@@ -126,7 +126,7 @@ class Grid:
         return [
             Point(lr, tuple(map(_outcome, results)), 1 / results[0].classes)
             for lr, results in self.runs.items()
-            if all(result.state in report.RESULTS for result in results)
+            if all(result.state in tables.RESULTS for result in results)
         ]
 
     @property
@@ -165,14 +165,14 @@ def csv(grids: Sequence[Grid], keys: Sequence[str]) -> str:
                 run = [each.name, *settings, lr, k, each.state, each.final.get(METRIC)]
                 lines.append([*run, eligible.get(lr), chosen, each.message])
     lines.sort(key=lambda line: (str(line[0]), list(map(str, line))))
-    return report.lines([[*head, "eligible", "chosen", "message"], *lines])
+    return tables.lines([[*head, "eligible", "chosen", "message"], *lines])
 
 
 def document(grid: Grid) -> dict[str, object]:
     """Give the grid of a configuration as a plain document, accuracies as fractions."""
     points = {point.lr: point for point in grid.points}
     return {
-        "config": {key: text for key, text in grid.settings.items() if key not in report.SEEDS},
+        "config": {key: text for key, text in grid.settings.items() if key not in tables.SEEDS},
         "lr": grid.choice.lr if grid.choice else None,
         "notes": list(grid.choice.notes) if grid.choice else grid.failures,
         "grid": [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from normbench import stats
-from normbench.report import RESULTS, SEED_COLUMNS, Cell, Result, Table, label
-from normbench.stats import MeanTime, Time
+from normbench.results import stats
+from normbench.results.stats import MeanTime, Time
+from normbench.results.tables import RESULTS, SEED_COLUMNS, Cell, Result, Table, label
 
 ENDS = "a run ends at the first validation that reaches it; seconds are without evaluations"
 LATE = "> at least: a run that did not reach it counts with its whole length"
