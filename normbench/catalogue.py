@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from normbench.display.progress import Screen
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import nearest, written
 from normbench.parts.registry import Facts
 from normbench.results.tables import Cell, Table
-from normbench.screen import Screen
 
 FACTS = {  # what `list KIND NAME` says of the facts of a part
     "aliases": "also called",

@@ -16,8 +16,8 @@ from normbench import __version__
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 
 if TYPE_CHECKING:
+    from normbench.display.progress import Screen
     from normbench.plan import Sweep
-    from normbench.screen import Screen
 
 VERBS = {
     "train": "train one configuration, or a sweep with -m",
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except NormbenchError as error:
-        from normbench.screen import Screen
+        from normbench.display.progress import Screen
 
         screen = Screen(color=False if "--no-color" in words else None)
         screen.error(error, verbose=not {"-v", "--verbose"}.isdisjoint(words))
@@ -436,7 +436,7 @@ def _for_hydra(options: argparse.Namespace) -> list[str]:
 
 
 def _screen(options: argparse.Namespace) -> Screen:
-    from normbench.screen import Screen
+    from normbench.display.progress import Screen
 
     color = False if getattr(options, "no_color", False) else None
     return Screen(quiet=options.quiet, json=getattr(options, "json", False), color=color)

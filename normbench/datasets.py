@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normbench.display.progress import Screen
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 from normbench.parts import registry
 from normbench.parts.options import nearest
 from normbench.results.tables import Cell, Table
 from normbench.runtime import storage
-from normbench.screen import Screen
 from normbench.settings import schema
 from normbench.settings.schema import Config
 

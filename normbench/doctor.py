@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normbench import __version__
+from normbench.display.progress import Screen
 from normbench.errors import NormbenchError, first_line
 from normbench.parts import registry
 from normbench.runs.run import run
 from normbench.runtime import machine, storage
-from normbench.screen import Screen
 from normbench.settings import compose, schema
 
 STATES = {"ok": " ok   ", "note": " note ", "fail": " FAIL "}

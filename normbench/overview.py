@@ -16,7 +16,7 @@ from normbench.settings.compose import Grid
 from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
-    from normbench.screen import Screen
+    from normbench.display.progress import Screen
     from normbench.summary import Summary
 
 

@@ -23,7 +23,7 @@ from normbench.runtime import storage
 from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
-    from normbench.screen import Screen
+    from normbench.display.progress import Screen
 
 AGAIN = "(force=true trains again)"
 LR = "optimizer.lr"

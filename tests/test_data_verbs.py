@@ -20,7 +20,7 @@ from PIL import Image
 from normbench import cli, datasets
 from normbench.data.cifar10 import CIFAR10
 from normbench.data.mnist import MNIST
-from normbench.screen import Screen
+from normbench.display.progress import Screen
 
 ORACLE = runpy.run_path(str(Path(__file__).parent / "oracles/data/cifar10.py"))
 ARCHIVE = "cifar10/cifar-10-binary.tar.gz"

@@ -41,7 +41,7 @@ SWEEP = (
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys, normbench.results.tables, normbench.screen, normbench.results.stats;"
+        "import sys, normbench.results.tables, normbench.display.progress, normbench.results.stats;"
         "print({'torch', 'rich', 'scipy', 'numpy'} & set(sys.modules))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

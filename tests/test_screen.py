@@ -10,12 +10,12 @@ import threading
 
 import pytest
 
-from normbench import screen
+from normbench.display import progress
+from normbench.display.progress import Screen
 from normbench.errors import MachineError, Mistake, Refused
 from normbench.results import tables
 from normbench.results.tables import Cell, Table
 from normbench.rows import Row
-from normbench.screen import Screen
 
 METRIC = "test/accuracy"
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -68,7 +68,7 @@ def surroundings(monkeypatch):
 @pytest.fixture
 def clock(monkeypatch):
     moved = Clock()
-    monkeypatch.setattr(screen, "monotonic", moved)
+    monkeypatch.setattr(progress, "monotonic", moved)
     return moved
 
 
@@ -567,7 +567,7 @@ def test_the_bar_of_a_run_keeps_its_colours_apart(clock):
 
 def test_a_reader_who_leaves_is_no_error():
     code = (
-        "from normbench.screen import Screen; import sys; screen = Screen()\n"
+        "from normbench.display.progress import Screen; import sys; screen = Screen()\n"
         "sys.stdin.read()\n"
         "for _ in range(3): screen.lines(['x'])\n"
         "screen.note('went on')"

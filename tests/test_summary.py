@@ -10,9 +10,9 @@ from subjects import own
 from torch import nn
 
 from normbench import norms, summary
+from normbench.display.progress import Screen
 from normbench.norms._base import Units, apply
 from normbench.parts import registry
-from normbench.screen import Screen
 
 SHAPE = (1, 28, 28)
 EXACT = """

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO
 
+from normbench.display.console import Terminal
 from normbench.errors import NormbenchError, escaped
-from normbench.terminal import Terminal
 
 if TYPE_CHECKING:
     from rich.live import Live

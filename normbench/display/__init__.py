@@ -1,0 +1,1 @@
+"""What stands on the screen while a command works, and after it."""
