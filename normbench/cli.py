@@ -17,7 +17,7 @@ from normbench.errors import Mistake, NormbenchError, Refused, shown
 
 if TYPE_CHECKING:
     from normbench.display.progress import Screen
-    from normbench.plan import Sweep
+    from normbench.sweeps.plan import Sweep
 
 VERBS = {
     "train": "train one configuration, or a sweep with -m",
@@ -172,8 +172,9 @@ def train(argv: list[str]) -> int:
 def _prepared(options: argparse.Namespace) -> bool:
     """Check every cell before Hydra starts; False if there is nothing to start."""
     global session
-    from normbench import datasets, plan, sweep
+    from normbench import datasets
     from normbench.settings import compose
+    from normbench.sweeps import plan, sweep
 
     cells = compose.Grid(compose.loader(options.config_dir)).cells(
         options.overrides, options.multirun
@@ -209,7 +210,7 @@ def _hydra(options: argparse.Namespace) -> int:
         )()
     worth_it = session and (session.multirun or session.sweep.tunings or not any(codes))
     if session and worth_it and not _follows():
-        from normbench import sweep
+        from normbench.sweeps import sweep
 
         sweep.conclude(session.sweep, session.screen, session.multirun)
     return max(codes, default=0)
@@ -237,8 +238,8 @@ def task(composed: Any) -> int:
 def _task(composed: Any) -> int:
     from omegaconf import OmegaConf
 
-    from normbench import plan
     from normbench.settings import compose
+    from normbench.sweeps import plan
 
     if session and not session.multirun:  # composed and checked before, in this very process
         return _train(session.sweep, session.screen)
@@ -255,7 +256,7 @@ def run_cells(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _train(work: Sweep, screen: Screen) -> int:
-    from normbench import sweep
+    from normbench.sweeps import sweep
 
     if work.tunings:
         sweep.choose(work, screen)

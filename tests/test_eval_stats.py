@@ -12,13 +12,14 @@ from subjects import Case, chosen, own, state, train
 from test_train import config, kinds
 from torch import nn
 
-from normbench import norms, sweep
+from normbench import norms
 from normbench.engine.train import Judge, evenly
 from normbench.norms._base import Dropout, Norm, Running, check_refresh, plainly, refresh
 from normbench.parts import registry
 from normbench.runs import build
 from normbench.runs.run import Job
 from normbench.settings.schema import Config
+from normbench.sweeps import sweep
 
 STATS = ("running", "batch", "dataset")
 RUNNING = [case for name in own("norm") for case in chosen(name) if case.norm.has_modes()]

@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 from test_team import await_gone
 
-from normbench import cli, pool
+from normbench import cli
 from normbench.errors import FileRefused, NormbenchError
-from normbench.plan import Item
 from normbench.runs.directory import read_status
 from normbench.runs.run import run
 from normbench.runtime import collectives, machine, workers
 from normbench.settings import compose
 from normbench.settings.schema import Config
+from normbench.sweeps import scheduler
+from normbench.sweeps.plan import Item
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "model.depth=2")
@@ -292,7 +293,7 @@ def test_runs_that_go_on_together_have_a_core_for_each_worker(
         (live.add if state == "running" else live.discard)(index)
         most = max(most, len(live))
 
-    pool.work(items, tell)
+    scheduler.work(items, tell)
     assert [item.state for item in items] == ["finished"] * len(items)
     assert most == together
 

@@ -41,7 +41,7 @@ class GridSweeper(BasicSweeper):
 
 
 class PoolLauncher(Launcher):
-    """Hands all cells to `normbench.sweep`, which forks one child per run from a warm parent."""
+    """Hands all cells to `normbench.sweeps.sweep`, which forks one child per run from a warm parent."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         """Keep nothing: the cells were composed and checked before Hydra started."""

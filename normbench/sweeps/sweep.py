@@ -14,13 +14,13 @@ from normbench import __version__
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
-from normbench.plan import TUNE_SEED, Item, Sweep
 from normbench.results import lr_search, tables, time_to_target
 from normbench.results.tables import Result
 from normbench.rows import Row
 from normbench.runs.directory import read_status
 from normbench.runtime import storage
 from normbench.settings.schema import Config
+from normbench.sweeps.plan import TUNE_SEED, Item, Sweep
 
 if TYPE_CHECKING:
     from normbench.display.progress import Screen
@@ -114,13 +114,13 @@ def _train(items: list[Item], names: Sequence[str], screen: Screen) -> None:
     """Train what is left of some runs with a live table."""
     if all(item.finished for item in items):
         return
-    from normbench import pool
+    from normbench.sweeps import scheduler
 
     with screen.sweep(names, [item.config.steps or 0 for item in items]) as live:
         for index, item in enumerate(items):
             if item.finished:
                 live.cell(index, item.state, _last(item), "finished already")
-        pool.work(items, live.cell)
+        scheduler.work(items, live.cell)
 
 
 def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:

@@ -23,13 +23,13 @@ from typing import IO, Any
 
 from normbench.errors import InUse, first_line
 from normbench.parts import registry
-from normbench.plan import Item
 from normbench.rows import Row, from_json, to_json
 from normbench.runs import build, tensorboard
 from normbench.runs.directory import FINAL, read_status
 from normbench.runs.run import run
 from normbench.runtime import machine
 from normbench.settings.schema import Config
+from normbench.sweeps.plan import Item
 
 BUSY_WAIT_S = 1.0  # between two looks at a run that another process works on
 TRIES = 2  # a child that was killed is tried once more

@@ -1,0 +1,1 @@
+"""Many runs from one command: planned, scheduled over the machine, and compared."""
