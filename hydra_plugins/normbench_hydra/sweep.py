@@ -25,7 +25,7 @@ class GridSweeper(BasicSweeper):
         """Launch all cells at once and keep their exit codes."""
         parser = OverridesParser.create(self.hydra_context.config_loader)
         (cells,) = self.split_arguments(parser.parse_overrides(arguments), None)
-        from normbench import cli
+        from normbench.cli import main
         from normbench.errors import MachineError, first_line
 
         try:
@@ -36,22 +36,22 @@ class GridSweeper(BasicSweeper):
             name = self.config.hydra.runtime.choices["hydra/launcher"]
             fix = "hydra/launcher=normbench"
             raise MachineError(f"hydra/launcher={name}", first_line(error), fix) from error
-        cli.codes[:] = [job.return_value for job in jobs]
-        return cli.codes
+        main.codes[:] = [job.return_value for job in jobs]
+        return main.codes
 
 
 class PoolLauncher(Launcher):
-    """Hands all cells to `normbench.sweeps.sweep`, which forks one child per run from a warm parent."""
+    """Hands all cells to `sweeps.sweep`, which forks one child per run from a warm parent."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         """Keep nothing: the cells were composed and checked before Hydra started."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
         """Run every cell and return one finished job for each, with its exit code."""
-        from normbench import cli
+        from normbench.cli import main
 
         jobs = []
-        for overrides, code in zip(job_overrides, cli.run_cells(job_overrides), strict=True):
+        for overrides, code in zip(job_overrides, main.run_cells(job_overrides), strict=True):
             job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
             job.return_value = code
             jobs.append(job)

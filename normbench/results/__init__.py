@@ -1,1 +1,1 @@
-"""What finished runs say: statistics, tables, times to a target, chosen learning rates. No torch."""
+"""What finished runs say: statistics, tables, times to a target. Imports no torch."""

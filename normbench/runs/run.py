@@ -138,8 +138,8 @@ def _told(config: Config) -> Generator[News, None, None]:
         for news in work(config):
             say(news.plain())
 
-    workers = workers.together(config.gpus, config.device, one_of_them, config.dist["port"])
-    with closing(workers) as told:
+    messages = workers.together(config.gpus, config.device, one_of_them, config.dist["port"])
+    with closing(messages) as told:
         for plain in told:
             yield News.of(plain)
 

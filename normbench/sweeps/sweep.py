@@ -133,16 +133,16 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     keys = _keys([result.settings for result in everything], sweep)
     if multirun:
         metrics = ("test/accuracy", *tables.further(found))
-        tables = [tables.table(everything, keys, metric) for metric in metrics]
-        tables += [times] if (times := time_to_target.table(found, keys)) else []
+        shown = [tables.table(everything, keys, metric) for metric in metrics]
+        shown += [times] if (times := time_to_target.table(found, keys)) else []
     else:
-        tables = [time_to_target.beneath(tables.seeds(found), found)] if found else []
+        shown = [time_to_target.beneath(tables.seeds(found), found)] if found else []
     if grids:
-        tables = [lr_search.table(grids), *tables]
+        shown = [lr_search.table(grids), *shown]
     if multirun or grids:
-        text = "\n".join(map(tables.markdown, tables))
+        text = "\n".join(map(tables.markdown, shown))
         screen.note(f"sweep {write(sweep, (found, grids), keys, text)}")
-    for place, table in enumerate(tables):
+    for place, table in enumerate(shown):
         screen.lines([""] * (place > 0))
         screen.table(table)
     screen.note(f"tensorboard --logdir {sweep.outputs / 'runs'}")

@@ -37,7 +37,7 @@ def timed(words: list[str], code: int) -> Callable[[], float]:
 def without_torch(words: list[str]) -> None:
     """Check that a command does not import torch."""
     code = (
-        f"import sys; from normbench.cli import main\ntry: main({words!r})\n"
+        f"import sys; from normbench.cli.main import main\ntry: main({words!r})\n"
         "except SystemExit: pass\nsys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -106,12 +106,12 @@ class Slices:
 
     def __call__(self) -> float:
         """Train up to the next training row and return the wall seconds of worker 0."""
-        workers, device = self.config.gpus, self.config.device
+        count, device = self.config.gpus, self.config.device
         if self.news is None:
             self.wait, self.go = os.pipe()
-            self.news = workers.together(workers, device, self.work)
+            self.news = workers.together(count, device, self.work)
         with all_cores():
-            os.write(self.go, b"." * workers)
+            os.write(self.go, b"." * count)
             news = next(self.news)
         self.loss = news["loss"]
         return float(news["seconds"])
@@ -159,7 +159,7 @@ def agree(ours: Slices, baseline: Slices | Alone) -> None:
         raise AssertionError(f"the losses of the first steps differ by {apart:.2g}")
 
 
-def start(workers: int) -> float:
+def start(count: int) -> float:
     """Seconds until all of so many workers have met and worker 0 has said so."""
 
     def work(say: workers.Say) -> None:
@@ -168,7 +168,7 @@ def start(workers: int) -> float:
 
     with all_cores():
         begun = time.perf_counter()
-        news = workers.together(workers, "cpu", work)
+        news = workers.together(count, "cpu", work)
         next(news)
         seconds = time.perf_counter() - begun
         news.close()
@@ -209,8 +209,8 @@ def steps(quick: bool) -> Iterator[Case]:
 
 
 def starts() -> Iterator[Case]:
-    for workers in (1, 2, 4):
-        yield Case(f"workers start gpus={workers}, wall", lambda n=workers: start(n))
+    for count in (1, 2, 4):
+        yield Case(f"workers start gpus={count}, wall", lambda n=count: start(n))
 
 
 def gpu(quick: bool) -> Iterator[Case]:

@@ -1,0 +1,142 @@
+"""The structure of the code: imports only go down, parts know only their base, names stay out."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "normbench"
+FLOORS = (
+    "__init__",
+    "errors rows",
+    "parts runtime",
+    "norms optimizers data results",
+    "engine models inits settings display",
+    "runs",
+    "sweeps",
+    "cli",
+    "__main__",
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+UNFINISHED = {("settings", "engine"), ("engine", "settings"), ("inits", "engine")}
+PART_FOLDERS = ("data", "inits", "optimizers", "norms", "models")
+TORCH_FREE = (
+    *("errors", "rows", "parts.options", "parts.registry", "runtime.storage", "runtime.machine"),
+    *("results.stats", "results.tables", "results.time_to_target", "results.lr_search"),
+    *("settings.schema", "settings.compose", "engine.transforms", "engine.sampler"),
+    *("engine.augment", "display.console", "display.progress", "runs.directory"),
+    *("sweeps.plan", "sweeps.sweep", "cli.main", "cli.list", "cli.data"),
+)
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module(path: Path) -> str:
+    names = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+@cache
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(module, whether at the top) of each import of a file, those for types only included."""
+    tree = ast.parse(path.read_text())
+    known = {module(path) for path in modules()}
+    found = []
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in known else node.module for name in inner]
+        found += [(name, node in tree.body) for name in names]
+    return found
+
+
+def own(path: Path) -> set[str]:
+    """The modules of normbench that a file imports."""
+    return {name for name, _ in imports(path) if name.partition(".")[0] == "normbench"}
+
+
+def room_of(name: str) -> str:
+    return (name.split(".") + ["__init__"])[1]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_only_go_to_lower_floors(path: Path) -> None:
+    here = room(path)
+    for name in own(path):
+        there = room_of(name)
+        if there != here and (here, there) not in UNFINISHED:
+            assert FLOOR[there] < FLOOR[here], f"{path.name} imports {name}"
+
+
+def test_no_import_comes_back_to_where_it_began() -> None:
+    arrows = {module(path): own(path) - {module(path)} for path in modules()}
+    while leaves := [name for name, others in arrows.items() if not others & set(arrows)]:
+        for name in leaves:
+            del arrows[name]
+    assert not arrows, f"a circle goes through {sorted(arrows)}"
+
+
+def test_the_top_folder_holds_rooms_and_the_ground_floor() -> None:
+    entries = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
+    assert entries - {"__pycache__", "configs"} == {*FLOOR, "py.typed"}
+
+
+@pytest.mark.parametrize("folder", PART_FOLDERS)
+def test_a_part_imports_no_other_part(folder: str) -> None:
+    for path in (PACKAGE / folder).glob("*.py"):
+        for name, _ in imports(path):
+            siblings = re.match(rf"normbench\.{folder}\.(\w+)", name)
+            if siblings and path.stem != "__init__":
+                assert siblings[1].startswith("_"), f"{path.name} imports {name}"
+
+
+def test_models_and_engine_name_no_norm() -> None:
+    from normbench.parts import registry
+
+    plain_words = {"none", "in", "mean", "switch", "cosine"}
+    names = set(registry.names("norm")) - plain_words
+    for path in [*(PACKAGE / "models").glob("*.py"), *(PACKAGE / "engine").glob("*.py")]:
+        words = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert not words & names, f"{path.name} names {words & names}"
+
+
+def test_one_file_names_torch_distributed() -> None:
+    naming = [path.name for path in modules() if "torch.distributed" in path.read_text()]
+    assert naming in ([], ["collectives.py"])
+
+
+def test_one_file_looks_code_up_by_name() -> None:
+    naming = [path.name for path in modules() if "importlib.import_module" in path.read_text()]
+    assert naming == ["registry.py"]
+
+
+def test_torch_free_rooms_do_not_import_torch() -> None:
+    code = f"import sys; import {', '.join(f'normbench.{each}' for each in TORCH_FREE)}"
+    code += "; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == 0
+
+
+def test_parts_of_data_do_not_import_torch() -> None:
+    for path in (PACKAGE / "data").glob("*.py"):
+        top = [name for name, at_top in imports(path) if at_top]
+        assert not [name for name in top if name.split(".")[0] in ("torch", "torchvision", "numpy")]

@@ -1,0 +1,323 @@
+"""By which statistics a model is evaluated: running, of the batch, or taken anew from the data."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from contracts.cases import Case, chosen, own, state, train
+from engine.test_train import config, kinds
+from torch import nn
+
+from normbench import norms
+from normbench.engine.train import Judge, evenly
+from normbench.norms._base import Dropout, Norm, Running, check_refresh, plainly, refresh
+from normbench.parts import registry
+from normbench.runs import build
+from normbench.runs.run import Job
+from normbench.settings.schema import Config
+from normbench.sweeps import sweep
+
+STATS = ("running", "batch", "dataset")
+RUNNING = [case for name in own("norm") for case in chosen(name) if case.norm.has_modes()]
+ALONE = {  # options by which an oracle sees its first batch alone and as a whole
+    "momentum": 1.0,
+    "norm_batch": "worker",
+    "size": 99,
+    "window": 1,
+    "burnin": 0,
+    "rmax": 1.0,
+    "dmax": 0.0,
+    "warmup": 99,
+}
+ENGINE = [
+    "norm=bn",
+    "norm=bn norm_batch=4",
+    "norm=bn norm.momentum=null",
+    "norm=bn model=rnn dropout=0.2",
+    "norm=brn norm.start=1 norm.start_share=null",
+    "norm=evalnorm norm.alpha=fit",
+    "norm=mabn",
+    "norm=cbn norm.burnin=0 norm.burnin_share=null",
+    "norm=cmbn accumulate=2",
+    "norm=wn+mean",
+    "norm=dbn norm.groups=4",
+    "norm=evonorm_b0",
+    "norm=switch model=cnn",
+    "norm=in norm.track=true model=cnn",
+]
+FIRST = {case.name: case for case in reversed(RUNNING)}.values()
+each_running = pytest.mark.parametrize("case", RUNNING, ids=str)
+each_first = pytest.mark.parametrize("case", FIRST, ids=str)
+each_engine = pytest.mark.parametrize("words", ENGINE)
+
+
+def alone(case: Case) -> Case:
+    known = registry.facts("norm", case.name).options
+    shares = {f"{key}_share": None for key in known if f"{key}_share" in known}
+    given = {key: value for key, value in ALONE.items() if key in known}
+    return dataclasses.replace(case, options=case.options | shares | given)
+
+
+def oracle_beside(case: Case, module: nn.Module):
+    """An oracle of the batch alone, with the learned values of `module`."""
+    oracle = alone(case).oracle()
+    with torch.no_grad():
+        for key, value in module.named_parameters():
+            oracle.parameters[key].copy_(value)
+    return oracle
+
+
+def statistics(buffers):
+    return {key: each for key, each in buffers.items() if "running_" in key}
+
+
+def batches(case: Case):
+    sizes = [3 * case.shape[0] + 2, 3 * case.shape[0] + 3, 4 * case.shape[0]]
+    return [
+        case.inputs(90 + k, (max(size, 8), *case.shape[1:])) * (1 + k)
+        for k, size in enumerate(sizes)
+    ]
+
+
+def short(*words: str) -> Config:
+    """A run of a few steps, with a validation at its beginning and its end."""
+    given = {word.partition("=")[0] for word in words}
+    usual = ("steps=6", "eval_every=9", "batch=32")
+    return config(*[each for each in usual if each.partition("=")[0] not in given], *words)
+
+
+def by(stats: str, chosen: Config) -> Job:
+    """The same run, evaluated by `stats`."""
+    return Job(dataclasses.replace(chosen, eval_stats=stats))
+
+
+def judged(job: Job, stats: str) -> Judge:
+    """Another judge of the same model, that evaluates by `stats`."""
+    feeds = {"train": job.train, "val": job.judge.val, "test": job.judge.tests["test"]}
+    return Judge(job.update, feeds, dataclasses.replace(job.plan, eval_stats=stats))
+
+
+# ---- one layer ----
+
+
+def test_every_norm_with_running_statistics_is_among_the_cases():
+    names = {name for name in own("norm") if registry.facts("norm", name).constants["running"]}
+    assert names | {"in"} == {case.name for case in RUNNING}
+
+
+@each_running
+def test_refreshed_statistics_are_plain_averages_of_those_of_each_batch_alone(case):
+    module = case.moved()
+    train(case, module, range(3))
+    before, found = state(module), batches(case)
+    refresh(module, found)
+    after, own_values = module.state_dict(), []
+    for x in found:
+        oracle = oracle_beside(case, module)
+        oracle.train(x.clone().requires_grad_())
+        own_values.append(statistics(oracle.buffers))
+    assert statistics(after).keys() == own_values[0].keys() and own_values[0]
+    for key, value in statistics(after).items():
+        mean = torch.stack([each[key] for each in own_values]).mean(0)
+        torch.testing.assert_close(value, mean, rtol=1e-9, atol=1e-9)
+    for key in after.keys() - statistics(after).keys():
+        assert after[key].equal(before[key]), key
+
+
+@each_running
+def test_a_plain_training_forward_takes_the_moments_of_the_whole_batch_and_keeps_nothing(case):
+    module = case.moved()
+    train(case, module, range(3))
+    for key, buffer in module.named_buffers():
+        if key.endswith("steps"):
+            buffer.fill_(50_000)  # late in training, where schedules have come to their end
+    before, x = state(module), batches(case)[0]
+    with torch.no_grad(), plainly(module.eval()):
+        y = module(x)
+    expected = oracle_beside(case, module).train(x.clone().requires_grad_()).detach()
+    torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
+    assert all(value.equal(before[key]) for key, value in module.state_dict().items())
+    assert not any(each.training for each in module.modules())
+    assert not any(each.plain for each in module.modules() if isinstance(each, Running))
+
+
+@each_first
+def test_training_goes_on_after_a_refresh_that_was_put_back_as_if_there_was_none(case):
+    module = case.moved()
+    train(case, module, range(3))
+    twin = copy.deepcopy(module)
+    kept = state(module)
+    refresh(module, batches(case))
+    module.load_state_dict(kept)
+    train(case, module, range(3, 6))
+    train(case, twin, range(3, 6))
+    assert all(each.equal(twin.state_dict()[key]) for key, each in module.state_dict().items())
+
+
+def test_dropout_is_off_while_statistics_are_refreshed():
+    layer = norms.create("bn").layer(3, 0)
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    refresh(nn.Sequential(Dropout(0.5), nn.Dropout(0.5), layer).train(), [x])
+    torch.testing.assert_close(layer.running_mean, x.mean(0))
+
+
+# ---- whole models ----
+
+
+def test_batches_of_an_evaluation_leave_nothing_out_and_none_is_smaller():
+    for images, size in [(500, 33), (500, 500), (7, 64), (64, 64), (127, 64), (2000, 64), (3, 1)]:
+        bounds = list(evenly(images, size))
+        assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
+        assert bounds[-1][1] == images
+        lengths = [stop - start for start, stop in bounds]
+        assert max(lengths) - min(lengths) <= 1
+        assert min(lengths) >= min(size, images) and max(lengths) < 2 * size or len(bounds) == 1
+
+
+@each_engine
+def test_how_a_model_is_evaluated_changes_no_step_of_its_training(words):
+    digests, every, chosen = set(), [], short(*words.split())
+    for stats in STATS:
+        job = by(stats, chosen)
+        found = list(job.rows())
+        assert found[-1].values["state"] == "finished"
+        digests.add(job.state_sha256())
+        every.append([row.values for row in kinds(found, "test")])
+    assert len(digests) == 1
+    assert every[0] != every[1] and every[0] != every[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "size"), [((), 32), (("norm_batch=4",), 4), (("accumulate=4",), 8)]
+)
+def test_evaluation_by_batch_is_that_of_training_in_batches_of_one_statistic(words, size):
+    job = by("batch", short("norm=bn", *words))
+    test = kinds(list(job.rows()), "test")[0].values
+    bounds = [500 * k // (500 // size) for k in range(500 // size + 1)]
+    loss, hits = 0.0, 0
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        x, y = job.judge.tests["test"].slice(start, stop)
+        logits = by_hand(job.model, x.flatten(1).double())
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        hits += int((logits.argmax(1) == y).sum())
+    assert test["test/loss"] == pytest.approx(loss / 500, rel=1e-5)
+    assert test["test/accuracy"] == hits / 500
+
+
+def by_hand(model, x, moments=None, seen=None):
+    """The logits of an mlp with bn: by given moments of each layer, else by those of the batch."""
+    tensors = {key: each.double() for key, each in model.state_dict().items()}
+    units = [key.removesuffix(".linear.weight") for key in tensors if key.endswith("linear.weight")]
+    for k, unit in enumerate(units):
+        z = x @ tensors[f"{unit}.linear.weight"].T
+        mean, var = (z.mean(0), z.var(0, False)) if moments is None else moments[k]
+        if seen is not None:
+            seen.append(torch.stack([mean, var * (len(z) / (len(z) - 1))]))
+        z = (z - mean) / (var + 1e-5).sqrt()
+        x = (z * tensors[f"{unit}.norm.weight"] + tensors[f"{unit}.norm.bias"]).relu()
+    return x @ tensors["head.weight"].T + tensors["head.bias"]
+
+
+@pytest.mark.parametrize(("batch", "size"), [(32, 64), (100, 100)])
+def test_evaluation_by_dataset_averages_the_moments_of_training_batches(batch, size):
+    job = by("dataset", short("norm=bn", f"batch={batch}"))
+    test = kinds(list(job.rows()), "test")[0].values
+    count, found = 2000 // size, []
+    for k in range(count):
+        x, _ = job.train.slice(2000 * k // count, 2000 * (k + 1) // count)
+        seen = []
+        by_hand(job.model, x.flatten(1).double(), seen=seen)
+        found.append(torch.stack(seen))
+    moments = torch.stack(found).mean(0)
+    x, y = job.judge.tests["test"].slice(0, 500)
+    logits = by_hand(job.model, x.flatten(1).double(), moments)
+    assert test["test/loss"] == pytest.approx(float(F.cross_entropy(logits, y)), rel=1e-5)
+    assert test["test/accuracy"] == float((logits.argmax(1) == y).double().mean())
+
+
+def test_the_gap_is_that_of_training_to_the_chosen_evaluation():
+    plain, dropped = (short("batch=8", "steps=10", f"dropout={p}") for p in (0, 0.5))
+
+    def gaps(stats, chosen):
+        return [row.values["gap/accuracy"] for row in kinds(list(by(stats, chosen).rows()), "val")]
+
+    assert any(gaps("running", plain))
+    assert not any(gaps("batch", plain))
+    assert any(gaps("batch", dropped))
+    assert gaps("dataset", plain) != gaps("running", plain)
+
+
+@pytest.mark.parametrize("words", [("norm=gn",), ("norm=none", "dropout=0.2"), ("norm=wn",)])
+def test_without_running_statistics_all_evaluations_are_the_same(words):
+    chosen = short(*words)
+    assert by("dataset", chosen).judge.stats == "running"
+    one, *others = (list(by(stats, chosen).rows()) for stats in STATS)
+    assert all(one == other for other in others)
+
+
+def test_statistics_taken_anew_repair_what_running_ones_miss_in_a_short_run_of_cbn():
+    """Its gradient lets the weights grow, and running statistics lag behind."""
+    job = Job(
+        config(
+            *("norm=cbn", "norm.window=8", "norm.burnin=0", "norm.burnin_share=null"),
+            *("norm.momentum=0.01", "model.depth=9", "model.width=64", "steps=40", "warmup=0"),
+            *("optimizer.lr=0.3", "optimizer.weight_decay=0", "schedule=constant", "eval_every=9"),
+        )
+    )
+    list(job.rows())
+    accuracy = {
+        stats: judged(job, stats).test()["test/accuracy"] for stats in ("running", "dataset")
+    }
+    assert accuracy["running"] < 0.2
+    assert accuracy["dataset"] > 0.5
+
+
+# ---- settings ----
+
+
+class Foreign(Norm):
+    """A norm of another package, with torch's own layer."""
+
+    running = True
+
+    def layer(self, channels: int, dims: int) -> nn.Module:
+        return nn.BatchNorm1d(channels)
+
+
+def test_running_statistics_out_of_reach_are_refused_with_dataset(monkeypatch):
+    monkeypatch.setattr("normbench.norms.create", lambda name, **options: Foreign())
+    chosen = dataclasses.replace(config("norm=bn"), eval_stats="dataset")
+    error = build.check(chosen, (1, 8, 8), 10).error
+    assert str(error) == (
+        "normbench: error: norm=bn: the running statistics of BatchNorm1d cannot be taken anew "
+        "from the training set\n  try: eval_stats=running"
+    )
+    assert build.check(dataclasses.replace(chosen, eval_stats="batch"), (1, 8, 8), 10).error is None
+
+
+def test_statistics_that_no_layer_offers_are_refused_too():
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("average", torch.zeros(3))
+
+    with pytest.raises(
+        ValueError, match="norm=hidden: the running statistics cannot be taken anew"
+    ):
+        check_refresh(Foreign(), "hidden", nn.Sequential(Hidden()))
+
+
+def test_the_setting_is_part_of_the_experiment_and_its_default_changes_no_name():
+    names = {stats: config(f"eval_stats={stats}").name for stats in STATS}
+    assert len(set(names.values())) == 3
+    assert names["running"] == config().name
+    assert config("eval_stats=batch").experiment()["eval_stats"] == "batch"
+
+
+def test_the_heading_names_another_evaluation_than_the_usual():
+    assert "eval_stats" not in sweep.heading(config(), 1)[1]
+    assert sweep.heading(config("eval_stats=dataset"), 1)[1].endswith("   eval_stats=dataset")

@@ -1,0 +1,96 @@
+"""One more norm edits no other file: as a copied file, and from another package by entry point."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRATCH = '''"""A scratch norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from normbench.norms._base import Norm
+from normbench.parts.options import option
+
+
+@dataclass(frozen=True)
+class Scratch(Norm):
+    """Scratch norm: divides each sample by its largest absolute value.
+
+    Source: nobody 2026.
+    """
+
+    floor: float = option(0.1, above=0)
+
+    def layer(self, channels: int, dims: int) -> nn.Module:
+        """Return the layer."""
+        return Largest(self.floor)
+
+
+class Largest(nn.Module):
+    """Divides by the largest absolute value."""
+
+    def __init__(self, floor: float) -> None:
+        super().__init__()
+        self.floor = floor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x."""
+        largest = x.abs().flatten(1).amax(1).clamp_min(self.floor)
+        return x / largest.reshape(-1, *[1] * (x.dim() - 1))
+'''
+TRAIN = ["train", "data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "steps=3"]
+
+
+def run(path: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "normbench", *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(params=["file", "entry_point"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH in which normbench has a norm `scratch`."""
+    place = tmp_path / "path"
+    place.mkdir()
+    if request.param == "file":
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "normbench", place / "normbench", ignore=ignored)
+        shutil.copytree(ROOT / "configs", place / "configs")
+        (place / "normbench/norms/scratch.py").write_text(SCRATCH)
+        (place / "configs/norm/scratch.yaml").write_text("name: scratch\nfloor: 0.1\n")
+        return place
+    (place / "elsewhere.py").write_text(SCRATCH)
+    about = place / "elsewhere-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[normbench.norms]\nscratch = elsewhere:Scratch\n")
+    return place
+
+
+def test_a_new_norm_trains_is_listed_and_is_checked(path: Path, tmp_path: Path) -> None:
+    done = run(path, tmp_path, *TRAIN, "norm=scratch", "norm.floor=0.2")
+    assert done.returncode == 0, done.stderr
+    assert "scratch(floor=0.2)" in done.stderr
+    listed = run(path, tmp_path, "list", "norms", "scratch")
+    assert "divides each sample by its largest absolute value" in listed.stdout
+    wrong = run(path, tmp_path, *TRAIN, "norm=scratch", "norm.floor=-1")
+    assert wrong.returncode == 2
+    assert "norm.floor=-1: must be above 0" in wrong.stderr
+    near = run(path, tmp_path, *TRAIN, "norm=scrach")
+    assert near.stderr.splitlines()[1].startswith("  try: norm=scratch ")

@@ -1,0 +1,397 @@
+"""Wrong command lines: exact messages, exit codes, and nothing created."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normbench.cli.main import main
+
+ALL = "    (all settings: normbench train --help)"
+
+# words of `normbench train`, exit code, the two lines of each mistake
+REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
+    (
+        "norm=gm bach=2",
+        2,
+        [
+            ("norm=gm: no norm has this name", "norm=gn    (all names: normbench list norms)"),
+            ("bach=2: no setting has this name", "batch=2" + ALL),
+        ],
+    ),
+    ("batch=two", 2, [("batch=two: is not an integer", "batch=64")]),
+    ("batch=2.5", 2, [("batch=2.5: is not an integer", "batch=64")]),
+    (
+        "seed=-1 batch=0 dropout=1",
+        2,
+        [
+            ("seed=-1: must be in 0 .. 2147483647", "seed=0"),
+            ("batch=0: must be in 1 .. 1000000", "batch=1"),
+            ("dropout=1: must be at least 0 and below 1", "dropout=0.0"),
+        ],
+    ),
+    ("groups=2", 2, [("groups=2: no setting has this name", "norm.groups=2" + ALL)]),
+    ("lr=0.1", 2, [("lr=0.1: no setting has this name", "optimizer.lr=0.1" + ALL)]),
+    (
+        "norm=bn norm.groups=3",
+        2,
+        [("norm.groups=3: norm=bn has no such option", "norm=gn norm.groups=3")],
+    ),
+    (
+        "norm=gn norm.groups=3",
+        2,
+        [
+            (
+                "norm.groups=3: 16 channels do not divide into 3 groups (divisors: 1, 2, 4, 8, 16)",
+                "norm.groups=2",
+            )
+        ],
+    ),
+    (
+        "batch=2 batch=4",
+        2,
+        [("batch: is given twice", "batch=VALUE once, or batch=A,B with -m for a sweep")],
+    ),
+    ("batch=2,4", 2, [("batch=2,4: is a list: several runs", "normbench train -m batch=2,4")]),
+    ("+x=1", 2, [("+x=1: no setting can be added, deleted or moved", "x=VALUE")]),
+    (
+        "steps=5 epochs=2",
+        2,
+        [("epochs=2: the length is given twice, steps=5 says it too", "steps=5 alone")],
+    ),
+    (
+        "examples=640 epochs=2",
+        2,
+        [("epochs=2: the length is given twice, examples=640 says it too", "examples=640 alone")],
+    ),
+    ("gpus=0", 2, [("gpus=0: must be in 1 .. 512", "gpus=1")]),
+    ("gpus=1000", 2, [("gpus=1000: must be in 1 .. 512", "gpus=512")]),
+    (
+        "batch=10 gpus=4",
+        2,
+        [("batch=10: does not divide over gpus=4 workers", "batch=8 or batch=12")],
+    ),
+    (
+        "gpus=2 norm_batch=128",
+        2,
+        [("norm_batch=128: cannot be had of 2 workers with 32 examples", "norm_batch=64")],
+    ),
+    (
+        "batch=32 gpus=4 norm_batch=7",
+        2,
+        [("norm_batch=7: cannot be had of 4 workers with 8 examples", "norm_batch=8")],
+    ),
+    (
+        "batch=32 gpus=4 norm_batch=24",
+        2,
+        [("norm_batch=24: cannot be had of 4 workers with 8 examples", "norm_batch=16")],
+    ),
+    (
+        "dist.port=29500",
+        2,
+        [("dist.port=29500: gpus=1 has no workers that meet", "dist.port=null")],
+    ),
+    ("gpus=2 dist.port=80", 2, [("dist.port=80: must be in 1024 .. 65535", "dist.port=1024")]),
+    (
+        "norm=cbn norm_batch=global",
+        2,
+        [
+            (
+                "norm_batch=global: norm=cbn takes no statistics over other sets of samples",
+                "norm_batch=worker",
+            )
+        ],
+    ),
+    (
+        "batch=10 accumulate=4",
+        2,
+        [("batch=10: does not divide over accumulate=4 micro-batches", "batch=8 or batch=12")],
+    ),
+    ("optimizer.lr=nan", 2, [("optimizer.lr=nan: is not a finite number", "optimizer.lr=0.1")]),
+    (
+        "optimizer.lr=${oc.env:HOME}",
+        2,
+        [
+            (
+                "optimizer.lr=${oc.env:HOME}: resolvers are not allowed in settings",
+                "optimizer.lr=VALUE",
+            )
+        ],
+    ),
+    (
+        "placement=preact",
+        2,
+        [("placement=preact: model=cnn has no residual blocks for it", "placement=pre")],
+    ),
+    (
+        "batch=100000",
+        2,
+        [("batch=100000: is more than the 55000 training images of mnist", "batch=55000")],
+    ),
+    ("norm.name=gn", 2, [("norm.name=gn: the norm is chosen by norm=NAME", "norm=gn")]),
+    (
+        "hydra/launcher=slurmy",
+        2,
+        [
+            (
+                "hydra/launcher=slurmy: no launcher of this name is installed",
+                "hydra/launcher=normbench",
+            )
+        ],
+    ),
+    (
+        "norm=bn batch=1 model=mlp",
+        2,
+        [
+            (
+                "batch=1: norm=bn: input (1, 100) leaves 1 value per channel to take statistics "
+                "of, at least 2 are needed",
+                "batch=2",
+            )
+        ],
+    ),
+    (
+        "norm=in model=mlp",
+        2,
+        [("norm=in: (N, C) has no positions to take statistics over", "norm=ln or model=cnn")],
+    ),
+    (
+        "data=imagefolder data.path=nowhere",
+        3,
+        [
+            (
+                "nowhere: there is no such folder",
+                "data.path=DIR with DIR/train/CLASS/*.png and DIR/test/CLASS/*.png",
+            )
+        ],
+    ),
+    (
+        "data.train_size=60000",
+        2,
+        [
+            (
+                "data.train_size=60000: there are 55,000 training images beside those for "
+                "validation",
+                "data.train_size=55000",
+            )
+        ],
+    ),
+    (
+        "activation=rellu",
+        2,
+        [
+            (
+                "activation=rellu: is none of auto, relu, leaky_relu, tanh, sigmoid, gelu, silu, "
+                "tlu, identity",
+                "activation=relu",
+            )
+        ],
+    ),
+    (
+        "norm.eps=-1 init.mode=fan",
+        2,
+        [
+            ("norm.eps=-1: must be at least 0", "norm.eps=0"),
+            ("init.mode=fan: is none of fan_in, fan_out", "init.mode=fan_in"),
+        ],
+    ),
+    (
+        "norm=wn init=zeros batch=2048",
+        2,
+        [("norm=wn: 16 of 16 rows of the weight are zero", "init=kaiming_normal")],
+    ),
+    (
+        "norm=evonorm_b0 model=rnn",
+        2,
+        [("norm=evonorm_b0: is its own activation, and model=rnn needs tanh", "norm=ln")],
+    ),
+    (
+        "norm=none norm_batch=4",
+        2,
+        [
+            (
+                "norm_batch=4: norm=none takes no statistics over other sets of samples",
+                "norm_batch=worker",
+            )
+        ],
+    ),
+    (
+        "shifts=[contrst*2,invert]",
+        2,
+        [
+            (
+                "shifts=[contrst*2,invert]: contrst*2 is none of invert, brightness+A, "
+                "brightness-A, contrast*A, noise+A",
+                "shifts=[contrast*2,invert]",
+            )
+        ],
+    ),
+    (
+        "shifts=[blur,brightness*2,inverted,noise-0.25]",
+        2,
+        [
+            (
+                "shifts=[blur,brightness*2,inverted,noise-0.25]: blur is none of invert, "
+                "brightness+A, brightness-A, contrast*A, noise+A",
+                "shifts=[brightness+0.5,invert,noise+0.5]",
+            )
+        ],
+    ),
+    (
+        "shifts=[invert,contrast*0.5,contrast*.50,invert]",
+        2,
+        [
+            (
+                "shifts=[invert,contrast*0.5,contrast*.50,invert]: says the same twice",
+                "shifts=[invert,contrast*0.5]",
+            )
+        ],
+    ),
+    ("shifts=invert", 2, [("shifts=invert: is not a list of words", "shifts=[invert]")]),
+    (
+        "blank_steps=3 test_blank_steps=[0,3]",
+        2,
+        [
+            ("blank_steps=3: model=cnn reads no sequence", "model=rnn"),
+            ("test_blank_steps=[0,3]: model=cnn reads no sequence", "model=rnn"),
+        ],
+    ),
+    (
+        "model=lstm test_blank_steps=[3,0,3]",
+        2,
+        [("test_blank_steps=[3,0,3]: says the same twice", "test_blank_steps=[3,0]")],
+    ),
+    (
+        "model=rnn test_blank_steps=3",
+        2,
+        [("test_blank_steps=3: is not a list of integers", "test_blank_steps=[3]")],
+    ),
+    (
+        "model=rnn blank_steps=2 inputs=whitened",
+        2,
+        [
+            (
+                "inputs=whitened: scales each pixel of an image by itself, and blank steps have "
+                "none",
+                "inputs=standardized or blank_steps=0",
+            )
+        ],
+    ),
+    (
+        "inputs=whitened data=synthetic data.shape=[3,64,64]",
+        2,
+        [
+            (
+                "inputs=whitened: 3x64x64 = 12288 features are more than 4096",
+                "inputs=per_feature",
+            )
+        ],
+    ),
+    (
+        "mix=inverted data.train_size=8 batch=2",
+        2,
+        [("mix=inverted: 8 images of 10 classes do not make two domains", "mix=none")],
+    ),
+    (
+        "-m norm=bn,gm batch=2,two",
+        2,
+        [
+            ("norm=gm: no norm has this name", "norm=gn    (all names: normbench list norms)"),
+            ("batch=two: is not an integer", "batch=64"),
+        ],
+    ),
+    ("-m seed=range(0,0)", 2, [("seed=range(0,0): is an empty list", "seed=range(0,3)")]),
+    (
+        "-m seed=range(0,20000)",
+        2,
+        [("max_cells=10000: this sweep has 20,000 cells", "max_cells=20000")],
+    ),
+    (
+        "--experimental-rerun=x",
+        2,
+        [
+            (
+                "--experimental-rerun=x: is not offered: it would run a stored file",
+                "normbench train --help",
+            )
+        ],
+    ),
+    (
+        "--cofig-dir=x",
+        2,
+        [("train: unrecognized arguments: --cofig-dir=x", "normbench train --help")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "mistakes"), REFUSED, ids=[each[0] for each in REFUSED])
+def test_a_wrong_command_line_gets_its_message_and_creates_nothing(
+    words: str,
+    code: int,
+    mistakes: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["train", *words.split(" ")]) == code
+    said = capsys.readouterr()
+    expected = "\n".join(f"normbench: error: {why}\n  try: {fix}" for why, fix in mistakes)
+    assert said.err == expected + "\n"
+    assert said.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_gpu_is_refused_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.device_count():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["train", "device=cuda"]) == 4
+    assert capsys.readouterr().err == (
+        "normbench: error: device=cuda: this machine has no such device\n  try: device=cpu\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["sweep"],
+            "normbench: error: sweep: is no command\n"
+            "  try: normbench train -m norm=bn,gn batch=2,32",
+        ),
+        (
+            ["trian"],
+            "normbench: error: trian: no command has this name\n"
+            "  try: normbench train    (all commands: normbench --help)",
+        ),
+        (
+            ["list", "norm"],
+            "normbench: error: list: argument KIND: invalid choice: 'norm'",
+        ),
+        (
+            ["list", "norms", "gm"],
+            "normbench: error: gm: no norm has this name\n  try: normbench list norms gn",
+        ),
+    ],
+)
+def test_other_wrong_words(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(words) == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_spelling_error_does_not_import_torch() -> None:
+    code = (
+        "import sys; from normbench.cli.main import main; code = main(['train', 'norm=gm']); "
+        "sys.exit(1 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 2
