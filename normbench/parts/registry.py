@@ -1,13 +1,13 @@
 """Finds parts by file name, and those of other packages by entry point; reads them without torch.
 
-A part is the one class of its file that derives from the base of its kind. What a command needs
-to know before anything is computed (options with their ranges, class facts, the docstring) is read
-from the source text, so that a spelling error or `normbench list` never waits for torch.
+A part is the one class of its file that derives from the base of its kind, directly or by bases
+in the private modules of its folder. What a command needs to know before anything is computed
+(options with their ranges, class facts, the docstring) is read from the source text, so that a
+spelling error or `normbench list` never waits for torch.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import re
@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from normbench.parts import source
 from normbench.parts.options import Declared, Options, declarations
 
 # configuration group: (folder and entry-point group, base class)
@@ -40,7 +42,7 @@ class Facts:
     options: Mapping[str, Declared]
     constants: Mapping[str, Any]  # class facts: attributes that are no options
     package: str = "normbench"
-    methods: frozenset[str] = frozenset()  # what the class defines itself: the hooks of a norm
+    methods: frozenset[str] = frozenset()  # what it defines beyond its kind: the hooks of a norm
 
     @property
     def summary(self) -> str:
@@ -85,18 +87,9 @@ def facts(group: str, name: str) -> Facts:
     foreign = _foreign(group).get(name)
     if foreign is not None:
         return _loaded_facts(group, name, foreign)
-    shared = _class(_folder(folder) / "_base.py", base)
-    own = _class(_folder(folder) / f"{name}.py", base)
-    options, constants = _body(own)
-    base_options, base_constants = _body(shared)
-    return Facts(
-        group,
-        name,
-        inspect.cleandoc(ast.get_docstring(own) or ""),
-        {**base_options, **options},
-        {**base_constants, **constants},
-        methods=frozenset(each.name for each in own.body if isinstance(each, ast.FunctionDef)),
-    )
+    read = source.read(_folder(folder) / f"{name}.py", base)
+    doc = inspect.cleandoc(read.doc or "")
+    return Facts(group, name, doc, read.options, read.constants, methods=read.methods)
 
 
 def find(group: str, name: str) -> type[Any]:
@@ -107,7 +100,7 @@ def find(group: str, name: str) -> type[Any]:
         return loaded
     folder, base = KINDS[group]
     module = importlib.import_module(f"normbench.{folder}.{name}")
-    found: type[Any] = getattr(module, _class(_folder(folder) / f"{name}.py", base).name)
+    found: type[Any] = getattr(module, source.read(_folder(folder) / f"{name}.py", base).name)
     return found
 
 
@@ -121,47 +114,8 @@ def _folder(folder: str) -> Path:
     return Path(__file__).resolve().parents[1] / folder
 
 
-@cache
-def _class(path: Path, base: str) -> ast.ClassDef:
-    """The class of a file that derives from `base`, or is `base` in the file that defines it."""
-    found = [
-        node
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef)
-        and (node.name == base or base in [ast.unparse(each) for each in node.bases])
-    ]
-    if len(found) != 1:
-        raise TypeError(f"{path} has {len(found)} classes derived from {base}, one is needed")
-    return found[0]
-
-
-def _body(node: ast.ClassDef) -> tuple[dict[str, Declared], dict[str, Any]]:
-    """Split the annotated assignments of a class into options and class facts."""
-    options: dict[str, Declared] = {}
-    constants: dict[str, Any] = {}
-    for each in node.body:
-        if not (isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)):
-            continue
-        name, kind = each.target.id, ast.unparse(each.annotation)
-        if kind.startswith("ClassVar"):
-            try:
-                constants[name] = ast.literal_eval(each.value) if each.value else None
-            except ValueError:
-                continue  # not a plain value, such as the class of the errors
-        else:
-            options[name] = _declared(name, kind, each.value)
-    return options, constants
-
-
-def _declared(name: str, kind: str, value: ast.expr | None) -> Declared:
-    if isinstance(value, ast.Call):  # option(default, low=...)
-        limits = {each.arg or "": ast.literal_eval(each.value) for each in value.keywords}
-        return Declared(name, kind, ast.literal_eval(value.args[0]), limits)
-    return Declared(name, kind, None if value is None else ast.literal_eval(value), {})
-
-
 def _loaded_facts(group: str, name: str, entry: EntryPoint) -> Facts:
-    kind = entry.load()
+    kind, base = entry.load(), KINDS[group][1]
     if not (inspect.isclass(kind) and issubclass(kind, Options)):
         raise TypeError(f"entry point {entry.value} is no part: it does not derive from a base")
     options = {each.name: each for each in declarations(kind)}
@@ -172,7 +126,10 @@ def _loaded_facts(group: str, name: str, entry: EntryPoint) -> Facts:
         if not key.startswith("_") and key not in options and not callable(value)
     }
     package = entry.dist.name if entry.dist else entry.module.partition(".")[0]
-    methods = frozenset(key for key, value in vars(kind).items() if callable(value))
+    beyond = takewhile(lambda parent: parent.__name__ != base, kind.__mro__)
+    methods = frozenset(
+        key for parent in beyond for key, value in vars(parent).items() if callable(value)
+    )
     return Facts(group, name, inspect.getdoc(kind) or "", options, constants, package, methods)
 
 
