@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import document, normbench, started
 
-from normbench.cli.main import main
+from normbench.cli import main
 
 TINY = ["data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "device=cpu"]
-
-
-def normbench(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "normbench", *words],
-        cwd=cwd,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
-
-def document(*words: str, cwd: Path) -> Any:
-    done = normbench(*words, "--json", cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -250,13 +230,7 @@ def test_a_signal_ends_a_run_with_its_code_and_state(
     sent: signal.Signals, code: int, reason: str, tmp_path: Path
 ) -> None:
     words = [*TINY, "batch=2", "steps=2000000", "eval_every=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "normbench", "train", *words],
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        preexec_fn=heed_interrupts,
-    )
+    process = started("train", *words, cwd=tmp_path, preexec_fn=heed_interrupts)
     await_rows(tmp_path, 1)
     process.send_signal(sent)
     assert process.wait(30) == code
@@ -266,12 +240,7 @@ def test_a_signal_ends_a_run_with_its_code_and_state(
 
 def test_a_run_in_use_is_refused_and_not_disturbed(tmp_path: Path) -> None:
     words = ["train", *TINY, "batch=2", "steps=2000000", "eval_every=1"]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "normbench", *words],
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    first = started(*words, cwd=tmp_path)
     await_rows(tmp_path, 1)
     second = normbench(*words, cwd=tmp_path)
     assert second.returncode == 3
@@ -292,13 +261,8 @@ def test_an_output_folder_below_a_file_is_no_place(tmp_path: Path) -> None:
 
 def test_a_signal_ends_a_sweep_and_all_its_children(tmp_path: Path) -> None:
     words = [*TINY, "batch=2", "norm=bn,gn,none", "steps=2000000", "eval_every=1", "jobs=2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "normbench", "train", "-m", *words],
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=heed_interrupts,
+    process = started(
+        "train", "-m", *words, cwd=tmp_path, start_new_session=True, preexec_fn=heed_interrupts
     )
     await_rows(tmp_path, 2)
     process.send_signal(signal.SIGTERM)
@@ -325,11 +289,7 @@ def test_an_interrupted_run_starts_over_to_the_same_bytes(tmp_path: Path) -> Non
     words = ["train", *TINY, "batch=2", "steps=3000", "norm=bn", "eval_every=1"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     normbench(*words, "--outputs", str(whole), cwd=tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "normbench", *words, "--outputs", str(broken)],
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    process = started(*words, "--outputs", str(broken))
     await_rows(broken, 1)
     process.kill()
     process.wait()

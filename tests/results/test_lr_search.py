@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import normbench, started
 
 from normbench.errors import Refused
 from normbench.results import lr_search
@@ -324,15 +324,8 @@ def test_a_fixed_rate_beside_a_tuned_one_is_no_mistake() -> None:
 # whole commands
 
 
-def normbench(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "normbench", "train", *TINY, *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+def train(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return normbench("train", *TINY, *words, cwd=cwd)
 
 
 COMMAND = ["-m", "norm=none,bn", "tune=lr", "tune_lrs=[0.03,0.3,1e20]", "tune_seeds=2", "seeds=2"]
@@ -375,7 +368,7 @@ def tuned(
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A sweep of two norms, tuned over three rates of which the last diverges."""
     place = tmp_path_factory.mktemp("tuned")
-    return place, normbench(*COMMAND, *SHORT, cwd=place)
+    return place, train(*COMMAND, *SHORT, cwd=place)
 
 
 Tuned = tuple[Path, subprocess.CompletedProcess[str]]
@@ -470,7 +463,7 @@ def test_a_tuning_run_starts_from_other_weights_than_the_results(tuned: Tuned) -
 def test_the_same_command_again_trains_nothing_and_prints_the_same(tuned: Tuned) -> None:
     place, first = tuned
     before = contents(place)
-    again = normbench(*COMMAND, *SHORT, cwd=place)
+    again = train(*COMMAND, *SHORT, cwd=place)
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout
     assert "tuning: 12 runs, 12 finished already (force=true trains again)" in again.stderr
@@ -479,7 +472,7 @@ def test_the_same_command_again_trains_nothing_and_prints_the_same(tuned: Tuned)
 
 def test_json_has_the_runs_and_the_tuning(tuned: Tuned) -> None:
     place, _ = tuned
-    found = json.loads(normbench(*COMMAND, *SHORT, "--json", cwd=place).stdout)
+    found = json.loads(train(*COMMAND, *SHORT, "--json", cwd=place).stdout)
     assert found.keys() == {"schema", "command", "runs", "tuning"}
     assert [each["config"]["norm"] for each in found["tuning"]] == ["none", "bn"]
     for each, run in zip(found["tuning"], found["runs"], strict=True):
@@ -490,14 +483,14 @@ def test_json_has_the_runs_and_the_tuning(tuned: Tuned) -> None:
 
 def test_dry_run_knows_the_choice_of_a_finished_tuning(tuned: Tuned) -> None:
     place, _ = tuned
-    lines = normbench(*COMMAND, *SHORT, "dry_run=true", cwd=place).stdout.splitlines()
+    lines = train(*COMMAND, *SHORT, "dry_run=true", cwd=place).stdout.splitlines()
     assert lines[0] == "tuning: 12 runs, 0 to train"
     assert all("is chosen" in line for line in lines[1:3])
     assert lines[3] == "plan: 4 runs, 0 to train"
 
 
 def test_dry_run_says_what_is_tuned_and_at_most_trained(tmp_path: Path) -> None:
-    done = normbench(*COMMAND, *SHORT, "dry_run=true", cwd=tmp_path)
+    done = train(*COMMAND, *SHORT, "dry_run=true", cwd=tmp_path)
     assert done.stdout.splitlines() == [
         "tuning: 12 runs, 12 to train, at most 12 more where the best lr is at an end; "
         "then at most 4 runs with the chosen lr",
@@ -511,7 +504,7 @@ def test_dry_run_says_what_is_tuned_and_at_most_trained(tmp_path: Path) -> None:
 def test_seeds_of_a_sweep_share_one_tuning(tuned: Tuned) -> None:
     place, _ = tuned
     words = [each for each in COMMAND if each != "seeds=2"]
-    done = normbench(*words, *SHORT, "seed=0,1", "dry_run=true", cwd=place)
+    done = train(*words, *SHORT, "seed=0,1", "dry_run=true", cwd=place)
     assert done.stdout.splitlines()[0] == "tuning: 12 runs, 0 to train"
     assert "plan: 4 runs, 0 to train" in done.stdout
 
@@ -519,12 +512,7 @@ def test_seeds_of_a_sweep_share_one_tuning(tuned: Tuned) -> None:
 @pytest.mark.slow
 def test_a_killed_command_ends_at_the_same_choice_and_bits(tuned: Tuned, tmp_path: Path) -> None:
     place, first = tuned
-    process = subprocess.Popen(
-        [sys.executable, "-m", "normbench", "train", *TINY, *COMMAND, *SHORT],
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    process = started("train", *TINY, *COMMAND, *SHORT, cwd=tmp_path)
     for _ in range(600):
         if len(list(tmp_path.rglob("metrics.jsonl"))) >= 4:
             break
@@ -532,7 +520,7 @@ def test_a_killed_command_ends_at_the_same_choice_and_bits(tuned: Tuned, tmp_pat
     process.kill()
     process.wait()
     assert len(list(tmp_path.rglob("status.json"))) < 16
-    again = normbench(*COMMAND, *SHORT, cwd=tmp_path)
+    again = train(*COMMAND, *SHORT, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout
     for name in ("metrics.jsonl", "tune.csv", "table.md"):
@@ -544,7 +532,7 @@ def test_a_killed_command_ends_at_the_same_choice_and_bits(tuned: Tuned, tmp_pat
 def test_force_tunes_again(tuned: Tuned, tmp_path: Path) -> None:
     place, first = tuned
     shutil.copytree(place / "outputs", tmp_path / "outputs")
-    done = normbench(*COMMAND, *SHORT, "force=true", cwd=tmp_path)
+    done = train(*COMMAND, *SHORT, "force=true", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, first.stdout)
     found = [*folders(tmp_path, "tune"), *folders(tmp_path, "seed")]
     assert [status_of(each)["attempts"] for each in found] == [2] * 16
@@ -552,7 +540,7 @@ def test_force_tunes_again(tuned: Tuned, tmp_path: Path) -> None:
 
 def test_a_single_run_can_be_tuned_and_its_grid_extended(tmp_path: Path) -> None:
     words = ["norm=none", "tune=lr", "tune_lrs=[1e-6,1e-5]", "tune_seeds=1", "steps=5"]
-    done = normbench(*words, cwd=tmp_path)
+    done = train(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(folders(tmp_path, "tune")) > 2
     assert "tuning: 1 runs more: the best lr is at the end of 1 grid" in done.stderr
@@ -570,7 +558,7 @@ def test_a_fixed_and_a_tuned_rate_that_are_equal_have_a_row_each(tuned: Tuned) -
     }
     words = [each for each in COMMAND if not each.startswith(("norm", "tune=lr"))]
     fixed = ["norm=none", "tune=none,lr", f"optimizer.lr={line}"]
-    done = normbench(*words, *SHORT, *fixed, cwd=place)
+    done = train(*words, *SHORT, *fixed, cwd=place)
     assert done.returncode == 0, done.stderr
     shown = [text.strip() for text in done.stdout.splitlines() if text.startswith(" tune ")]
     assert [text.split()[:2] for text in shown] == [["tune", "none"], ["tune", "lr"]]
@@ -586,7 +574,7 @@ def test_a_failed_tuning_run_fails_its_configuration_only(tuned: Tuned, tmp_path
     }
     lock = tmp_path / "outputs/runs" / name / "tune1/.lock"
     lock.mkdir(parents=True)
-    done = normbench(*COMMAND, *SHORT, cwd=tmp_path)
+    done = train(*COMMAND, *SHORT, cwd=tmp_path)
     assert done.returncode == 1
     assert "bn: failed: lr 0.03, tune seed 1: outputs/runs/" in done.stdout
     rows = [line.split() for line in done.stdout.splitlines()]
@@ -597,7 +585,7 @@ def test_a_failed_tuning_run_fails_its_configuration_only(tuned: Tuned, tmp_path
 @pytest.mark.slow
 def test_another_launcher_tunes_within_its_jobs(tuned: Tuned, tmp_path: Path) -> None:
     _, first = tuned
-    done = normbench(*COMMAND, *SHORT, "hydra/launcher=basic", cwd=tmp_path)
+    done = train(*COMMAND, *SHORT, "hydra/launcher=basic", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == first.stdout
     assert os.listdir(tmp_path) == ["outputs"]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from commands import document
 from engine.test_train import config, kinds, rows
 
 from normbench.results import time_to_target
@@ -208,14 +207,7 @@ def test_the_csv_holds_what_does_not_differ_between_equal_runs() -> None:
 def test_a_command_with_a_target_tells_the_times(tmp_path: Path) -> None:
     words = ["data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=16", "device=cpu"]
     more = ["norm=bn,none", "optimizer.lr=0.1,0.0001", "epochs=2", "target=0.3", "seeds=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "normbench", "train", "-m", *words, *more, "--json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    runs = json.loads(done.stdout)["runs"]
+    runs = document("train", "-m", *words, *more, cwd=tmp_path)["runs"]
     assert [run["target"]["reached"] for run in runs] == [2, 0, 2, 0]
     assert [run["target"]["examples"]["at_least"] for run in runs] == [False, True, False, True]
     assert all(run["target"]["seconds"]["mean"] > 0 for run in runs)
