@@ -11,7 +11,7 @@ from normbench.display.progress import Screen
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 from normbench.parts import registry
 from normbench.parts.options import nearest
-from normbench.results.tables import Cell, Table
+from normbench.results.tables import Table, TableCell
 from normbench.runtime import storage
 from normbench.settings import schema
 from normbench.settings.schema import Config
@@ -75,7 +75,7 @@ def listing(names: Sequence[str], overrides: Sequence[str], screen: Screen) -> N
     sets = [_listed(name, chosen(name, texts)) for name, texts in taken.items()]
     screen.document({"command": "data", "what": "list", "sets": sets})
     head = ("name", "images", "shape", "classes", "split", "here")
-    rows = tuple(tuple(map(Cell, _row(each))) for each in sets)
+    rows = tuple(tuple(map(TableCell, _row(each))) for each in sets)
     notes = [
         f"{each['label']}: {' and '.join(each['cut'])} are cut from the training images"
         for each in sets
@@ -112,7 +112,12 @@ def verify(name: str, overrides: Sequence[str], screen: Screen) -> None:
         screen.text(f"{name} is sound: it is {part.about().where}")
         return
     rows = tuple(
-        (Cell(each.name), Cell(f"{each.size:,}"), Cell(f"{each.sha256[:DIGITS]}…"), Cell("sound"))
+        (
+            TableCell(each.name),
+            TableCell(f"{each.size:,}"),
+            TableCell(f"{each.sha256[:DIGITS]}…"),
+            TableCell("sound"),
+        )
         for each in found
     )
     screen.table(Table("", (name, "bytes", "SHA-256", ""), rows, right=frozenset({1})))

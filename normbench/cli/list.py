@@ -10,7 +10,7 @@ from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import nearest, written
 from normbench.parts.registry import Facts
-from normbench.results.tables import Cell, Table
+from normbench.results.tables import Table, TableCell
 
 FACTS = {  # what `list KIND NAME` says of the facts of a part
     "aliases": "also called",
@@ -75,7 +75,7 @@ def _parts(group: str) -> Table:
 def _table(
     head: tuple[str, ...], rows: Sequence[tuple[str, ...]], notes: tuple[str, ...] = ()
 ) -> Table:
-    return Table("", head, tuple(tuple(map(Cell, row)) for row in rows), notes=notes)
+    return Table("", head, tuple(tuple(map(TableCell, row)) for row in rows), notes=notes)
 
 
 def _presets(group: str) -> tuple[str, ...]:

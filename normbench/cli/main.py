@@ -174,19 +174,19 @@ def _prepared(options: argparse.Namespace) -> bool:
     global session
     from normbench.cli import data as data_sets
     from normbench.settings import compose
-    from normbench.sweeps import plan, sweep
+    from normbench.sweeps import describe, plan, sweep
 
     cells = compose.Grid(compose.loader(options.config_dir)).cells(
         options.overrides, options.multirun
     )
     work = plan.Sweep(cells)
-    absent = data_sets.missing(row.config for row in work.rows if row.left)
+    absent = data_sets.missing(cell.config for cell in work.cells if cell.left)
     warnings = sweep.check(work)
     session = Session(_screen(options), work, options.multirun)
     for warning in warnings:
         session.screen.warn(warning.text)
-    if any(row.config.dry_run for row in work.rows):
-        session.screen.text("\n".join(sweep.plan_lines(work)))
+    if any(cell.config.dry_run for cell in work.cells):
+        session.screen.text("\n".join(describe.plan_lines(work)))
         return False
     data_sets.fetch(absent, session.screen)
     return True

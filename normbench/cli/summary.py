@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import OverTime
-from normbench.results.tables import Cell, Table
+from normbench.results.tables import Table, TableCell
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d)
 SILENT = (nn.Flatten, nn.Identity)  # compute nothing, so they have no row
@@ -133,7 +133,7 @@ def table(summary: Summary, remark: str = "") -> Table:
     """Lay out one model, and under it the totals with a `remark` on its statistics."""
     head = ("layer", "output shape", "parameters", "buffers")
     rows = tuple(
-        tuple(map(Cell, (_label(row), _shape(row), *_numbers(row)))) for row in summary.rows
+        tuple(map(TableCell, (_label(row), _shape(row), *_numbers(row)))) for row in summary.rows
     )
     totals = (*_totals(summary), *filter(None, [remark]))
     return Table("", head, rows, right=frozenset({2, 3}), notes=("   ".join(totals),))
@@ -147,7 +147,7 @@ def pair(titles: tuple[str, str], summaries: tuple[Summary, Summary]) -> Table:
         texts = [
             text for row in sides for text in ((_label(row), *_numbers(row)) if row else [""] * 3)
         ]
-        rows.append(tuple(map(Cell, (*texts, *{_shape(row) for row in sides if row}))))
+        rows.append(tuple(map(TableCell, (*texts, *{_shape(row) for row in sides if row}))))
     notes = [
         "   ".join((title, *_totals(each))) for title, each in zip(titles, summaries, strict=True)
     ]

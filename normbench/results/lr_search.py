@@ -1,12 +1,13 @@
-"""Which learning rate the grid of a configuration chooses, and the whole grid as a table."""
+"""Chooses the learning rate of a configuration from a grid, and shows the whole grid."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from normbench.results import stats, tables
-from normbench.results.tables import Cell, Result, Settings, Table
+from normbench.results import stats
+from normbench.results.groups import RESULTS, SEEDS, Result, Settings
+from normbench.results.tables import Table, TableCell, csv_text
 
 METRIC = "val/accuracy"
 LEARNED = 0.05  # accuracy above chance from which a run has learned something
@@ -36,18 +37,18 @@ class Point:
     @property
     def score(self) -> float:
         """The mean accuracy over the tuning seeds."""
-        return stats.mean([each.value for each in self.outcomes])
+        return stats.mean([outcome.value for outcome in self.outcomes])
 
     @property
     def diverged(self) -> bool:
         """Whether a run diverged."""
-        return any(each.diverged for each in self.outcomes)
+        return any(outcome.diverged for outcome in self.outcomes)
 
     @property
     def eligible(self) -> bool:
         """Whether no run diverged or ended within 5 points of chance."""
         least = self.chance + LEARNED + stats.TIE
-        return not self.diverged and all(each.value > least for each in self.outcomes)
+        return not self.diverged and all(outcome.value > least for outcome in self.outcomes)
 
     @property
     def mark(self) -> str:
@@ -108,7 +109,7 @@ def extension(points: Sequence[Point], given: Sequence[float]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Grid:
+class LRSearch:
     """All tuning runs of a configuration.
 
     Args: name: of the configuration in a table; settings: those of the command line; runs: by
@@ -126,7 +127,7 @@ class Grid:
         return [
             Point(lr, tuple(map(_outcome, results)), 1 / results[0].classes)
             for lr, results in self.runs.items()
-            if all(result.state in tables.RESULTS for result in results)
+            if all(result.state in RESULTS for result in results)
         ]
 
     @property
@@ -140,41 +141,41 @@ class Grid:
         ]
 
 
-def table(grids: Sequence[Grid]) -> Table:
+def table(searches: Sequence[LRSearch]) -> Table:
     """Lay out the mean validation accuracy: a row per configuration, a column per learning rate."""
-    lrs = sorted({lr for grid in grids for lr in grid.runs})
+    lrs = sorted({lr for search in searches for lr in search.runs})
     rows = []
-    for grid in grids:
-        points = {point.lr: point for point in grid.points}
-        cells = [_cell(grid, lr, points.get(lr)) for lr in lrs]
-        rows.append((Cell(grid.name), *cells))
+    for search in searches:
+        points = {point.lr: point for point in search.points}
+        cells = [_cell(search, lr, points.get(lr)) for lr in lrs]
+        rows.append((TableCell(search.name), *cells))
     head = ("", *(f"{lr:g}" for lr in lrs))
-    return Table("val % by lr", head, tuple(rows), notes=tuple(_notes(grids)))
+    return Table("val % by lr", head, tuple(rows), notes=tuple(_notes(searches)))
 
 
-def csv(grids: Sequence[Grid], keys: Sequence[str]) -> str:
+def csv(searches: Sequence[LRSearch], keys: Sequence[str]) -> str:
     """Write one line per tuning run, with plain numbers and what came of its learning rate."""
     head = ["run", *keys, "optimizer.lr", "tune_seed", "state", METRIC]
     lines = []
-    for grid in grids:
-        eligible = {point.lr: point.eligible for point in grid.points}
-        settings = [grid.settings.get(key, "") for key in keys]
-        for lr, results in grid.runs.items():
-            chosen = grid.choice is not None and grid.choice.lr == lr
-            for k, each in enumerate(results):
-                run = [each.name, *settings, lr, k, each.state, each.final.get(METRIC)]
-                lines.append([*run, eligible.get(lr), chosen, each.message])
+    for search in searches:
+        eligible = {point.lr: point.eligible for point in search.points}
+        settings = [search.settings.get(key, "") for key in keys]
+        for lr, results in search.runs.items():
+            chosen = search.choice is not None and search.choice.lr == lr
+            for k, result in enumerate(results):
+                run = [result.name, *settings, lr, k, result.state, result.final.get(METRIC)]
+                lines.append([*run, eligible.get(lr), chosen, result.message])
     lines.sort(key=lambda line: (str(line[0]), list(map(str, line))))
-    return tables.lines([[*head, "eligible", "chosen", "message"], *lines])
+    return csv_text([[*head, "eligible", "chosen", "message"], *lines])
 
 
-def document(grid: Grid) -> dict[str, object]:
+def document(search: LRSearch) -> dict[str, object]:
     """Give the grid of a configuration as a plain document, accuracies as fractions."""
-    points = {point.lr: point for point in grid.points}
+    points = {point.lr: point for point in search.points}
     return {
-        "config": {key: text for key, text in grid.settings.items() if key not in tables.SEEDS},
-        "lr": grid.choice.lr if grid.choice else None,
-        "notes": list(grid.choice.notes) if grid.choice else grid.failures,
+        "config": {key: text for key, text in search.settings.items() if key not in SEEDS},
+        "lr": search.choice.lr if search.choice else None,
+        "notes": list(search.choice.notes) if search.choice else search.failures,
         "grid": [
             {
                 "lr": lr,
@@ -182,7 +183,7 @@ def document(grid: Grid) -> dict[str, object]:
                 "eligible": points[lr].eligible if lr in points else None,
                 "seeds": [_run(k, result) for k, result in enumerate(results)],
             }
-            for lr, results in grid.runs.items()
+            for lr, results in search.runs.items()
         ],
     }
 
@@ -201,35 +202,34 @@ def _run(k: int, result: Result) -> dict[str, object]:
     }
 
 
-def _cell(grid: Grid, lr: float, point: Point | None) -> Cell:
+def _cell(search: LRSearch, lr: float, point: Point | None) -> TableCell:
     if point is None:
-        states = [result.state for result in grid.runs.get(lr, ())]
+        states = [result.state for result in search.runs.get(lr, ())]
         if "failed" in states:
-            return Cell("failed", "failed")
-        return Cell("missing" if states else "", "faint")
+            return TableCell("failed", "failed")
+        return TableCell("missing" if states else "", "faint")
     mark = point.mark
     style = {"d": "diverged", "c": "faint"}.get(mark, "")
-    if grid.choice and grid.choice.lr == lr:
+    if search.choice and search.choice.lr == lr:
         mark, style = f"{mark}*", style or "best"
-    return Cell(f"{100 * point.score:5.2f} {mark}".rstrip(), style)
+    return TableCell(f"{100 * point.score:5.2f} {mark}".rstrip(), style)
 
 
-def _notes(grids: Sequence[Grid]) -> list[str]:
-    points = [point for grid in grids for point in grid.points]
+def _notes(searches: Sequence[LRSearch]) -> list[str]:
+    points = [point for search in searches for point in search.points]
     counts = sorted({len(point.outcomes) for point in points})
     marks = [mark for mark in MARKS if mark in {point.mark for point in points}]
     among = f" among those without {' or '.join(marks)}" if marks else ""
-    notes = [RULE + among] if any(grid.choice for grid in grids) else []
+    notes = [RULE + among] if any(search.choice for search in searches) else []
     notes += [MARKS[mark] for mark in marks]
     if counts:
         span = " or ".join(map(str, counts))
         seeds = f"{span} tuning seed{'s' * (counts != [1])}"
         notes.append(f"mean of {seeds}; lr is optimizer.lr, before lr_rule")
-    for grid in grids:
-        failed = grid.failures
+    for search in searches:
+        failed = search.failures
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        said = (
-            grid.choice.notes if grid.choice else [f"failed{more}: {each}" for each in failed[:1]]
-        )
-        notes += [f"{grid.name}: {each}" for each in said]
+        open_ = [f"failed{more}: {failure}" for failure in failed[:1]]
+        remarks = search.choice.notes if search.choice else open_
+        notes += [f"{search.name}: {remark}" for remark in remarks]
     return notes

@@ -112,12 +112,12 @@ def mean_time(times: Sequence[Time]) -> MeanTime:
 
     Args: times: at least one.
     """
-    values = [each.value for each in times]
-    reached = sum(each.reached for each in times)
-    found = interval(values) if reached == len(times) else None
-    if found:
-        found = replace(found, low=max(0.0, found.low))
-    return MeanTime(mean(values), found, reached, len(times))
+    values = [time.value for time in times]
+    reached = sum(time.reached for time in times)
+    bounds = interval(values) if reached == len(times) else None
+    if bounds:
+        bounds = replace(bounds, low=max(0.0, bounds.low))
+    return MeanTime(mean(values), bounds, reached, len(times))
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
@@ -207,7 +207,9 @@ def best_of(
         return None
     sign = 1 if largest else -1
     best = max(entries, key=lambda label: sign * mean(list(entries[label].values())))
-    others = [paired_difference(entries[best], entries[each]) for each in entries if each != best]
+    others = [
+        paired_difference(entries[best], entries[rival]) for rival in entries if rival != best
+    ]
     if any(len(d) < FEWEST or sign * mean(d) <= 0 for d in others):
         return None
     return best if max(holm([t_test(d).both for d in others])) <= alpha else None

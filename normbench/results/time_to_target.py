@@ -1,4 +1,4 @@
-"""When runs reached the accuracy they aim at: tables and documents of times, censored or not."""
+"""Times to a target accuracy, censored where it was not reached: tables and documents."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from normbench.results import stats
+from normbench.results.compare import SEED_COLUMNS
+from normbench.results.groups import RESULTS, Key, Result, labels_of
 from normbench.results.stats import MeanTime, Time
-from normbench.results.tables import RESULTS, SEED_COLUMNS, Cell, Result, Table, label
+from normbench.results.tables import Estimate, Table, TableCell, column, filled, state_cell
 
 ENDS = "a run ends at the first validation that reaches it; seconds are without evaluations"
 LATE = "> at least: a run that did not reach it counts with its whole length"
@@ -15,7 +17,7 @@ LATE = "> at least: a run that did not reach it counts with its whole length"
 
 def examples(result: Result) -> Time | None:
     """Give the examples that a run saw until its target, at least its length if it diverged."""
-    if not _told(result):
+    if not _has_time(result):
         return None
     seen = result.final.get("target/examples")
     return Time(result.length, False) if seen is None else Time(seen, True)
@@ -23,7 +25,7 @@ def examples(result: Result) -> Time | None:
 
 def seconds(result: Result) -> Time | None:
     """Give the seconds that a run trained until its target, without evaluations."""
-    if not _told(result) or result.train_s is None:
+    if not _has_time(result) or result.train_s is None:
         return None
     return Time(result.train_s, result.final.get("target/examples") is not None)
 
@@ -38,116 +40,102 @@ def table(results: Sequence[Result], keys: Sequence[str]) -> Table | None:
     if not aimed:
         return None
     down = list(keys) or [key for key in ("model", "norm") if key in aimed[0].settings]
-    groups: dict[tuple[str, ...], list[Result]] = {}
+    groups: dict[Key, list[Result]] = {}
     for result in aimed:
-        named = (label(k, result.settings[k], down) if k in result.settings else "" for k in down)
-        groups.setdefault(tuple(named), []).append(result)
-    columns = [_column(list(groups.values()), unit) for unit in UNITS]
-    rows = tuple((*map(Cell, name), *cells) for name, *cells in zip(groups, *columns, strict=True))
-    late = any(cell.text.startswith(">") for cells in columns for cell in cells)
-    return Table(
-        f"to {_aim(aimed)}",
-        (*down, *UNITS),
-        rows,
-        len(down),
-        notes=(ENDS, *[LATE] * late),
+        groups.setdefault(labels_of(result.settings, down, down), []).append(result)
+    columns = [column([_entry(group, unit) for group in groups.values()]) for unit in UNITS]
+    rows = tuple(
+        (*map(TableCell, name), *cells) for name, *cells in zip(groups, *columns, strict=True)
     )
+    notes = (ENDS, *_late(rows))
+    return Table(f"to {_target(aimed)}", (*down, *UNITS), rows, len(down), notes=notes)
 
 
 def beneath(table: Table, results: Sequence[Result]) -> Table:
     """Give the table of the seeds of one configuration with rows for the times to its target."""
-    aimed = [result for result in _each(results) if result.target is not None]
+    aimed = [result for result in _by_seed(results) if result.target is not None]
     if not aimed:
         return table
-    rows = [
-        (Cell(f"{unit} to {_aim(aimed)}"), *_across(aimed, unit, len(table.head) - 1))
+    rows = tuple(
+        (TableCell(f"{unit} to {_target(aimed)}"), *_across(aimed, unit, len(table.head) - 1))
         for unit in UNITS
-    ]
-    late = any(cell.text.startswith(">") for row in rows for cell in row)
-    return replace(table, rows=(*table.rows, *rows), notes=(*table.notes, *[LATE] * late))
+    )
+    return replace(table, rows=(*table.rows, *rows), notes=(*table.notes, *_late(rows)))
 
 
 def document(results: Sequence[Result]) -> dict[str, object] | None:
     """Give the target of one configuration and its mean times as plain data; None without one."""
-    aimed = [result for result in _each(results) if result.target is not None]
+    aimed = [result for result in _by_seed(results) if result.target is not None]
     if not aimed:
         return None
     means = {unit: _mean(aimed, unit) for unit in UNITS}
-    reached = means["examples"].reached if means["examples"] else 0
     return {
         "accuracy": aimed[0].target,
-        "reached": reached,
+        "reached": means["examples"].reached if means["examples"] else 0,
         **{unit: None if mean is None else _plain(mean) for unit, mean in means.items()},
     }
 
 
-def _told(result: Result) -> bool:
+def _has_time(result: Result) -> bool:
     return result.target is not None and result.state in RESULTS
 
 
-def _aim(aimed: Sequence[Result]) -> str:
+def _target(aimed: Sequence[Result]) -> str:
     levels = {result.target for result in aimed}
     return f"val {100 * (levels.pop() or 0):.10g} %" if len(levels) == 1 else "the target"
 
 
-def _each(results: Sequence[Result]) -> list[Result]:
-    """The runs by seed, each once."""
-    return sorted({each.name: each for each in results}.values(), key=lambda each: each.seed)
+def _by_seed(results: Sequence[Result]) -> list[Result]:
+    """Sort the runs by seed, each once."""
+    once = {result.name: result for result in results}
+    return sorted(once.values(), key=lambda result: result.seed)
+
+
+def _late(rows: Sequence[Sequence[TableCell]]) -> list[str]:
+    return [LATE] * any(cell.text.startswith(">") for row in rows for cell in row)
 
 
 def _mean(results: Sequence[Result], unit: str) -> MeanTime | None:
-    times = [time for each in results if (time := UNITS[unit][0](each))]
+    times = [time for result in results if (time := UNITS[unit][0](result))]
     return stats.mean_time(times) if times else None
 
 
-def _column(groups: Sequence[Sequence[Result]], unit: str) -> list[Cell]:
-    """The cells of a column, their numbers below each other."""
-    form = UNITS[unit][1]
-    means = [_mean(_each(group), unit) for group in groups]
-    texts = [
-        (_bounded(form(mean.mean), mean.reached == mean.n), *_bounds(mean, form)) if mean else ()
-        for mean in means
-    ]
-    widths = [max(map(len, column)) for column in zip(*filter(None, texts), strict=True)]
-    cells = []
-    for group, mean, numbers in zip(groups, means, texts, strict=True):
-        if mean is None:
-            state = "-" if group[0].state in RESULTS else group[0].state
-            cells.append(Cell(state, "failed" if state == "failed" else "faint"))
-            continue
-        middle, low, high = map(str.rjust, numbers, widths)
-        text = f"{middle} [{low}, {high}]" if mean.interval else middle
-        several = f" ({mean.reached} of {mean.n} reached it)" if mean.reached < mean.n > 1 else ""
-        cells.append(Cell(text + several))
-    return cells
+def _entry(group: Sequence[Result], unit: str) -> TableCell | Estimate:
+    mean = _mean(_by_seed(group), unit)
+    if mean is None:
+        return state_cell("-" if group[0].state in RESULTS else group[0].state)
+    text, bounds = _texts(mean, unit)
+    several = mean.reached < mean.n > 1
+    return Estimate(text, bounds, (f"({mean.reached} of {mean.n} reached it)",) * several)
 
 
-def _across(results: Sequence[Result], unit: str, columns: int) -> list[Cell]:
-    """One row of the table of seeds: each seed or the extremes, then mean and interval."""
+def _across(results: Sequence[Result], unit: str, columns: int) -> list[TableCell]:
+    """Make one row of the table of seeds: each seed or the extremes, then mean and interval."""
     time_of, form = UNITS[unit]
-    times = [time_of(each) for each in results]
-    shown = times
+    times = [time_of(result) for result in results]
     if len(times) > SEED_COLUMNS:
         known = sorted(filter(None, times), key=lambda time: (time.value, not time.reached))
-        shown = [known[0], known[-1]] if known else []
+        times = [known[0], known[-1]] if known else []
     cells = [
-        Cell(_bounded(form(each.value), each.reached)) if each else Cell("-", "faint")
-        for each in shown
+        TableCell(_bounded(form(time.value), time.reached)) if time else state_cell("-")
+        for time in times
     ]
     mean = _mean(results, unit)
     if len(results) > 1 and mean:
-        cells.append(Cell(_bounded(form(mean.mean), mean.reached == mean.n)))
-        cells.append(Cell(" .. ".join(_bounds(mean, form)) if mean.interval else ""))
-    return cells + [Cell("-", "faint")] * (columns - len(cells))
+        text, bounds = _texts(mean, unit)
+        cells += [TableCell(text), TableCell(" .. ".join(bounds or ()))]
+    return filled(cells, columns)
+
+
+def _texts(mean: MeanTime, unit: str) -> tuple[str, tuple[str, str] | None]:
+    """Write a mean, behind `>` where it is a lower bound, and the bounds of its interval."""
+    form, interval = UNITS[unit][1], mean.interval
+    bounds = (form(interval.low), form(interval.high)) if interval else None
+    return _bounded(form(mean.mean), mean.reached == mean.n), bounds
 
 
 def _bounded(text: str, exact: bool) -> str:
     return text if exact else f"> {text}"
-
-
-def _bounds(mean: MeanTime, form: Callable[[float], str]) -> tuple[str, str]:
-    found = mean.interval
-    return (form(found.low), form(found.high)) if found else ("", "")
 
 
 def _in_seconds(value: float) -> str:
@@ -155,10 +143,10 @@ def _in_seconds(value: float) -> str:
 
 
 def _plain(mean: MeanTime) -> dict[str, object]:
-    found = mean.interval
+    interval = mean.interval
     return {
         "mean": mean.mean,
-        "interval": [found.low, found.high] if found else None,
+        "interval": [interval.low, interval.high] if interval else None,
         "at_least": mean.reached < mean.n,
     }
 

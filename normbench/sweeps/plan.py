@@ -1,4 +1,4 @@
-"""What a command has to do: its runs, and which of them are finished. Does not import torch."""
+"""Plans a command: its runs, and which of them are finished. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from normbench.engine import transforms
 from normbench.errors import Refused
 from normbench.results import lr_search
-from normbench.results.tables import SEEDS, Result
+from normbench.results.groups import SEEDS, Result
+from normbench.results.lr_search import LRSearch
 from normbench.runs.directory import FINAL, read_status
 from normbench.settings.compose import Cell
 from normbench.settings.schema import Config
 
+LR = "optimizer.lr"
 TUNE_SEED = "tune seed"  # among the settings of a tuning run, beside `optimizer.lr`
 Settings = dict[str, str]  # of a cell, as the command line gave them
 
@@ -88,14 +90,14 @@ class Tuning:
         given = self.config.tune_lrs or ()
         return lr_search.EXTENSIONS + len(given) - len(self.runs) if self.open else 0
 
-    def grid(self, name: str = "") -> lr_search.Grid:
+    def search(self, name: str = "") -> LRSearch:
         """Read what the runs came to from their folders."""
         runs = {lr: [item.result() for item in self.runs[lr]] for lr in sorted(self.runs)}
-        return lr_search.Grid(name, self.settings, runs, self.choice)
+        return LRSearch(name, self.settings, runs, self.choice)
 
 
 @dataclass
-class _Row:
+class PlannedCell:
     """One cell of a command, and its runs once they are known: with the settings to show."""
 
     cell: Cell
@@ -136,15 +138,19 @@ class Sweep:
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.skipped = [cell for cell in cells if cell.config is None]
-        self.rows = [_Row(cell, cell.config) for cell in cells if cell.config]
+        self.cells = [PlannedCell(cell, cell.config) for cell in cells if cell.config]
         self.items: list[Item] = []
         self._known: dict[Path, Item] = {}
         self._anew = True  # with force=true, what is finished is to be trained again
         tunings: dict[object, Tuning] = {}
-        for row in self.rows:
-            if row.config.tune == "lr":  # one choice holds for all seeds of a configuration
-                key = row.config.name, tuple(row.config.tune_lrs or ()), row.config.tune_seeds
-                row.tuning = tunings.setdefault(key, Tuning(row.config, row.settings))
+        for planned in self.cells:
+            if planned.config.tune == "lr":  # one choice holds for all seeds of a configuration
+                key = (
+                    planned.config.name,
+                    tuple(planned.config.tune_lrs or ()),
+                    planned.config.tune_seeds,
+                )
+                planned.tuning = tunings.setdefault(key, Tuning(planned.config, planned.settings))
         self._tuned = bool(tunings)
         for tuning in tunings.values():
             for lr in tuning.config.tune_lrs or ():
@@ -154,7 +160,7 @@ class Sweep:
     @property
     def tunings(self) -> list[Tuning]:
         """The configurations whose learning rate is chosen by tuning."""
-        found = {id(row.tuning): row.tuning for row in self.rows if row.tuning}
+        found = {id(planned.tuning): planned.tuning for planned in self.cells if planned.tuning}
         return list(found.values())
 
     @property
@@ -171,7 +177,7 @@ class Sweep:
     @property
     def outputs(self) -> Path:
         """The folder of runs and sweeps."""
-        return Path(self.rows[0].config.outputs)
+        return Path(self.cells[0].config.outputs)
 
     @property
     def seeds_only(self) -> bool:
@@ -182,7 +188,7 @@ class Sweep:
         """Choose the learning rates whose grids are trained, and list the runs known by now."""
         for tuning in self.tunings:
             while tuning.open and all(item.finished for item in tuning.items):
-                points = tuning.grid().points
+                points = tuning.search().points
                 lr = lr_search.extension(points, tuning.config.tune_lrs or ())
                 if lr is None:
                     tuning.choice = lr_search.choose(points)
@@ -204,25 +210,25 @@ class Sweep:
         """
         known = {cell.row for cell in self.skipped}
         kept = []
-        for row in self.rows:
-            error = errors.get(row.config.name)
-            texts = tuple(text for text in row.cell.row if not text.startswith("seed="))
+        for planned in self.cells:
+            error = errors.get(planned.config.name)
+            texts = tuple(text for text in planned.cell.row if not text.startswith("seed="))
             if error is None:
-                kept.append(row)
+                kept.append(planned)
             elif texts not in known:
                 known.add(texts)
                 self.skipped.append(Cell(texts, None, tuple(error.mistakes)))
-        self.rows = kept
+        self.cells = kept
         self._list()
 
     def _list(self) -> None:
         """List the runs that are known, each once."""
         found: dict[int, Item] = {}
-        for row in self.rows:
-            config = row.resolved if row.runs is None else None
+        for planned in self.cells:
+            config = planned.resolved if planned.runs is None else None
             if config:
-                row.runs = [self._run(each, row) for each in config.with_seeds()]
-            for item, settings in row.runs or ():
+                planned.runs = [self._run(seeded, planned) for seeded in config.with_seeds()]
+            for item, settings in planned.runs or ():
                 if id(item) not in found:
                     found[id(item)] = item
                     item.settings, item.also = settings, []
@@ -230,11 +236,11 @@ class Sweep:
                     item.also.append(settings)
         self.items = list(found.values())
 
-    def _run(self, config: Config, row: _Row) -> tuple[Item, Settings]:
-        settings = {key: text for key, text in row.settings.items() if key not in SEEDS}
+    def _run(self, config: Config, planned: PlannedCell) -> tuple[Item, Settings]:
+        settings = {key: text for key, text in planned.settings.items() if key not in SEEDS}
         settings["seed"] = str(config.seed)
         if self._tuned:
-            settings["optimizer.lr"] = f"{config.optimizer['lr']:g}"
+            settings[LR] = f"{config.optimizer['lr']:g}"
         return self._item(config, settings), settings
 
     def _try(self, tuning: Tuning, lr: float) -> None:
@@ -242,7 +248,7 @@ class Sweep:
         tuning.runs[lr] = []
         for k in range(tuning.config.tune_seeds):
             settings = {key: text for key, text in tuning.settings.items() if key not in SEEDS}
-            settings |= {"optimizer.lr": f"{lr:g}", TUNE_SEED: str(k)}
+            settings |= {LR: f"{lr:g}", TUNE_SEED: str(k)}
             tuning.runs[lr].append(self._item(tuning.config.tuning_run(lr, k), settings))
 
     def _item(self, config: Config, settings: Settings) -> Item:

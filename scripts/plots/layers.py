@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from normbench.errors import NormbenchError
 from normbench.parts.options import leaves, written
-from normbench.results import tables
+from normbench.results import groups
 from normbench.runs import directory
 
 # Okabe & Ito 2008: told apart with any colour vision; yellow, too faint for a line, is left out.
@@ -111,13 +111,13 @@ def by_depth(values: Mapping[str, Any], quantity: str) -> list[float]:
 
 def draw(runs: Sequence[Run], quantity: str, panel: str | None) -> Figure:
     """Draw the runs: a panel for each value of one key, a line for each configuration."""
-    keys = [key for key in tables.swept([run.settings for run in runs]) if key != panel]
+    keys = [key for key in groups.swept([run.settings for run in runs]) if key != panel]
     panels: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         # An option of a part that another run does not have says no more than the part's name.
         own = [key for key in keys if key in run.settings and not _inside(key, keys)]
-        name = ", ".join(tables.label(key, run.settings[key], keys) for key in own)
-        title = tables.label(panel, run.settings.get(panel), ()) if panel else ""
+        name = ", ".join(groups.label(key, run.settings[key], keys) for key in own)
+        title = groups.label(panel, run.settings.get(panel), ()) if panel else ""
         panels[title][name or "all runs"].append(run.values)
     ends = {name: seeds[0][-1] for lines in panels.values() for name, seeds in lines.items()}
     names = sorted(ends, key=lambda name: (-ends[name], name))  # as the lines end, from the top

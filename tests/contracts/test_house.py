@@ -28,10 +28,10 @@ UNFINISHED = {("settings", "engine"), ("engine", "settings"), ("inits", "engine"
 PART_FOLDERS = ("data", "inits", "optimizers", "norms", "models")
 TORCH_FREE = (
     *("errors", "rows", "parts.options", "parts.registry", "runtime.storage", "runtime.machine"),
-    *("results.stats", "results.tables", "results.time_to_target", "results.lr_search"),
+    *("results.compare", "results.export", "results.time_to_target", "results.lr_search"),
     *("settings.schema", "settings.compose", "engine.transforms", "engine.sampler"),
     *("engine.augment", "display.console", "display.progress", "runs.directory"),
-    *("sweeps.plan", "sweeps.sweep", "cli.main", "cli.list", "cli.data"),
+    *("sweeps.plan", "sweeps.describe", "sweeps.sweep", "cli.main", "cli.list", "cli.data"),
 )
 
 

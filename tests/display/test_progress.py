@@ -13,8 +13,8 @@ import pytest
 from normbench.display import progress
 from normbench.display.progress import Screen
 from normbench.errors import MachineError, Mistake, Refused
-from normbench.results import tables
-from normbench.results.tables import Cell, Table
+from normbench.results import compare, groups
+from normbench.results.tables import Table, TableCell
 from normbench.rows import Row
 
 METRIC = "test/accuracy"
@@ -102,7 +102,7 @@ def val(step, accuracy=0.952):
 
 
 def table(**values):
-    rows = [(Cell(name), *map(Cell, cells)) for name, cells in values.items()]
+    rows = [(TableCell(name), *map(TableCell, cells)) for name, cells in values.items()]
     return Table(
         "test accuracy, %", ("norm", "batch 2", "batch 32"), tuple(rows), notes=("a note",)
     )
@@ -187,7 +187,7 @@ def test_text_is_never_markup(text):
     screen = on_terminal()
     screen.lines([text])
     screen.heading([text])
-    screen.table(Table("", ("k", "v"), ((Cell(text), Cell("1")),), notes=(text,)))
+    screen.table(Table("", ("k", "v"), ((TableCell(text), TableCell("1")),), notes=(text,)))
     screen.error(Refused(Mistake(text, "is wrong", text)))
     out, err = (CODES.sub("", each) for each in said(screen))
     assert (out.count(text), err.count(text)) == (3, 3)
@@ -197,7 +197,7 @@ def test_text_is_never_markup(text):
 def test_control_characters_are_written_out(plain, text):
     plain.lines([f"a{text}b"])
     plain.heading([f"a{text}b"])
-    plain.table(Table(text, ("k",), ((Cell(text),),), notes=(text,)))
+    plain.table(Table(text, ("k",), ((TableCell(text),),), notes=(text,)))
     with plain.sweep([text], [1]) as sweep:
         sweep.cell(0, "failed", None, f"x{text}")
     assert all(text not in each for each in said(plain))
@@ -451,7 +451,9 @@ def test_elsewhere_a_table_is_whole_and_plain(plain, monkeypatch):
 
 
 def test_labels_of_several_keys_stand_below_one_title(plain):
-    rows = tuple(tuple(map(Cell, row)) for row in (("bn", "lr 0.1", "97"), ("none", "lr 1", "98")))
+    rows = tuple(
+        tuple(map(TableCell, row)) for row in (("bn", "lr 0.1", "97"), ("none", "lr 1", "98"))
+    )
     plain.table(Table("test accuracy, %", ("norm", "lr", "seed 0"), rows, labels=2))
     assert said(plain)[0] == (
         " test accuracy, %   seed 0\n"
@@ -484,7 +486,7 @@ def test_a_little_too_narrow_costs_blanks_only(monkeypatch):
 def test_the_text_of_a_last_column_is_wrapped_on_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     screen = on_terminal(color=False)
-    rows = ((Cell("bn"), Cell("batch normalization, Ioffe & Szegedy 2015")),)
+    rows = ((TableCell("bn"), TableCell("batch normalization, Ioffe & Szegedy 2015")),)
     screen.table(Table("", ("name", "description"), rows))
     assert said(screen)[0] == (
         " name  description\n"
@@ -497,7 +499,7 @@ def test_the_widest_columns_of_text_give_way_first(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     screen = on_terminal(color=False)
     row = ("bn", "1,000,000", "word " * 12, "source " * 6)
-    table = Table("", ("name", "n", "a", "b"), (tuple(map(Cell, row)),), right=frozenset({1}))
+    table = Table("", ("name", "n", "a", "b"), (tuple(map(TableCell, row)),), right=frozenset({1}))
     screen.table(table)
     lines = said(screen)[0].splitlines()
     assert max(map(len, lines)) <= 60
@@ -505,7 +507,7 @@ def test_the_widest_columns_of_text_give_way_first(monkeypatch):
 
 
 def test_numbers_are_set_to_the_right(plain):
-    rows = ((Cell("conv"), Cell("144")), (Cell("fc"), Cell("15,690")))
+    rows = ((TableCell("conv"), TableCell("144")), (TableCell("fc"), TableCell("15,690")))
     plain.table(Table("", ("layer", "parameters"), rows, right=frozenset({1})))
     assert said(plain)[0] == (
         " layer   parameters\n"
@@ -515,7 +517,11 @@ def test_numbers_are_set_to_the_right(plain):
 
 
 def test_wide_characters_keep_columns_below_each_other(plain):
-    plain.table(Table("", ("k", "v"), ((Cell("界"), Cell("1")), (Cell("ab"), Cell("2")))))
+    plain.table(
+        Table(
+            "", ("k", "v"), ((TableCell("界"), TableCell("1")), (TableCell("ab"), TableCell("2")))
+        )
+    )
     assert said(plain)[0] == " k    v\n 界   1\n ab   2\n"
 
 
@@ -541,7 +547,7 @@ def test_colours_follow_terminal_and_surroundings(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     screen = Screen(color=color, stream=Stream(terminal), out=Stream(terminal))
-    screen.table(Table("", ("k",), ((Cell("x", "failed"),),)))
+    screen.table(Table("", ("k",), ((TableCell("x", "failed"),),)))
     assert ("\x1b[31mx" in said(screen)[0]) is expected
 
 
@@ -618,11 +624,11 @@ def test_messages_of_others_stand_above_the_bar_of_a_run(monkeypatch, clock):
 def test_the_table_of_a_sweep_keeps_its_marks_on_the_screen(plain):
     values = {"bn": (0.84, 0.83, 0.85), "gn": (0.958, 0.962, 0.954)}
     results = [
-        tables.Result(f"{norm}/{seed}", {"norm": norm, "seed": seed}, "finished", {METRIC: x})
+        groups.Result(f"{norm}/{seed}", {"norm": norm, "seed": seed}, "finished", {METRIC: x})
         for norm, each in values.items()
         for seed, x in enumerate(each)
     ]
-    plain.table(tables.table(results, ["norm"]))
+    plain.table(compare.table(results, ["norm"]))
     assert said(plain)[0] == (
         " test accuracy, %   3 seeds\n"
         " bn                 84.0 [81.5, 86.5]\n"

@@ -19,7 +19,7 @@ from normbench.parts import registry
 from normbench.runs import build
 from normbench.runs.run import Job
 from normbench.settings.schema import Config
-from normbench.sweeps import sweep
+from normbench.sweeps import describe
 
 STATS = ("running", "batch", "dataset")
 RUNNING = [case for name in own("norm") for case in chosen(name) if case.norm.has_modes()]
@@ -319,5 +319,5 @@ def test_the_setting_is_part_of_the_experiment_and_its_default_changes_no_name()
 
 
 def test_the_heading_names_another_evaluation_than_the_usual():
-    assert "eval_stats" not in sweep.heading(config(), 1)[1]
-    assert sweep.heading(config("eval_stats=dataset"), 1)[1].endswith("   eval_stats=dataset")
+    assert "eval_stats" not in describe.heading(config(), 1)[1]
+    assert describe.heading(config("eval_stats=dataset"), 1)[1].endswith("   eval_stats=dataset")

@@ -19,9 +19,9 @@ from commands import normbench, started
 
 from normbench.errors import Refused
 from normbench.results import lr_search
+from normbench.results.groups import Result
 from normbench.results.lr_search import Choice, Point
 from normbench.results.stats import Outcome
-from normbench.results.tables import Result
 from normbench.settings.compose import Grid, loader
 from normbench.settings.schema import Config
 
@@ -166,13 +166,13 @@ def trial(lr: float, k: int, accuracy: float | None, state: str = "finished") ->
     return Result(f"o/runs/mlp-{lr}/tune{k}", {"norm": "bn"}, state, final, message)
 
 
-def graded(name: str, choice: Choice | None, last: str = "diverged") -> lr_search.Grid:
+def graded(name: str, choice: Choice | None, last: str = "diverged") -> lr_search.LRSearch:
     runs = {
         0.01: [trial(0.01, 0, 0.11), trial(0.01, 1, 0.3)],
         0.1: [trial(0.1, 0, 0.5), trial(0.1, 1, 0.6)],
         1.0: [trial(1.0, 0, 0.7), trial(1.0, 1, None, last)],
     }
-    return lr_search.Grid(name, {"norm": name, "seeds": "3"}, runs, choice)
+    return lr_search.LRSearch(name, {"norm": name, "seeds": "3"}, runs, choice)
 
 
 def test_the_table_shows_every_rate_and_why_it_is_not_chosen() -> None:

@@ -10,7 +10,10 @@ from commands import document
 from engine.test_train import config, kinds, rows
 
 from normbench.results import time_to_target
-from normbench.results.tables import Cell, Result, Table, csv, seeds
+from normbench.results.compare import seeds
+from normbench.results.export import csv
+from normbench.results.groups import Result
+from normbench.results.tables import Table, TableCell
 from normbench.rows import Row
 from normbench.runs.run import Job
 
@@ -148,7 +151,10 @@ def test_a_diverged_run_counts_with_the_length_it_should_have_had() -> None:
 
 def test_a_failed_run_says_so() -> None:
     table = time_to_target.table([reached(500), reached(None, norm="gn", state="failed")], ["norm"])
-    assert table and table.rows[1][1:] == (Cell("failed", "failed"), Cell("failed", "failed"))
+    assert table and table.rows[1][1:] == (
+        TableCell("failed", "failed"),
+        TableCell("failed", "failed"),
+    )
 
 
 def test_several_targets_have_a_row_each() -> None:

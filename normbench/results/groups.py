@@ -1,0 +1,172 @@
+"""Recorded runs, and the groups of them that make the cells of a table."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from normbench.errors import shown
+from normbench.parts.options import written
+from normbench.results import stats
+
+Settings = Mapping[str, object]  # flat dotted keys: `norm`, `norm.groups`, `batch`, `seed`
+Key = tuple[str, ...]  # the values of some keys, as written on a command line
+
+PARTS = ("model", "norm", "init", "data", "optimizer")  # their values say what they are
+SEEDS = ("seed", "seeds")
+RESULTS = ("finished", "diverged")  # states of a run that has a result
+STATES = ("failed", "interrupted", "running", "planned", "does not apply", *reversed(RESULTS))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run as recorded: its settings, how it ended, and the last value of each metric.
+
+    Args: directory: of the run, `.../<name>/seed<k>`; state: as in `status.json`, or `does not
+    apply`; final: by metric, None where it was not finite; classes: of the data set; target: the
+    validation accuracy that ends the run; length: its examples, if nothing does; train_s: seconds
+    of training; tests: names of the tests beside that of the test set as it is.
+    """
+
+    directory: str
+    settings: Settings
+    state: str
+    final: Mapping[str, float | None] = field(default_factory=dict)
+    message: str | None = None
+    classes: int = 10
+    target: float | None = None
+    length: int = 0
+    train_s: float | None = None
+    tests: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """The last two parts of the directory, which are the same under any root."""
+        return "/".join(PurePath(self.directory).parts[-2:])
+
+    @property
+    def seed(self) -> int:
+        """The seed by which runs are paired."""
+        return int(str(self.settings.get("seed", 0)))
+
+    def outcome(self, metric: str) -> stats.Outcome | None:
+        """Give the value that counts, chance level if the run diverged, None without a result."""
+        diverged = self.state == "diverged"
+        if diverged or (self.state in RESULTS and metric in self.final):
+            chance = _chance(metric, self.classes)
+            return stats.outcome(self.final.get(metric), chance, diverged)
+        return None
+
+
+class Group:
+    """The runs of one cell of a table, in the order of their seeds, and what they say together.
+
+    Raises: ValueError if two different runs have the same seed: a key is missing.
+    """
+
+    def __init__(self, results: Iterable[Result], metric: str) -> None:
+        self.metric = metric
+        self.results: list[Result] = []
+        self.outcomes: dict[int, stats.Outcome] = {}
+        for result in sorted(results, key=lambda result: result.seed):
+            if result in self.results:
+                continue  # listed by two sweeps
+            if result.seed in self.outcomes:
+                raise ValueError(f"two runs of one cell have seed {result.seed}: {result.name}")
+            self.results.append(result)
+            outcome = result.outcome(metric)
+            if outcome is not None:
+                self.outcomes[result.seed] = outcome
+        self.values = [outcome.value for outcome in self.outcomes.values()]
+        self.mean = stats.mean(self.values) if self.values else None
+        self.interval = stats.interval(self.values)
+        self.diverged = sum(outcome.diverged for outcome in self.outcomes.values())
+        states = [result.state for result in self.results]
+        self.state = min(states, key=_urgency, default="missing")
+
+
+def swept(cells: Iterable[Settings], among: Sequence[str] | None = None) -> list[str]:
+    """List the keys that vary over the cells of a sweep, without the seed.
+
+    Args: cells: the settings of each; among: the keys to look at, in the order wanted, such as
+    those of the command line. By default all keys, in order of appearance.
+    """
+    values: dict[str, set[str]] = {}
+    for cell in cells:
+        for key, value in cell.items():
+            values.setdefault(key, set()).add(written(value))
+    order = values if among is None else dict.fromkeys(among)
+    return [key for key in order if len(values.get(key, ())) > 1 and key not in SEEDS]
+
+
+def values_of(settings: Settings, keys: Sequence[str]) -> Key:
+    """Give the values of some keys as written, empty where a cell does not have one."""
+    return tuple(written(settings[key]) if key in settings else "" for key in keys)
+
+
+def label(key: str, value: object, keys: Sequence[str] = ()) -> str:
+    """Say a setting in a table: `bn` for a part, `batch 2` or `groups 8` for the others.
+
+    Args: keys: all that are shown; where two share their last component it is not enough.
+    """
+    text = shown(written(value))
+    if key in PARTS:
+        return text
+    last = key.rpartition(".")[2]
+    shared = sum(other.rpartition(".")[2] == last for other in keys) > 1
+    return f"{key if shared else last} {text}"
+
+
+def labels_of(settings: Settings, keys: Sequence[str], among: Sequence[str]) -> Key:
+    """Say some keys of one cell, empty where it does not have one."""
+    return tuple(label(key, settings[key], among) if key in settings else "" for key in keys)
+
+
+def labels(cells: Sequence[Settings], keys: Sequence[str]) -> list[str]:
+    """Say each cell of a sweep in one line, their settings below each other: `bn  batch 32`."""
+    rows = [labels_of(cell, keys, keys) for cell in cells]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def further_tests(results: Sequence[Result]) -> list[str]:
+    """List the accuracies of further tests, such as `test/accuracy/invert`, by name and number."""
+    names = {name for result in results for name in result.tests}
+    return [f"test/accuracy/{name}" for name in sorted(names, key=_in_order)]
+
+
+def is_percentage(metric: str) -> bool:
+    """Tell whether a metric is shown in percent, and larger is better."""
+    return _quantity(metric) == "accuracy"
+
+
+def metric_name(metric: str) -> str:
+    """Say a metric as a table does: `test accuracy (invert)`."""
+    if metric == "gap/accuracy":
+        return "train-eval gap"
+    words = metric.split("/", 2)
+    return " ".join(words[:2]) + "".join(f" ({word})" for word in words[2:])
+
+
+def _chance(metric: str, classes: int) -> float:
+    if metric.startswith("gap/"):
+        return 0.0
+    return math.log(classes) if _quantity(metric) == "loss" else 1 / classes
+
+
+def _urgency(state: str) -> int:
+    return STATES.index(state) if state in STATES else 0
+
+
+def _quantity(metric: str) -> str:
+    """Give what is measured: the second word of `test/accuracy/invert`."""
+    return metric.split("/")[:2][-1]
+
+
+def _in_order(name: str) -> list[float | str]:
+    """Give the key by which names are sorted, the numbers in them by their size."""
+    pieces = re.split(r"(\d+\.?\d*)", name)
+    return [float(piece) if place % 2 else piece for place, piece in enumerate(pieces)]

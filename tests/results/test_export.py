@@ -1,0 +1,75 @@
+"""Documents and CSV of runs, by their text."""
+
+import csv
+import io
+import math
+
+import pytest
+from results.samples import GN2, further, run, seeded
+
+from normbench.results import export
+from normbench.results.groups import Result
+
+
+def test_csv_has_a_line_per_run_sorted_by_name_with_plain_numbers():
+    results = [run(0.958, norm="gn", batch=2, seed=1), run(0.1, norm="bn", batch=2, seed=0)]
+    assert export.csv(results, ["norm", "batch"]) == (
+        "run,norm,batch,seed,state,gap/accuracy,test/accuracy,message\n"
+        "bn-2/seed0,bn,2,0,finished,0.0,0.1,\n"
+        "gn-2/seed1,gn,2,1,finished,0.0,0.958,\n"
+    )
+    assert export.csv(results[::-1], ["norm", "batch"]) == export.csv(results, ["norm", "batch"])
+
+
+@pytest.mark.parametrize("root", ["outputs", "/elsewhere/with space"])
+def test_csv_does_not_depend_on_where_the_runs_lie(root):
+    result = Result(f"{root}/runs/bn-b2-3f9c/seed0", {"seed": 0}, "finished", {})
+    assert export.csv([result], []).splitlines()[1] == "bn-b2-3f9c/seed0,0,finished,"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@sum", "-1e", "+1+1", "-inf"])
+def test_csv_cells_are_never_formulas(text):
+    line = export.csv([run(0.5, message=text, norm=text)], ["norm"]).splitlines()[1]
+    cells = next(csv.reader(io.StringIO(line)))
+    assert cells[1] == cells[-1] == f"'{text}"
+
+
+@pytest.mark.parametrize("value, text", [(-0.5, "-0.5"), (-1e-07, "-1e-07"), ("-3", "-3")])
+def test_csv_leaves_negative_numbers_alone(value, text):
+    assert export.csv([run(0.5, norm=value)], ["norm"]).splitlines()[1].split(",")[1] == text
+
+
+def test_csv_writes_what_is_not_finite_as_nothing():
+    result = Result("a/seed0", {"seed": 0}, "diverged", {"x": None, "y": math.nan, "z": 0.25})
+    assert export.csv([result], []) == "run,seed,state,x,y,z,message\na/seed0,0,diverged,,,0.25,\n"
+
+
+def test_csv_quotes_and_escapes_what_would_break_a_line():
+    line = export.csv([run(0.5, norm='a,"b"\n\x1b')], ["norm"]).splitlines()[1]
+    assert next(csv.reader(io.StringIO(line)))[1] == 'a,"b"\\n\\x1b'
+
+
+def test_runs_are_documents_per_configuration_with_unrounded_numbers():
+    (document,) = export.documents(seeded(GN2, norm="gn", batch=2))
+    assert (document["dir"], document["state"]) == ("outputs/runs/gn-2", "finished")
+    assert document["config"] == {"norm": "gn", "batch": 2}
+    assert document["mean"] == pytest.approx(0.958, abs=1e-15)
+    assert document["interval"] == pytest.approx([0.958 - 0.0099366, 0.958 + 0.0099366], abs=1e-6)
+    assert document["seeds"][1] == {
+        "seed": 1,
+        "state": "finished",
+        "final": {"test/accuracy": 0.962, "gap/accuracy": 0.0},
+        "train_s": None,
+        "message": None,
+    }
+
+
+def test_a_document_tells_the_state_most_in_need_of_being_seen():
+    results = [run(0.5, seed=0), run(None, "failed", seed=1), run(None, "diverged", seed=2)]
+    (document,) = export.documents(results)
+    assert (document["state"], document["interval"]) == ("failed", None)
+
+
+def test_further_tests_are_columns_of_the_csv():
+    (line,) = csv.DictReader(io.StringIO(export.csv([further({"contrast*2": 0.5})], [])))
+    assert line["test/accuracy/contrast*2"] == "0.5"
