@@ -1,4 +1,4 @@
-"""What every initializer shares: which tensors are weights, their fans, and their own generators.
+"""The base of initializers: which tensors are weights, their fans, and their own generators.
 
 An initializer fills the weights of plain Linear and Conv layers, before norms replace any of
 them. Each parameter has a generator derived from the seed and its path, so that a norm, a bias or
@@ -23,7 +23,6 @@ from normbench.rows import Row
 from normbench.runtime import rng
 
 if TYPE_CHECKING:
-    from normbench.engine.loader import Feed
     from normbench.norms._base import Norm
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -32,15 +31,17 @@ GAINS = {"gamma": ("weight", "scale"), "beta": ("bias", "shift")}
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """What an initializer may learn from: training images, and how the run trains.
+class InitContext:
+    """Training images to start from, and how the run trains.
 
-    Args: feed: all training images. first: some of them (N, C, H, W), as many as a batch or more.
-    norm: whose hooks go with each step. cast: makes the autocast context of the run. seed: of the
-    run. log_every: steps between two rows.
+    Args: gather: returns the training images (B, C, H, W) at indices (B,). count: of training
+        images. first: some of them, as many as a batch or more. norm: whose hooks go with each
+        step. cast: makes the autocast context of the run. seed: of the run. log_every: steps
+        between two rows.
     """
 
-    feed: Feed
+    gather: Callable[[Tensor], Tensor]
+    count: int
     first: Tensor
     norm: Norm
     cast: Callable[[], AbstractContextManager[Any]]
@@ -57,6 +58,7 @@ class Init(Options):
     """
 
     error: ClassVar[type[InitError]] = InitError
+    random: ClassVar[bool] = True  # another seed and another path give other weights
     by_group: ClassVar[bool] = False  # fills each group of a grouped convolution as a layer
 
     bias: float | None = option(None, low=-1e30, high=1e30)
@@ -65,7 +67,7 @@ class Init(Options):
 
     @property
     def at_once(self) -> int:
-        """How many images `settle` puts through the model at a time, 0 for as many as the run."""
+        """The images that `calibrate` puts through the model at once, 0 for as many as the run."""
         return 0
 
     @property
@@ -88,7 +90,7 @@ class Init(Options):
     def check(self, model: nn.Module) -> None:
         """Raise InitError if it cannot start this model, which has its norm but maybe no values."""
 
-    def settle(self, model: nn.Module, lessons: Lessons) -> Iterator[Row]:
+    def calibrate(self, model: nn.Module, context: InitContext) -> Iterator[Row]:
         """Set parameters from training images, and yield rows of the kind `pretrain`, if any.
 
         Comes after the norm's own start from data. The model is in training mode without dropout,

@@ -5,20 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from normbench.inits._base import Init, Lessons
+from normbench.inits._base import Init, InitContext
 from normbench.norms._base import Unit
 from normbench.rows import Row
 from normbench.runtime import rng
 
-if TYPE_CHECKING:
-    from normbench.inits.autoencoder import AutoEncoder
+
+class Stage(NamedTuple):
+    """How each unit is pre-trained: see the options of `init=autoencoder`."""
+
+    steps: int
+    batch: int
+    lr: float
+    noise: float
+    tied: bool
 
 
 def units_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -30,76 +37,74 @@ def units_of(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def pretrain(
-    model: nn.Module, lessons: Lessons, options: AutoEncoder, drawing: Init
-) -> Iterator[Row]:
+def pretrain(model: nn.Module, context: InitContext, stage: Stage, drawing: Init) -> Iterator[Row]:
     """Train the units one after the other, in the order in which the model calls them.
 
     Yields: rows with the mean loss of a unit since the last one. A loss that is not finite ends
         the stage, in the row of its step.
     """
     spent = 0
-    for path in _in_order(model, lessons.first):
-        course = _Course(model, path, lessons, options, drawing)
+    for path in _in_order(model, context.first):
+        course = _Course(model, path, context, stage, drawing)
         losses: list[Tensor] = []
-        for step, index in enumerate(islice(course.batches(), options.steps), 1):
+        for step, index in enumerate(islice(course.batches(), stage.steps), 1):
             losses.append(course.learn(index))
-            if step % lessons.log_every and step < options.steps:
+            if step % context.log_every and step < stage.steps:
                 continue
             found, losses = torch.stack(losses).tolist(), []
             bad = next((place for place, each in enumerate(found) if not math.isfinite(each)), None)
             now = spent + step - (0 if bad is None else len(found) - 1 - bad)
             loss = math.fsum(found) / len(found) if bad is None else math.nan
             examples = now * course.batch
-            epoch = round(examples / len(lessons.feed), 6)
+            epoch = round(examples / context.count, 6)
             yield Row("pretrain", now, examples, epoch, {f"pretrain/{path}/loss": loss})
             if bad is not None:
                 return
-        spent += options.steps
+        spent += stage.steps
 
 
 class _Course:
     """The pre-training of one unit: its decoder, optimizer, batches and corruption."""
 
     def __init__(
-        self, model: nn.Module, path: str, lessons: Lessons, options: AutoEncoder, drawing: Init
+        self, model: nn.Module, path: str, context: InitContext, stage: Stage, drawing: Init
     ) -> None:
-        self.model, self.path, self.lessons = model, path, lessons
+        self.model, self.path, self.context = model, path, context
         self.unit = model.get_submodule(path)
         self.normed = next(name for name, _ in self.unit.named_children()) != "linear"
-        self.noise, self.batch = options.noise, min(options.batch, len(lessons.feed))
-        device = lessons.first.device
+        self.noise, self.batch = stage.noise, min(stage.batch, context.count)
+        device = context.first.device
         self.random = self._random("noise", device=str(device))
         layer = self.unit.get_submodule("linear")
-        own = None if options.tied else _drawn(layer, drawing, self._random("decoder")).to(device)
+        own = None if stage.tied else _drawn(layer, drawing, self._random("decoder")).to(device)
         self.decoder = Decoder(layer, own)
         parameters = [*self.unit.parameters(), *self.decoder.learned]
-        self.optimizer = _Adam(parameters, options.lr)
+        self.optimizer = _Adam(parameters, stage.lr)
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the indices (batch,) of training images, each once an epoch, for ever."""
-        images = len(self.lessons.feed)
+        images = self.context.count
         for epoch in count():
             order = torch.randperm(images, generator=self._random("order", epoch))
             whole = images // self.batch * self.batch
-            yield from order[:whole].to(self.lessons.first.device).reshape(-1, self.batch)
+            yield from order[:whole].to(self.context.first.device).reshape(-1, self.batch)
 
     def learn(self, index: Tensor) -> Tensor:
         """Do a step on the images at `index` and return the loss, still on the device."""
-        x = self._input(self.lessons.feed.gather(index)[0])
+        x = self._input(self.context.gather(index))
         corrupted = x
         if self.noise:
             corrupted = x * torch.empty_like(x).bernoulli_(1 - self.noise, generator=self.random)
         if self.normed:  # torch 2.11 crashes in group norm's backward pass for inputs without one
             corrupted.requires_grad_()
         self.optimizer.zero_grad()
-        with self.lessons.cast():
+        with self.context.cast():
             back = self.decoder(self.unit(corrupted), x.shape)
         loss = F.mse_loss(back.float(), x.float())
         loss.backward()  # type: ignore[no-untyped-call]
-        self.lessons.norm.after_backward(self.unit)
+        self.context.norm.after_backward(self.unit)
         self.optimizer.step()
-        self.lessons.norm.after_step(self.unit)
+        self.context.norm.after_step(self.unit)
         return loss.detach()
 
     def _input(self, images: Tensor) -> Tensor:
@@ -110,7 +115,7 @@ class _Course:
 
         hook = self.unit.register_forward_pre_hook(stop)
         try:
-            with torch.no_grad(), self.lessons.cast():
+            with torch.no_grad(), self.context.cast():
                 self.model(images)
         except _Reached as reached:
             return reached.x
@@ -119,7 +124,7 @@ class _Course:
         raise AssertionError(f"{self.path} is not called")
 
     def _random(self, purpose: str, epoch: int = 0, device: str = "cpu") -> torch.Generator:
-        seed = self.lessons.seed
+        seed = self.context.seed
         return rng.generator(seed, "pretrain", purpose, self.path, epoch, device=device)
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from normbench.inits._base import LAYERS, Init, Lessons
-from normbench.inits._greedy import pretrain, units_of
+from normbench.inits._base import LAYERS, Init, InitContext
+from normbench.inits._greedy import Stage, pretrain, units_of
 from normbench.norms._base import OverTime
 from normbench.parts import registry
 from normbench.parts.options import nearest, option
 from normbench.rows import Row
 
-MORE = {"settle", "factors"}  # what an initializer does that is more than to draw weights
+MORE = {"calibrate", "factors"}  # what an initializer does that is more than to draw weights
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class AutoEncoder(Init):
             why = f"the weight of {names} is computed, a decoder cannot share it"
             raise self.error("tied", "true", why, "false")
 
-    def settle(self, model: nn.Module, lessons: Lessons) -> Iterator[Row]:
+    def calibrate(self, model: nn.Module, context: InitContext) -> Iterator[Row]:
         """Pre-train each layer, and yield a row every `log_every` steps and at its end."""
-        return pretrain(model, lessons, self, self.drawing)
+        stage = Stage(self.steps, self.batch, self.lr, self.noise, self.tied)
+        return pretrain(model, context, stage, self.drawing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ class Constant(Init):
 
     Args: value: what every weight starts at.
     """
+
+    random: ClassVar[bool] = False
 
     value: float = option(0.1, low=-1e30, high=1e30)
 

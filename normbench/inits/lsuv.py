@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normbench.inits._base import Init, Lessons, linear_layers
+from normbench.inits._base import Init, InitContext, linear_layers
 from normbench.parts.options import option
 from normbench.rows import Row
 
@@ -46,7 +46,7 @@ class LSUV(Init):
             raise self.error("", "lsuv", why, "init=orthogonal")
 
     @torch.no_grad()
-    def settle(self, model: nn.Module, lessons: Lessons) -> Iterator[Row]:
+    def calibrate(self, model: nn.Module, context: InitContext) -> Iterator[Row]:
         """Scale all layers in one forward: each passes on what it gives once it is scaled."""
         todo = dict(linear_layers(model))
 
@@ -54,7 +54,7 @@ class LSUV(Init):
             return self._scaled(layer, todo, inputs[0], output) if layer in todo else output
 
         hooks = [layer.register_forward_hook(scaled) for layer in todo]
-        model(lessons.first)
+        model(context.first)
         for hook in hooks:
             hook.remove()
         return iter(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class Zeros(Init):
     w = 0, b = 0. Hidden units are all zero and so are their gradients: only the bias of the last
     layer learns, and accuracy stays at chance.
     """
+
+    random: ClassVar[bool] = False
 
     def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
         """Fill `weight` with zeros; nothing is drawn."""

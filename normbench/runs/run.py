@@ -18,7 +18,7 @@ from normbench.engine.sampler import Order
 from normbench.engine.schedule import Schedule
 from normbench.engine.train import Judge, Plan, Update, average_running, fit
 from normbench.errors import FileRefused, MachineError, NormbenchError, first_line
-from normbench.inits._base import Lessons
+from normbench.inits._base import InitContext
 from normbench.norms._base import calibrate, plainly
 from normbench.rows import Row, TimeRow, finite, from_json, to_json
 from normbench.runs import build
@@ -252,8 +252,16 @@ class Job:
         images = self.train.gather(first)[0]
         with plainly(self.model):  # these examples are one set, however batches are cut
             calibrate(self.model, images)
-            about = self.update.norm, self.update.cast, config.seed, config.log_every
-            yield from build.init(config).settle(self.model, Lessons(self.train, images, *about))
+            context = InitContext(
+                gather=lambda index: self.train.gather(index)[0],
+                count=len(self.train),
+                first=images,
+                norm=self.update.norm,
+                cast=self.update.cast,
+                seed=config.seed,
+                log_every=config.log_every,
+            )
+            yield from build.init(config).calibrate(self.model, context)
 
     def state_sha256(self) -> str:
         """Digest of all model and optimizer tensors: name, dtype, shape and bytes, by name."""

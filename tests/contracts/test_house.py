@@ -24,7 +24,7 @@ FLOORS = (
     "__main__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-UNFINISHED = {("settings", "engine"), ("engine", "settings"), ("inits", "engine")}
+UNFINISHED = {("settings", "engine"), ("engine", "settings")}
 PART_FOLDERS = ("data", "inits", "optimizers", "norms", "models")
 TORCH_FREE = (
     *("errors", "rows", "parts.options", "parts.registry", "runtime.storage", "runtime.machine"),

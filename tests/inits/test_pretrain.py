@@ -16,7 +16,7 @@ from engine.test_train import kinds
 from torch import nn
 
 from normbench.errors import NormbenchError
-from normbench.inits._base import Lessons, initialize
+from normbench.inits._base import InitContext, initialize
 from normbench.inits._greedy import Decoder, units_of
 from normbench.inits.autoencoder import AutoEncoder
 from normbench.norms import create
@@ -214,22 +214,15 @@ def test_noise_sets_its_share_of_the_inputs_to_0():
     net.layer = Unit([("linear", nn.Linear(400, 5)), ("act", nn.ReLU())])
     seen = []
     net.layer.linear.register_forward_pre_hook(lambda layer, x: seen.append(x[0]))
-    lessons = Lessons(Ones(), torch.ones(64, 400), create("none"), nullcontext, 0, 5)
-    list(AutoEncoder(noise=0.25, steps=4).settle(net, lessons))
+    first = torch.ones(64, 400)  # of a thousand images whose values are all 1
+    context = InitContext(
+        lambda index: torch.ones(len(index), 400), 1000, first, create("none"), nullcontext, 0, 5
+    )
+    list(AutoEncoder(noise=0.25, steps=4).calibrate(net, context))
     corrupted = torch.cat(seen[1:])
     assert set(corrupted.unique().tolist()) == {0.0, 1.0}
     share, n = (corrupted == 0).double().mean().item(), corrupted.numel()
     assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / n)
-
-
-class Ones:
-    """A thousand images whose values are all 1."""
-
-    def __len__(self):
-        return 1000
-
-    def gather(self, index):
-        return torch.ones(len(index), 400), None
 
 
 def test_rows_count_steps_and_examples_of_their_own():

@@ -10,7 +10,7 @@ from contracts.cases import own
 from torch import nn
 
 from normbench.errors import InitError
-from normbench.inits._base import LAYERS, Lessons, initialize, linear_layers, set_gains
+from normbench.inits._base import LAYERS, InitContext, initialize, linear_layers, set_gains
 from normbench.models.cnn import CNN
 from normbench.models.mlp import MLP
 from normbench.models.resnet20 import ResNet20
@@ -46,10 +46,10 @@ def built(init, model=None, norm="none", act="relu", placement="auto", **options
     apply(chosen, net)
     set_gains(net, init)
     init.check(net)
-    lessons = Lessons(None, images(), chosen, nullcontext, 0, 50)
+    context = InitContext(None, 0, images(), chosen, nullcontext, 0, 50)
     with plainly(net):
-        calibrate(net, lessons.first)
-        list(init.settle(net, lessons))
+        calibrate(net, context.first)
+        list(init.calibrate(net, context))
     return net
 
 
@@ -276,7 +276,8 @@ def test_lsuv_leaves_a_layer_that_gives_constants():
     net = MLP(depth=1).build(Units(create("none")), SHAPE, 10).double()
     initialize(net, start, "relu", 0)
     before = net.layer1.linear.weight.clone()
-    list(start.settle(net, Lessons(None, images() * 0, create("none"), nullcontext, 0, 50)))
+    context = InitContext(None, 0, images() * 0, create("none"), nullcontext, 0, 50)
+    list(start.calibrate(net, context))
     assert torch.equal(net.layer1.linear.weight, before)
 
 
@@ -458,7 +459,7 @@ def test_the_misquoted_kaiming_doubles_the_mean_square_of_a_relu_layer():
 
 
 def test_an_init_that_learns_nothing_yields_no_rows():
-    assert list(make("kaiming_normal").settle(nn.Linear(2, 2), None)) == []
+    assert list(make("kaiming_normal").calibrate(nn.Linear(2, 2), None)) == []
 
 
 def test_units_are_what_fixup_and_pretraining_go_by():
