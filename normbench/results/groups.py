@@ -44,12 +44,12 @@ class Result:
 
     @property
     def name(self) -> str:
-        """The last two parts of the directory, which are the same under any root."""
+        """Give the last two parts of the directory, which are the same under any root."""
         return "/".join(PurePath(self.directory).parts[-2:])
 
     @property
     def seed(self) -> int:
-        """The seed by which runs are paired."""
+        """Give the seed by which runs are paired."""
         return int(str(self.settings.get("seed", 0)))
 
     def outcome(self, metric: str) -> stats.Outcome | None:

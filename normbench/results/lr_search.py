@@ -36,23 +36,23 @@ class Point:
 
     @property
     def score(self) -> float:
-        """The mean accuracy over the tuning seeds."""
+        """Give the mean accuracy over the tuning seeds."""
         return stats.mean([outcome.value for outcome in self.outcomes])
 
     @property
     def diverged(self) -> bool:
-        """Whether a run diverged."""
+        """Tell whether a run diverged."""
         return any(outcome.diverged for outcome in self.outcomes)
 
     @property
     def eligible(self) -> bool:
-        """Whether no run diverged or ended within 5 points of chance."""
+        """Tell whether no run diverged or ended within 5 points of chance."""
         least = self.chance + LEARNED + stats.TIE
         return not self.diverged and all(outcome.value > least for outcome in self.outcomes)
 
     @property
     def mark(self) -> str:
-        """Why it is not eligible, as a key of `MARKS`."""
+        """Say why it is not eligible, as a key of `MARKS`."""
         return "d" if self.diverged else "" if self.eligible else "c"
 
 
@@ -123,7 +123,7 @@ class LRSearch:
 
     @property
     def points(self) -> list[Point]:
-        """The learning rates whose runs are all done."""
+        """List the learning rates whose runs are all done."""
         return [
             Point(lr, tuple(map(_outcome, results)), 1 / results[0].classes)
             for lr, results in self.runs.items()
@@ -132,7 +132,7 @@ class LRSearch:
 
     @property
     def failures(self) -> list[str]:
-        """What went wrong, one line per failed run."""
+        """Say what went wrong, one line per failed run."""
         return [
             f"lr {lr:g}, tune seed {k}: {result.message or 'no message'}"
             for lr, results in self.runs.items()

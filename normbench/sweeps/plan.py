@@ -36,7 +36,7 @@ class Item:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Tell whether nothing is left to do."""
         return self.state in FINAL
 
     def look(self) -> None:
@@ -76,17 +76,17 @@ class Tuning:
 
     @property
     def items(self) -> list[Item]:
-        """The runs, by rising learning rate and seed."""
+        """List the runs, by rising learning rate and seed."""
         return [item for lr in sorted(self.runs) for item in self.runs[lr]]
 
     @property
     def open(self) -> bool:
-        """Whether the learning rate is still to be chosen, and can be."""
+        """Tell whether the learning rate is still to be chosen, and can be."""
         return self.choice is None and not any(item.state == "failed" for item in self.items)
 
     @property
     def steps_left(self) -> int:
-        """By how many learning rates its grid may still grow."""
+        """Count by how many learning rates its grid may still grow."""
         given = self.config.tune_lrs or ()
         return lr_search.EXTENSIONS + len(given) - len(self.runs) if self.open else 0
 
@@ -107,20 +107,20 @@ class PlannedCell:
 
     @property
     def settings(self) -> Settings:
-        """What the command line gave it."""
+        """Give what the command line gave it."""
         pairs = (text.partition("=") for text in self.cell.row)
         return {key: value for key, _, value in pairs}
 
     @property
     def resolved(self) -> Config | None:
-        """The config with its learning rate, None while that is to be chosen."""
+        """Give the config with its learning rate, None while that is to be chosen."""
         if self.tuning is None:
             return self.config
         return self.config.with_lr(self.tuning.choice.lr) if self.tuning.choice else None
 
     @property
     def left(self) -> bool:
-        """Whether anything of it is still to be trained."""
+        """Tell whether anything of it is still to be trained."""
         if self.runs is None:
             return self.tuning is not None and self.tuning.open
         return any(not item.finished for item, _ in self.runs)
@@ -159,29 +159,29 @@ class Sweep:
 
     @property
     def tunings(self) -> list[Tuning]:
-        """The configurations whose learning rate is chosen by tuning."""
+        """List the configurations whose learning rate is chosen by tuning."""
         found = {id(planned.tuning): planned.tuning for planned in self.cells if planned.tuning}
         return list(found.values())
 
     @property
     def tuning_items(self) -> list[Item]:
-        """All tuning runs; configurations may share some."""
+        """List all tuning runs; configurations may share some."""
         items = [item for tuning in self.tunings for item in tuning.items]
         return list({id(item): item for item in items}.values())
 
     @property
     def todo(self) -> list[Item]:
-        """The runs that are left, as far as they are known."""
+        """List the runs that are left, as far as they are known."""
         return [item for item in [*self.tuning_items, *self.items] if not item.finished]
 
     @property
     def outputs(self) -> Path:
-        """The folder of runs and sweeps."""
+        """Give the folder of runs and sweeps."""
         return Path(self.cells[0].config.outputs)
 
     @property
     def seeds_only(self) -> bool:
-        """Whether the runs differ in nothing but the seed."""
+        """Tell whether the runs differ in nothing but the seed."""
         return len({item.config.name for item in self.items}) == 1
 
     def settle(self) -> None:
@@ -252,7 +252,7 @@ class Sweep:
             tuning.runs[lr].append(self._item(tuning.config.tuning_run(lr, k), settings))
 
     def _item(self, config: Config, settings: Settings) -> Item:
-        """The run of a config: the same one each time."""
+        """Give the run of a config: the same one each time."""
         directory = config.directory
         if directory not in self._known:
             item = self._known[directory] = Item(config, settings)
