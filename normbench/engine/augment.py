@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from normbench.errors import Mistake
-from normbench.parts.options import nearest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from normbench.runtime import rng
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from normbench.data._base import About
-
-KINDS = ("crop", "flip", "cutout")  # in this order
 PAD = 4  # black pixels around an image before it is cropped
 CHANCES = 5  # numbers from U(0, 1) for each image, whatever is done to it: runs stay paired
 
@@ -42,16 +36,12 @@ class Augment:
         mean: Sequence[float],
         device: torch.device | str = "cpu",
     ) -> None:
-        import torch
-
         self.kinds, self.shape, self.device = kinds, shape, device
         line = [round(255 * each) for each in mean] * shape[2]
         self.cover = torch.tensor(line, dtype=torch.uint8, device=device)
 
     def chances(self, seed: int, epoch: int, steps: int, batch: int) -> Tensor:
         """Draw what will happen to the images of an epoch: from U(0, 1), (steps, batch, 5)."""
-        import torch
-
         random = rng.generator(seed, "augment", epoch)
         return torch.rand(steps, batch, CHANCES, generator=random).to(self.device)
 
@@ -80,8 +70,6 @@ class Augment:
 
 def _along(length: int, chance: Tensor, crop: bool) -> Tensor:
     """Where each pixel along an axis comes from, (B, length); `length` stands for a black one."""
-    import torch
-
     here = torch.arange(length, device=chance.device).expand(len(chance), length)
     if not crop:
         return here
@@ -91,9 +79,6 @@ def _along(length: int, chance: Tensor, crop: bool) -> Tensor:
 
 def _moved(x: Tensor, y_from: Tensor, x_from: Tensor, channels: int) -> Tensor:
     """Take the pixels of x (B, H, W C) from `y_from` (B, H) and `x_from` (B, W)."""
-    import torch
-    import torch.nn.functional as F
-
     count, height, across = x.shape
     x = F.pad(x, (0, channels, 0, 1))  # a black pixel at the end of each line, and a black line
     first = torch.arange(0, count * (height + 1), height + 1, device=x.device)
@@ -105,39 +90,6 @@ def _moved(x: Tensor, y_from: Tensor, x_from: Tensor, channels: int) -> Tensor:
 
 def _near(length: int, chance: Tensor, side: int) -> Tensor:
     """255 for the pixels along an axis that lie in a square around a random one, else 0."""
-    import torch
-
     start = (chance * length).long().unsqueeze(1) - side // 2
     here = torch.arange(length, device=chance.device)
     return ((here >= start) & (here < start + side)).to(torch.uint8) * 255
-
-
-def named(text: str) -> str:
-    """Write a value of the setting `augment` in the order in which things happen."""
-    return "+".join(sorted(text.split("+"), key=_place))
-
-
-def read(text: str) -> tuple[str, ...]:
-    """Read a value of the setting `augment`: what is done, nothing for `none`."""
-    return () if text == "none" else tuple(text.split("+"))
-
-
-def mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
-    """List what is wrong with the augmentation of a cell; imports no torch."""
-    text = tree["augment"]
-    words, given = read(text), f"augment={text}"
-    wrong = [word for word in words if word not in KINDS]
-    meant = [nearest(word, KINDS) for word in words if word not in ("", "none")]
-    fix = f"augment={'+'.join(sorted({*meant}, key=_place)) or 'none'}"
-    _, height, width = about.shape
-    if wrong:
-        yield Mistake(given, f"{wrong[0] or 'nothing'} is none of {', '.join(KINDS)}", fix)
-    elif len({*words}) < len(words):
-        yield Mistake(given, "says the same twice", fix)
-    elif not {*words}.isdisjoint(("crop", "cutout")) and min(height, width) <= PAD:
-        why = f"images of {height}x{width} pixels are too small for it"
-        yield Mistake(given, why, f"augment={'flip' if 'flip' in words else 'none'}")
-
-
-def _place(word: str) -> int:
-    return (*KINDS, word).index(word)

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from normbench.errors import Mistake
+import torch
+from torch import Tensor
+
 from normbench.runtime import rng
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from normbench.data._base import About
-
-OWNERS = {"order_alpha": "dirichlet", "order_classes": "classes"}  # what the settings are for
 ONE_CLASS, EVEN = 1e-30, math.inf  # concentrations at which shares are of one class, and equal
 
 
@@ -56,8 +49,6 @@ class Order:
 
         Args: labels: of all images, (N,); of `iid` only their number makes a difference.
         """
-        import torch
-
         random = rng.generator(seed, "order", epoch if self.reshuffle else 0)
         shape = len(labels) // batch, batch
         if self.kind == "iid":
@@ -74,8 +65,6 @@ class Order:
         return order[turns]
 
     def _dealt(self, labels: Tensor, shape: tuple[int, int], random: torch.Generator) -> Tensor:
-        import torch
-
         (steps, batch), pool = shape, _Pool(labels, random)
         places = torch.arange(steps * batch)
         if self.kind == "dirichlet":
@@ -102,8 +91,6 @@ class _Pool:
     """The images of an epoch that are left, by class: `left` (K,) of the classes there are."""
 
     def __init__(self, labels: Tensor, random: torch.Generator) -> None:
-        import torch
-
         _, mine, self.left = torch.unique(labels, return_inverse=True, return_counts=True)
         self.classes = len(self.left)
         shuffled = torch.randperm(len(labels), generator=random)
@@ -112,8 +99,6 @@ class _Pool:
 
     def take(self, wishes: Tensor) -> tuple[Tensor, Tensor]:
         """Serve classes (M,) in turn: which of them, bool (M,), and the images of those."""
-        import torch
-
         asked = torch.bincount(wishes, minlength=self.classes)
         by_class = wishes.argsort(stable=True)
         rank = torch.empty_like(wishes)  # of a wish among those for its class
@@ -135,8 +120,6 @@ class _Shares:
     """
 
     def __init__(self, steps: int, classes: int, alpha: float, random: torch.Generator) -> None:
-        import torch
-
         self.alpha, self.random = alpha, random
         self.scores = torch.zeros(steps, classes, dtype=torch.float64)
         if alpha < EVEN:
@@ -146,8 +129,6 @@ class _Shares:
 
     def draw(self, batches: Tensor, left: Tensor) -> Tensor:
         """Draw a class for each of `batches` (M,), of those of which some are left."""
-        import torch
-
         rows, mine = torch.unique(batches, return_inverse=True)
         scores = self.scores[rows].masked_fill(left == 0, -math.inf)
         best = scores.amax(1, keepdim=True)
@@ -167,8 +148,6 @@ def _hands(steps: int, size: int, classes: int, random: torch.Generator) -> Tens
     The deck goes round, and is shuffled anew whenever the end of a batch is its end as well: so
     each class is as often in a batch as any other, to within one, and also in all batches.
     """
-    import torch
-
     place = torch.arange(steps * size)
     decks = place // math.lcm(size, classes)
     cards = torch.rand(-(-len(place) // math.lcm(size, classes)), classes, generator=random)
@@ -177,8 +156,6 @@ def _hands(steps: int, size: int, classes: int, random: torch.Generator) -> Tens
 
 
 def _sorted(labels: Tensor, shape: tuple[int, int], random: torch.Generator) -> Tensor:
-    import torch
-
     kept = torch.randperm(len(labels), generator=random)[: math.prod(shape)]
     return _mixed(kept[labels[kept].argsort(stable=True)].reshape(shape), random)
 
@@ -192,29 +169,4 @@ def _by_class(labels: Tensor) -> Tensor:
 
 def _mixed(order: Tensor, random: torch.Generator) -> Tensor:
     """Put the images of each batch (steps, batch) in random order."""
-    import torch
-
     return order.gather(1, torch.rand(order.shape, generator=random).argsort(1))
-
-
-def mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
-    """List what is wrong with the order of batches in a cell; imports no torch."""
-    if tree["order"] != "classes":
-        return
-    classes, batch, each = tree["order_classes"], tree["batch"], about.sizes[0] // about.classes
-    given, most = f"order_classes={classes}", min(about.classes, batch)
-    needed = -(-batch // classes)
-    if classes > about.classes:
-        why = f"{about.label} has {about.classes} classes"
-        yield Mistake(given, why, f"order_classes={most}")
-    elif classes > batch:
-        yield Mistake(given, f"batch={batch} has no room for them", f"order_classes={batch}")
-    elif needed > each:
-        why = f"takes {needed} images of a class for batch={batch}, and there are about {each}"
-        if not each:
-            works = "order=iid"
-        elif -(-batch // each) <= most:
-            works = f"order_classes={-(-batch // each)}"
-        else:
-            works = f"batch={classes * each}"
-        yield Mistake(given, why, works)

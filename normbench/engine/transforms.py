@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from normbench.errors import Mistake
-from normbench.parts import registry
-from normbench.parts.options import nearest, written
+import torch
+from torch import Tensor
+
+from normbench.data._base import Dataset, Split
 from normbench.runtime import rng
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from normbench.data._base import About, Dataset, Split
-    from normbench.settings.schema import Config
 
 # What is added to variances of pixels standardized by channel: a feature of little variance, and a
 # direction of little, which is mostly noise, are not blown up.
 FEATURE_EPS, WHITENING_EPS = 0.01, 0.1
-WIDEST = 4096  # numbers of an image up to which it is whitened: the matrix has their square
 DECADES = 2.0  # uneven features differ by up to so many powers of ten in each direction
 EXACT = 2**24 // 255**2  # images whose products of pixels float32 sums without rounding
-FORMS = ("invert", "brightness+A", "brightness-A", "contrast*A", "noise+A")
-NUMBER = r"\d{1,3}(?:\.\d*)?|\.\d+"
-WORD = re.compile(rf"([a-z]+)([-+*]?)((?:{NUMBER})?)")
-DOMAINS = ("plain", "inverted")  # of `mix=inverted`
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +53,6 @@ class Scaling:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Scale `pixels` (N, C, H, W), float32 in 0 .. 255, which are overwritten."""
-        import torch
-
         x = pixels.mul_(self.scale).add_(self.shift)
         if self.matrix is None:
             return x
@@ -93,8 +79,6 @@ def scaling(kind: str, data: Dataset) -> Scaling:
 
 def standardized(mean: Sequence[float], std: Sequence[float]) -> Scaling:
     """Return z = (pixel / 255 - mean) / std, with a mean and std for each channel."""
-    import torch
-
     scale = [1 / (255 * each) for each in std]
     shift = [-m / s for m, s in zip(mean, std, strict=True)]
     if len(scale) == 1:  # a plain number is faster
@@ -111,8 +95,6 @@ def _raw(data: Dataset) -> Scaling:
 
 
 def _uneven(data: Dataset) -> Scaling:
-    import torch
-
     draws = torch.rand(data.shape, generator=rng.generator("uneven"), dtype=torch.float64)
     factor = 10 ** (DECADES * (2 * draws - 1))
     scale, shift = _by_channel(data)
@@ -128,8 +110,6 @@ def _per_feature(data: Dataset) -> Scaling:
 
 
 def _whitened(data: Dataset) -> Scaling:
-    import torch
-
     mean, products = _sums(data.train.images, lambda x: x.T @ x)
     scale, _ = _by_channel(data)
     each = scale.expand(data.shape).permute(1, 2, 0).flatten()
@@ -152,8 +132,6 @@ KINDS: dict[str, Callable[[Dataset], Scaling]] = {
 
 def _by_channel(data: Dataset) -> tuple[Tensor, Tensor]:
     """Scale and shift of standardized pixels in float64, (C, 1, 1)."""
-    import torch
-
     mean, std = (torch.tensor(each, dtype=torch.float64) for each in (data.mean, data.std))
     return (1 / (255 * std)).reshape(-1, 1, 1), (-mean / std).reshape(-1, 1, 1)
 
@@ -169,8 +147,6 @@ def _sums(images: Tensor, moment: Callable[[Tensor], Tensor]) -> tuple[Tensor, T
 
     The sums are of integers and exact, so they do not depend on the number of threads.
     """
-    import torch
-
     rows = images.permute(0, 2, 3, 1).reshape(len(images), -1)
     first: Any = 0
     second: Any = 0
@@ -183,8 +159,6 @@ def _sums(images: Tensor, moment: Callable[[Tensor], Tensor]) -> tuple[Tensor, T
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Compute by one thread: the last bits would depend on the number of them."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -225,24 +199,11 @@ class Shift:
 
 def _noise(x: Tensor, first: int) -> Tensor:
     """Normal numbers for each image from a generator of its own: no matter how batches are cut."""
-    import torch
-
     draws = [
         torch.randn(x.shape[1:], generator=rng.generator("noise of a test image", first + place))
         for place in range(len(x))
     ]
     return torch.stack(draws).to(x.device)
-
-
-def read_shift(word: str) -> Shift:
-    """Read a word such as `invert` or `contrast*0.5`.
-
-    Raises: ValueError if it names no shift.
-    """
-    found = WORD.fullmatch(word)
-    if found and f"{found[1]}{found[2]}{'A' * bool(found[3])}" in FORMS:
-        return Shift(found[1], found[2], float(found[3] or 0))
-    raise ValueError(f"{word} is none of {', '.join(FORMS)}")
 
 
 def inverted_half(labels: Tensor) -> Tensor:
@@ -251,8 +212,6 @@ def inverted_half(labels: Tensor) -> Tensor:
     Of each pair of images of a class, in their order, a hash of class and pair chooses one. So
     domains are stratified, the same for all seeds, and the same in a smaller part.
     """
-    import torch
-
     seen: Counter[int] = Counter()
     chosen = []
     for label in labels.tolist():
@@ -283,72 +242,3 @@ def _mixed(part: Split) -> Split:
     images = part.images.clone()  # in the same order in memory
     images[second] = 191 - images[second] // 2  # 255 x', rounded
     return replace(part, images=images)
-
-
-def further_tests(config: Config) -> list[str]:
-    """Name the tests of a run beside that of the test set as it is."""
-    blanks = [f"blank{steps}" for steps in config.test_blank_steps]
-    return [*config.shifts, *blanks, *(DOMAINS if config.mix != "none" else ())]
-
-
-def mistakes(tree: Mapping[str, Any], about: About) -> list[Mistake]:
-    """List what is wrong with the settings of inputs in a cell; imports no torch."""
-    return [
-        *_list_mistakes(tree),
-        *_blank_mistakes(tree),
-        *_pixel_mistakes(tree, about),
-    ]
-
-
-def _list_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
-    words, steps = tree["shifts"], tree["test_blank_steps"]
-    once = {"shifts": list(words), "test_blank_steps": list(dict.fromkeys(steps))}
-    try:
-        shifts = [read_shift(word) for word in words]
-        once["shifts"] = [words[shifts.index(each)] for each in dict.fromkeys(shifts)]
-    except ValueError as error:
-        fix = written(list(dict.fromkeys(_meant(word) for word in words)))
-        yield Mistake(f"shifts={written(words)}", str(error), f"shifts={fix}")
-    for key, values in once.items():
-        if len(values) < len(tree[key]):
-            why = "says the same twice"
-            yield Mistake(f"{key}={written(tree[key])}", why, f"{key}={written(values)}")
-
-
-def _meant(word: str) -> str:
-    """The shift most like a word, which may be one, with its number if it has one that fits."""
-    form = nearest(re.sub(r"[\d.]+", "A", word), FORMS)
-    if not form.endswith("A"):
-        return form
-    number = re.search(NUMBER, word)
-    return form[:-1] + (number[0] if number and form[-2] in word else "0.5")
-
-
-def _blank_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
-    model = tree["model"]["name"]
-    reads = registry.facts("model", model).constants["recurrent"]
-    for key, off in (("blank_steps", 0), ("test_blank_steps", [])):
-        given = f"{key}={written(tree[key])}"
-        if tree[key] != off and not reads:
-            able = [
-                name
-                for name in registry.names("model")
-                if registry.facts("model", name).constants["recurrent"]
-            ]
-            yield Mistake(given, f"model={model} reads no sequence", f"model={min(able, key=len)}")
-        elif tree[key] != off and tree["inputs"] not in ("standardized", "raw"):
-            why = "scales each pixel of an image by itself, and blank steps have none"
-            yield Mistake(f"inputs={tree['inputs']}", why, f"inputs=standardized or {key}={off}")
-            return
-
-
-def _pixel_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
-    channels, height, width = about.shape
-    features = channels * height * width
-    if tree["inputs"] == "whitened" and features > WIDEST:
-        why = f"{channels}x{height}x{width} = {features} features are more than {WIDEST}"
-        yield Mistake("inputs=whitened", why, "inputs=per_feature")
-    least = min(about.sizes[0], about.sizes[2])
-    if tree["mix"] != "none" and least <= about.classes:
-        why = f"{least} images of {about.classes} classes do not make two domains"
-        yield Mistake(f"mix={tree['mix']}", why, "mix=none")

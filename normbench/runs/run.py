@@ -24,6 +24,7 @@ from normbench.rows import Row, TimeRow, finite, from_json, to_json
 from normbench.runs import build
 from normbench.runs.directory import Record, write_error
 from normbench.runtime import collectives, machine, workers
+from normbench.settings import inputs
 from normbench.settings.schema import Config, part
 
 if TYPE_CHECKING:
@@ -316,19 +317,19 @@ class Clock:
 def _for_training(config: Config, data: Dataset, feed: Feed) -> Feed:
     """The training images in the batches of the run, augmented."""
     order = Order(config.order, config.order_alpha, config.order_classes, config.reshuffle)
-    kinds = augment.read(config.augment)
+    kinds = inputs.augmentations(config.augment)
     change = augment.Augment(kinds, data.shape, data.mean, feed.device) if kinds else None
     return feed.for_training(order, change)
 
 
 def _tests(config: Config, feed: Feed) -> dict[str, Feed]:
     """The test images once more for each shift, number of blank steps and domain, by name."""
-    feeds = [feed.changed(transforms.read_shift(word)) for word in config.shifts]
+    feeds = [feed.changed(transforms.Shift(*inputs.read_shift(word))) for word in config.shifts]
     feeds += [feed.led(steps) for steps in config.test_blank_steps]
     if config.mix != "none":
         second = transforms.inverted_half(feed.labels)
         feeds += [feed.only(~second), feed.only(second)]
-    return dict(zip(transforms.further_tests(config), feeds, strict=True))
+    return dict(zip(config.tests, feeds, strict=True))
 
 
 def _plan(config: Config) -> Plan:

@@ -29,11 +29,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normbench.engine import sampler
 from normbench.errors import Mistake, PartError, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, nearest, written
-from normbench.settings import schema
+from normbench.settings import resolve, rules, schema
 from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class Grid:
             else:
                 row += self._read(text, multirun=False)
         tree = self._tree(tuple(row))
-        self.mistakes.update(dict.fromkeys(schema.check_values(tree)))
+        self.mistakes.update(dict.fromkeys(resolve.check_values(tree)))
         self._stop()
         options: dict[str, Any] = tree[group]
         return options
@@ -124,7 +123,7 @@ class Grid:
     def cell(self, row: Sequence[str]) -> Cell:
         """Compose and check one combination of `KEY=VALUE` texts."""
         tree = self._tree(tuple(row))
-        wrong = schema.check_values(tree)
+        wrong = resolve.check_values(tree)
         if wrong:
             self.mistakes.update(dict.fromkeys(wrong))
             return Cell(tuple(row), None)
@@ -133,14 +132,14 @@ class Grid:
         except PartError as error:
             self.mistakes.update(dict.fromkeys(error.mistakes))
             return Cell(tuple(row), None)
-        misfits = schema.contradictions(tree, about)
+        misfits = rules.contradictions(tree, about)
         misfits += self._both_lengths(row)
         if tree["device"] == "auto" and not self.here:
             why = "what there is cannot be known here, the runs are on other machines"
             misfits.append(Mistake("device=auto", why, "device=cuda or device=cpu"))
         if misfits:
             return Cell(tuple(row), None, tuple(misfits))
-        return Cell(tuple(row), schema.resolve(tree, about, self.here))
+        return Cell(tuple(row), resolve.resolve(tree, about, self.here))
 
     def _read(self, text: str, multirun: bool) -> list[str]:
         """Return the `KEY=VALUE` texts that one override stands for, none if it is refused."""
@@ -226,7 +225,7 @@ class Grid:
         """Refuse a setting of an order that no cell has."""
         found = {cell.config.order: None for cell in cells if cell.config}
         for text in overrides:
-            order = sampler.OWNERS.get(text.partition("=")[0])
+            order = schema.OWNERS.get(text.partition("=")[0])
             if order and order not in found and all(cell.config for cell in cells):
                 why = f"order={','.join(found)} has no such setting"
                 self._say(text, why, f"order={order} {text}")
@@ -255,7 +254,7 @@ class Grid:
             if text in chosen:
                 continue
             if key in known:
-                schema.put(tree, key, self.parser.parse_override(text).value())
+                resolve.put(tree, key, self.parser.parse_override(text).value())
             else:
                 self._unknown_option(text, key, tree)
         return self._resolved(tree)
@@ -298,7 +297,7 @@ class Grid:
             fix = f"{nearest(key, options)}: VALUE" if options else f"no options, {name} has none"
             yield Mistake(f"{group}.{key}={given[key]}", f"{name} has no such option", fix)
         for key in options.keys() - given.keys():
-            schema.put(tree[group], key, options[key].default)
+            resolve.put(tree[group], key, options[key].default)
 
     def _resolved(self, tree: dict[str, Any]) -> dict[str, Any]:
         """The tree with its references to other settings replaced by their values."""
@@ -409,11 +408,11 @@ def _alias(group: str, name: str) -> str | None:
 
 def composed(tree: dict[str, Any]) -> Cell:
     """Check a configuration that Hydra composed for a job of another launcher."""
-    mistakes = schema.check_values(tree)
+    mistakes = resolve.check_values(tree)
     if mistakes:
         raise Refused(*mistakes)
     about = schema.data_about(tree)
-    misfits = schema.contradictions(tree, about)
+    misfits = rules.contradictions(tree, about)
     if misfits:
         raise Refused(*misfits)
-    return Cell((), schema.resolve(tree, about))
+    return Cell((), resolve.resolve(tree, about))

@@ -17,11 +17,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench.engine import augment, sampler, transforms
-from normbench.errors import Mistake
 from normbench.parts import registry
-from normbench.parts.options import Declared, Unfit, declarations, leaves, option, written
-from normbench.runtime import machine
+from normbench.parts.options import Declared, declarations, leaves, option
 
 if TYPE_CHECKING:
     from normbench.data._base import About
@@ -38,7 +35,9 @@ EXECUTION = (
 ACTIVATIONS = ("auto", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "tlu", "identity")
 SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
 ORDERS = ("iid", "sorted", "dirichlet", "classes", "balanced")
-GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates that tuning tries, times that of the optimizer
+OWNERS = {"order_alpha": "dirichlet", "order_classes": "classes"}  # what the settings are for
+INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
+DOMAINS = ("plain", "inverted")  # of `mix=inverted`
 PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535})
 LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
@@ -77,7 +76,7 @@ class Config:
     order_alpha: float = option(None, above=0, high=1e6)
     order_classes: int = option(None, low=1, high=100_000)
     reshuffle: bool = option(None)
-    inputs: str = option(None, choices=tuple(transforms.KINDS))
+    inputs: str = option(None, choices=INPUTS)
     mix: str = option(None, choices=("none", "inverted"))
     augment: str = option(None)
     shifts: list[str] = option(None)
@@ -174,6 +173,12 @@ class Config:
         return Path(self.outputs) / "runs" / self.name / place
 
     @property
+    def tests(self) -> list[str]:
+        """Name the tests of the run beside that of the test set as it is."""
+        blanks = [f"blank{steps}" for steps in self.test_blank_steps]
+        return [*self.shifts, *blanks, *(DOMAINS if self.mix != "none" else ())]
+
+    @property
     def tuning(self) -> bool:
         """Whether this run only serves to choose a learning rate: it never sees the test set."""
         return self.seed < 0
@@ -262,192 +267,6 @@ def _packaged() -> dict[str, Any]:
     return tree
 
 
-def get(tree: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key in a tree, None if there is none."""
-    value: Any = tree
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in a tree."""
-    *path, last = key.split(".")
-    for name in path:
-        tree = tree.setdefault(name, {})
-    tree[last] = value
-
-
-def check_values(tree: dict[str, Any]) -> list[Mistake]:
-    """Check types and ranges of a composed tree, and put the typed values back into it."""
-    mistakes = []
-    for key, declared in _declared(tree):
-        value = get(tree, key)
-        try:
-            put(tree, key, declared.check(value))
-        except Unfit as unfit:
-            fix = f"{key}={written(unfit.fix)}"
-            mistakes.append(Mistake(f"{key}={written(value)}", unfit.why, fix))
-    return mistakes
-
-
-def _declared(tree: Mapping[str, Any]) -> Iterator[tuple[str, Declared]]:
-    known = defaults()
-    for each in declared_keys():
-        yield each.name, dataclasses.replace(each, default=known[each.name])
-    for group in GROUPS:
-        for name, each in declared_options(group, tree[group]["name"]).items():
-            yield f"{group}.{name}", each
-
-
-def resolve(tree: dict[str, Any], about: About, here: bool = True) -> Config:
-    """Make the config of a checked tree: every setting that follows from others gets its value.
-
-    Args: here: whether the run will be on this machine.
-    Raises: MachineError if the device is not here, or the port in use.
-    """
-    facts = registry.facts("norm", tree["norm"]["name"]).constants
-    tree = copy.deepcopy(tree)
-    if here:
-        tree["device"] = machine.resolve_device(tree["device"], tree["gpus"])
-        machine.check_port(tree["dist"]["port"])
-    if tree["placement"] == "auto":
-        tree["placement"] = facts["placement"]
-    if tree["activation"] == "auto":
-        usual = registry.facts("model", tree["model"]["name"]).constants["activation"]
-        tree["activation"] = usual if facts["brings"] == "relu" else facts["brings"]
-    if tree["bias"] == "auto" and facts["bias"]:
-        tree["bias"] = "on"
-    per_epoch = about.sizes[0] // tree["batch"]
-    tree["steps"] = _steps(tree, per_epoch)
-    # The steps say it, so all ways to say a length are one run.
-    tree["epochs"] = tree["examples"] = None
-    if tree["eval_every"] is None:
-        tree["eval_every"] = tree["steps"] / per_epoch / 10
-    if tree["tune"] == "lr" and tree["tune_lrs"] is None:
-        tree["tune_lrs"] = grid_around(tree["optimizer"]["lr"])
-    for key in ("shifts", "test_blank_steps"):
-        tree[key] = sorted(tree[key])  # a run is the same in whatever order it is tested
-    for key, order in sampler.OWNERS.items():
-        if tree["order"] != order:
-            tree[key] = defaults()[key]  # it makes no difference
-    tree["augment"] = augment.named(tree["augment"])
-    _resolve_shares(tree["norm"], tree["steps"] * tree["accumulate"])
-    return Config(
-        **tree,
-        digest=about.digest,
-        label=about.label,
-        shape=about.shape,
-        sizes=about.sizes,
-        classes=about.classes,
-    )
-
-
-def _steps(tree: Mapping[str, Any], per_epoch: int) -> int:
-    """The length in optimizer steps, however it is given."""
-    steps = tree["steps"]
-    if steps is None and tree["examples"] is not None:
-        steps = max(1, round(tree["examples"] / tree["batch"]))
-    return int(max(1, round(tree["epochs"] * per_epoch)) if steps is None else steps)
-
-
-def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:
-    """Turn `x_share` of the run's training forwards into `x`."""
-    for key, value in list(norm.items()):
-        if isinstance(value, Mapping):
-            _resolve_shares(norm[key], forwards)
-        elif key.endswith("_share") and value is not None:
-            norm[key], norm[key.removesuffix("_share")] = None, round(value * forwards)
-
-
-def contradictions(tree: Mapping[str, Any], about: About) -> list[Mistake]:
-    """List what in a cell cannot go together, as far as it can be known without torch."""
-    return [
-        *_batch_mistakes(tree, about),
-        *_set_mistakes(tree),
-        *_place_mistakes(tree),
-        *_share_mistakes(tree),
-        *_tune_mistakes(tree),
-        *transforms.mistakes(tree, about),
-        *sampler.mistakes(tree, about),
-        *augment.mistakes(tree, about),
-    ]
-
-
-def _share_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
-    given = dict(leaves(tree["norm"]))
-    for key, share in given.items():
-        count = given.get(key.removesuffix("_share"))
-        if key.endswith("_share") and share is not None and count is not None:
-            name = f"norm.{key.removesuffix('_share')}={written(count)}"
-            why = f"norm.{key}={share} of the run says it too"
-            yield Mistake(name, why, f"{name} norm.{key}=null")
-
-
-def grid_around(lr: float) -> list[float]:
-    """List the learning rates that tuning tries where none are given."""
-    return [float(f"{lr * factor:.6g}") for factor in GRID]
-
-
-def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
-    lrs = tree["tune_lrs"]
-    if tree["tune"] == "lr" and machine.place() is not None:
-        why = "needs a command that starts its workers itself, not torchrun"
-        yield Mistake("tune=lr", why, f"normbench train tune=lr gpus={tree['gpus']}")
-    if tree["tune"] == "none" or lrs is None:
-        return
-    rising = sorted(set(lrs))
-    if len(rising) < 2:
-        fix = written(grid_around((rising or [tree["optimizer"]["lr"]])[0]))
-        why = "is no grid: that takes two learning rates or more"
-        yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={fix}")
-    elif lrs != rising:
-        why = "does not rise from each learning rate to the next"
-        yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={written(rising)}")
-
-
-def _batch_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
-    batch, gpus, images = tree["batch"], tree["gpus"], about.sizes[0]
-    place = machine.place()
-    if place is not None and place.workers != gpus:
-        why = f"torchrun has started {place.workers} workers"
-        yield Mistake(f"gpus={gpus}", why, f"gpus={place.workers}")
-    if batch > images:
-        why = f"is more than the {images} training images of {about.label}"
-        yield Mistake(f"batch={batch}", why, f"batch={images}")
-    port = tree["dist"]["port"]
-    if port is not None and (gpus == 1 or place is not None):
-        why = "torchrun tells where workers meet" if place else "gpus=1 has no workers that meet"
-        yield Mistake(f"dist.port={port}", why, "dist.port=null")
-    shares = gpus * tree["accumulate"]
-    if batch % shares:
-        over = f"gpus={gpus} workers" if gpus > 1 else f"accumulate={shares} micro-batches"
-        works = sorted({max(1, batch // shares) * shares, (batch // shares + 1) * shares})
-        fix = " or ".join(f"batch={each}" for each in works)
-        yield Mistake(f"batch={batch}", f"does not divide over {over}", fix)
-
-
-def _set_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
-    """What is wrong with the samples behind a batch statistic."""
-    norm, gpus, asked = tree["norm"], tree["gpus"], tree["norm_batch"]
-    taken = [item for item in leaves(norm) if item[0].rpartition(".")[2] == "norm_batch"]
-    if asked != "worker" and not taken:
-        why = f"norm={norm['name']} takes no statistics over other sets of samples"
-        yield Mistake(f"norm_batch={asked}", why, "norm_batch=worker")
-    share = max(1, tree["batch"] // (gpus * tree["accumulate"]))
-    sizes = [*_divisors(share), *(share * each for each in _divisors(gpus))]
-    for key, size in taken:
-        if isinstance(size, int) and size not in sizes:
-            name = "norm_batch" if size == asked else f"norm.{key}"
-            each = f"{gpus} worker{'s' * (gpus > 1)} with {share} example{'s' * (share > 1)}"
-            near = min(sizes, key=lambda one: abs(one - size))
-            yield Mistake(f"{name}={size}", f"cannot be had of {each}", f"{name}={near}")
-
-
-def _divisors(number: int) -> list[int]:
-    return [each for each in range(1, number + 1) if number % each == 0]
-
-
 def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
     """What stands behind a batch statistic, and whether it may join workers, for each norm."""
     names = norm["name"].split("+")
@@ -457,25 +276,6 @@ def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
         if known["uses_batch"]:
             key = known["sized_by"]
             yield options.get(key, known.get(key, "worker")), key == "norm_batch"
-
-
-def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
-    norm, model = tree["norm"]["name"], tree["model"]["name"]
-    facts = registry.facts("norm", norm).constants
-    place, activation = tree["placement"], tree["activation"]
-    if place not in ("auto", *facts["places"]):
-        why = f"norm={norm} has no such place (it has {', '.join(facts['places'])})"
-        yield Mistake(f"placement={place}", why, f"placement={facts['places'][0]}")
-    elif place == "preact" and not registry.facts("model", model).constants["residual"]:
-        why = f"model={model} has no residual blocks for it"
-        yield Mistake("placement=preact", why, "placement=pre")
-    usual = registry.facts("model", model).constants["activation"]
-    if facts["own_activation"] and activation not in ("auto", facts["brings"]):
-        why = f"norm={norm} is its own activation"
-        yield Mistake(f"activation={activation}", why, "activation=auto")
-    elif facts["own_activation"] and activation == "auto" and usual != facts["brings"]:
-        why = f"is its own activation, and model={model} needs {usual}"
-        yield Mistake(f"norm={norm}", why, "norm=ln")
 
 
 def data_about(tree: Mapping[str, Any]) -> About:

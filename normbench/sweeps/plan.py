@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from normbench.engine import transforms
 from normbench.errors import Refused
 from normbench.results import lr_search
 from normbench.results.groups import SEEDS, Result
@@ -61,7 +60,7 @@ class Item:
             target=self.config.target,
             length=(self.config.steps or 0) * self.config.batch,
             train_s=status.get("train_s"),
-            tests=transforms.further_tests(self.config),
+            tests=self.config.tests,
         )
 
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from normbench.engine import augment
 from normbench.engine.augment import Augment
 from normbench.errors import Refused
 from normbench.runs import build
 from normbench.runs.run import Job
-from normbench.settings import compose
+from normbench.settings import compose, inputs
 from normbench.settings.schema import Config
 
 SMALL = ("data=synthetic", "data.shape=[3,8,8]", "device=cpu", "model=mlp", "model.width=16")
@@ -176,7 +177,7 @@ def test_one_run_has_one_name_in_whatever_order_its_augmentation_is_written() ->
             "augment=none+flip: none is none of crop, flip, cutout\n  try: augment=flip",
         ),
         ("augment=''", "augment=: nothing is none of crop, flip, cutout\n  try: augment=none"),
-        ("augment=flip+flip", "augment=flip+flip: says the same twice\n  try: augment=flip"),
+        ("augment=flip+flip", "augment=flip+flip: contains a duplicate\n  try: augment=flip"),
         (
             "augment=crop+flip data.shape=[3,4,9]",
             "augment=crop+flip: images of 4x9 pixels are too small for it\n  try: augment=flip",
@@ -188,3 +189,7 @@ def test_what_is_no_augmentation_is_refused(words: str, text: str) -> None:
     with pytest.raises(Refused) as error:
         configs(*words.split())
     assert str(error.value) == f"normbench: error: {text}"
+
+
+def test_the_settings_know_the_padding_of_a_crop() -> None:
+    assert inputs.PAD == augment.PAD

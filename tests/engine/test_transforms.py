@@ -17,6 +17,7 @@ from normbench.data._base import Dataset, Split
 from normbench.engine import transforms
 from normbench.runs import build
 from normbench.runs.run import Job
+from normbench.settings import inputs, schema
 from normbench.settings.schema import Config
 
 SCALINGS = ("standardized", "raw", "uneven", "per_feature", "whitened")
@@ -175,7 +176,7 @@ def test_a_scaling_is_computed_once_per_process() -> None:
 
 def shifted(word: str, images: Tensor, first: int = 0) -> np.ndarray[Any, Any]:
     """A shift of pixels 0 .. 255, as numbers in 0 .. 1."""
-    return transforms.read_shift(word)(images.float(), first).double().numpy() / 255
+    return transforms.Shift(*inputs.read_shift(word))(images.float(), first).double().numpy() / 255
 
 
 def drawn(shape: tuple[int, ...] = (4, 3, 5, 6)) -> Tensor:
@@ -227,7 +228,7 @@ def test_noise_is_another_for_each_image_and_does_not_depend_on_the_batches() ->
 )
 def test_words_that_name_no_shift_are_refused(word: str) -> None:
     with pytest.raises(ValueError, match="is none of invert, brightness"):
-        transforms.read_shift(word)
+        inputs.read_shift(word)
 
 
 SHIFTS = "shifts=[noise+0.5,invert,brightness-0.5]"
@@ -361,3 +362,7 @@ def test_a_sweep_has_a_table_for_each_further_test(
         assert f"test accuracy{name}, %" in told
         assert f"test accuracy{name}, %".replace("*", r"\*") in written
     assert told.index("(contrast*2)") < told.index("(noise+0.5)")
+
+
+def test_the_settings_name_every_scaling() -> None:
+    assert tuple(transforms.KINDS) == schema.INPUTS

@@ -245,7 +245,7 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         2,
         [
             (
-                "shifts=[invert,contrast*0.5,contrast*.50,invert]: says the same twice",
+                "shifts=[invert,contrast*0.5,contrast*.50,invert]: contains a duplicate",
                 "shifts=[invert,contrast*0.5]",
             )
         ],
@@ -262,7 +262,7 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
     (
         "model=lstm test_blank_steps=[3,0,3]",
         2,
-        [("test_blank_steps=[3,0,3]: says the same twice", "test_blank_steps=[3,0]")],
+        [("test_blank_steps=[3,0,3]: contains a duplicate", "test_blank_steps=[3,0]")],
     ),
     (
         "model=rnn test_blank_steps=3",
@@ -337,7 +337,7 @@ def test_a_wrong_command_line_gets_its_message_and_creates_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main.main(["train", *words.split(" ")]) == code
+    assert main(["train", *words.split(" ")]) == code
     said = capsys.readouterr()
     expected = "\n".join(f"normbench: error: {why}\n  try: {fix}" for why, fix in mistakes)
     assert said.err == expected + "\n"
@@ -352,7 +352,7 @@ def test_a_missing_gpu_is_refused_never_replaced(
     if torch.cuda.device_count():
         pytest.skip("this machine has a GPU")
     monkeypatch.chdir(tmp_path)
-    assert main.main(["train", "device=cuda"]) == 4
+    assert main(["train", "device=cuda"]) == 4
     assert capsys.readouterr().err == (
         "normbench: error: device=cuda: this machine has no such device\n  try: device=cpu\n"
     )
@@ -384,7 +384,7 @@ def test_a_missing_gpu_is_refused_never_replaced(
 def test_other_wrong_words(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main(words) == 2
+    assert main(words) == 2
     assert capsys.readouterr().err.startswith(message)
 
 

@@ -1,0 +1,124 @@
+"""From checked settings to a config: every setting that follows from others gets its value."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from normbench.errors import Mistake
+from normbench.parts import registry
+from normbench.parts.options import Declared, Unfit, written
+from normbench.runtime import machine
+from normbench.settings import inputs
+from normbench.settings.rules import grid_around
+from normbench.settings.schema import (
+    GROUPS,
+    OWNERS,
+    Config,
+    declared_keys,
+    declared_options,
+    defaults,
+)
+
+if TYPE_CHECKING:
+    from normbench.data._base import About
+
+
+def get(tree: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key in a tree, None if there is none."""
+    value: Any = tree
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in a tree."""
+    *path, last = key.split(".")
+    for name in path:
+        tree = tree.setdefault(name, {})
+    tree[last] = value
+
+
+def check_values(tree: dict[str, Any]) -> list[Mistake]:
+    """Check types and ranges of a composed tree, and put the typed values back into it."""
+    mistakes = []
+    for key, declared in _declared(tree):
+        value = get(tree, key)
+        try:
+            put(tree, key, declared.check(value))
+        except Unfit as unfit:
+            fix = f"{key}={written(unfit.fix)}"
+            mistakes.append(Mistake(f"{key}={written(value)}", unfit.why, fix))
+    return mistakes
+
+
+def _declared(tree: Mapping[str, Any]) -> Iterator[tuple[str, Declared]]:
+    known = defaults()
+    for each in declared_keys():
+        yield each.name, dataclasses.replace(each, default=known[each.name])
+    for group in GROUPS:
+        for name, each in declared_options(group, tree[group]["name"]).items():
+            yield f"{group}.{name}", each
+
+
+def resolve(tree: dict[str, Any], about: About, here: bool = True) -> Config:
+    """Make the config of a checked tree: every setting that follows from others gets its value.
+
+    Args: here: whether the run will be on this machine.
+    Raises: MachineError if the device is not here, or the port in use.
+    """
+    facts = registry.facts("norm", tree["norm"]["name"]).constants
+    tree = copy.deepcopy(tree)
+    if here:
+        tree["device"] = machine.resolve_device(tree["device"], tree["gpus"])
+        machine.check_port(tree["dist"]["port"])
+    if tree["placement"] == "auto":
+        tree["placement"] = facts["placement"]
+    if tree["activation"] == "auto":
+        usual = registry.facts("model", tree["model"]["name"]).constants["activation"]
+        tree["activation"] = usual if facts["brings"] == "relu" else facts["brings"]
+    if tree["bias"] == "auto" and facts["bias"]:
+        tree["bias"] = "on"
+    per_epoch = about.sizes[0] // tree["batch"]
+    tree["steps"] = _steps(tree, per_epoch)
+    # The steps say it, so all ways to say a length are one run.
+    tree["epochs"] = tree["examples"] = None
+    if tree["eval_every"] is None:
+        tree["eval_every"] = tree["steps"] / per_epoch / 10
+    if tree["tune"] == "lr" and tree["tune_lrs"] is None:
+        tree["tune_lrs"] = grid_around(tree["optimizer"]["lr"])
+    for key in ("shifts", "test_blank_steps"):
+        tree[key] = sorted(tree[key])  # a run is the same in whatever order it is tested
+    for key, order in OWNERS.items():
+        if tree["order"] != order:
+            tree[key] = defaults()[key]  # it makes no difference
+    tree["augment"] = inputs.ordered(tree["augment"])
+    _resolve_shares(tree["norm"], tree["steps"] * tree["accumulate"])
+    return Config(
+        **tree,
+        digest=about.digest,
+        label=about.label,
+        shape=about.shape,
+        sizes=about.sizes,
+        classes=about.classes,
+    )
+
+
+def _steps(tree: Mapping[str, Any], per_epoch: int) -> int:
+    """The length in optimizer steps, however it is given."""
+    steps = tree["steps"]
+    if steps is None and tree["examples"] is not None:
+        steps = max(1, round(tree["examples"] / tree["batch"]))
+    return int(max(1, round(tree["epochs"] * per_epoch)) if steps is None else steps)
+
+
+def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:
+    """Turn `x_share` of the run's training forwards into `x`."""
+    for key, value in list(norm.items()):
+        if isinstance(value, Mapping):
+            _resolve_shares(norm[key], forwards)
+        elif key.endswith("_share") and value is not None:
+            norm[key], norm[key.removesuffix("_share")] = None, round(value * forwards)

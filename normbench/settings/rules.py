@@ -1,0 +1,146 @@
+"""Which settings contradict each other, or the data, as far as it can be known without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from normbench.errors import Mistake
+from normbench.parts import registry
+from normbench.parts.options import leaves, written
+from normbench.runtime import machine
+from normbench.settings import inputs
+
+if TYPE_CHECKING:
+    from normbench.data._base import About
+
+GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates that tuning tries, times that of the optimizer
+
+
+def contradictions(tree: Mapping[str, Any], about: About) -> list[Mistake]:
+    """List what in a cell cannot go together, as far as it can be known without torch."""
+    return [
+        *_batch_mistakes(tree, about),
+        *_set_mistakes(tree),
+        *_place_mistakes(tree),
+        *_share_mistakes(tree),
+        *_tune_mistakes(tree),
+        *inputs.mistakes(tree, about),
+        *_order_mistakes(tree, about),
+    ]
+
+
+def _share_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    given = dict(leaves(tree["norm"]))
+    for key, share in given.items():
+        count = given.get(key.removesuffix("_share"))
+        if key.endswith("_share") and share is not None and count is not None:
+            name = f"norm.{key.removesuffix('_share')}={written(count)}"
+            why = f"norm.{key}={share} of the run says it too"
+            yield Mistake(name, why, f"{name} norm.{key}=null")
+
+
+def grid_around(lr: float) -> list[float]:
+    """List the learning rates that tuning tries where none are given."""
+    return [float(f"{lr * factor:.6g}") for factor in GRID]
+
+
+def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    lrs = tree["tune_lrs"]
+    if tree["tune"] == "lr" and machine.place() is not None:
+        why = "needs a command that starts its workers itself, not torchrun"
+        yield Mistake("tune=lr", why, f"normbench train tune=lr gpus={tree['gpus']}")
+    if tree["tune"] == "none" or lrs is None:
+        return
+    rising = sorted(set(lrs))
+    if len(rising) < 2:
+        fix = written(grid_around((rising or [tree["optimizer"]["lr"]])[0]))
+        why = "is no grid: that takes two learning rates or more"
+        yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={fix}")
+    elif lrs != rising:
+        why = "does not rise from each learning rate to the next"
+        yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={written(rising)}")
+
+
+def _batch_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
+    batch, gpus, images = tree["batch"], tree["gpus"], about.sizes[0]
+    place = machine.place()
+    if place is not None and place.workers != gpus:
+        why = f"torchrun has started {place.workers} workers"
+        yield Mistake(f"gpus={gpus}", why, f"gpus={place.workers}")
+    if batch > images:
+        why = f"is more than the {images} training images of {about.label}"
+        yield Mistake(f"batch={batch}", why, f"batch={images}")
+    port = tree["dist"]["port"]
+    if port is not None and (gpus == 1 or place is not None):
+        why = "torchrun tells where workers meet" if place else "gpus=1 has no workers that meet"
+        yield Mistake(f"dist.port={port}", why, "dist.port=null")
+    shares = gpus * tree["accumulate"]
+    if batch % shares:
+        over = f"gpus={gpus} workers" if gpus > 1 else f"accumulate={shares} micro-batches"
+        works = sorted({max(1, batch // shares) * shares, (batch // shares + 1) * shares})
+        fix = " or ".join(f"batch={each}" for each in works)
+        yield Mistake(f"batch={batch}", f"does not divide over {over}", fix)
+
+
+def _set_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with the samples behind a batch statistic."""
+    norm, gpus, asked = tree["norm"], tree["gpus"], tree["norm_batch"]
+    taken = [item for item in leaves(norm) if item[0].rpartition(".")[2] == "norm_batch"]
+    if asked != "worker" and not taken:
+        why = f"norm={norm['name']} takes no statistics over other sets of samples"
+        yield Mistake(f"norm_batch={asked}", why, "norm_batch=worker")
+    share = max(1, tree["batch"] // (gpus * tree["accumulate"]))
+    sizes = [*_divisors(share), *(share * each for each in _divisors(gpus))]
+    for key, size in taken:
+        if isinstance(size, int) and size not in sizes:
+            name = "norm_batch" if size == asked else f"norm.{key}"
+            each = f"{gpus} worker{'s' * (gpus > 1)} with {share} example{'s' * (share > 1)}"
+            near = min(sizes, key=lambda one: abs(one - size))
+            yield Mistake(f"{name}={size}", f"cannot be had of {each}", f"{name}={near}")
+
+
+def _divisors(number: int) -> list[int]:
+    return [each for each in range(1, number + 1) if number % each == 0]
+
+
+def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    norm, model = tree["norm"]["name"], tree["model"]["name"]
+    facts = registry.facts("norm", norm).constants
+    place, activation = tree["placement"], tree["activation"]
+    if place not in ("auto", *facts["places"]):
+        why = f"norm={norm} has no such place (it has {', '.join(facts['places'])})"
+        yield Mistake(f"placement={place}", why, f"placement={facts['places'][0]}")
+    elif place == "preact" and not registry.facts("model", model).constants["residual"]:
+        why = f"model={model} has no residual blocks for it"
+        yield Mistake("placement=preact", why, "placement=pre")
+    usual = registry.facts("model", model).constants["activation"]
+    if facts["own_activation"] and activation not in ("auto", facts["brings"]):
+        why = f"norm={norm} is its own activation"
+        yield Mistake(f"activation={activation}", why, "activation=auto")
+    elif facts["own_activation"] and activation == "auto" and usual != facts["brings"]:
+        why = f"is its own activation, and model={model} needs {usual}"
+        yield Mistake(f"norm={norm}", why, "norm=ln")
+
+
+def _order_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
+    """List what is wrong with the order of batches in a cell."""
+    if tree["order"] != "classes":
+        return
+    classes, batch, each = tree["order_classes"], tree["batch"], about.sizes[0] // about.classes
+    given, most = f"order_classes={classes}", min(about.classes, batch)
+    needed = -(-batch // classes)
+    if classes > about.classes:
+        why = f"{about.label} has {about.classes} classes"
+        yield Mistake(given, why, f"order_classes={most}")
+    elif classes > batch:
+        yield Mistake(given, f"batch={batch} has no room for them", f"order_classes={batch}")
+    elif needed > each:
+        why = f"takes {needed} images of a class for batch={batch}, and there are about {each}"
+        if not each:
+            works = "order=iid"
+        elif -(-batch // each) <= most:
+            works = f"order_classes={-(-batch // each)}"
+        else:
+            works = f"batch={classes * each}"
+        yield Mistake(given, why, works)
