@@ -2,7 +2,7 @@
 
 import sys
 
-from normbench.cli.main import main
+from normbench.cli.main import program
 
 if __name__ == "__main__":  # spawned children import this module again
-    sys.exit(main())
+    sys.exit(program())

@@ -25,8 +25,8 @@ class GridSweeper(BasicSweeper):
         """Launch all cells at once and keep their exit codes."""
         parser = OverridesParser.create(self.hydra_context.config_loader)
         (cells,) = self.split_arguments(parser.parse_overrides(arguments), None)
-        from normbench.cli import main
         from normbench.errors import MachineError, first_line
+        from normbench.sweeps.command import running
 
         try:
             jobs = self.launcher.launch(cells, initial_job_idx=0)
@@ -36,22 +36,24 @@ class GridSweeper(BasicSweeper):
             name = self.config.hydra.runtime.choices["hydra/launcher"]
             fix = "hydra/launcher=normbench"
             raise MachineError(f"hydra/launcher={name}", first_line(error), fix) from error
-        main.codes[:] = [job.return_value for job in jobs]
-        return main.codes
+        command = running.get()
+        assert command is not None
+        command.codes = [job.return_value for job in jobs]
+        return command.codes
 
 
 class PoolLauncher(Launcher):
-    """Hands all cells to `sweeps.sweep`, which forks one child per run from a warm parent."""
+    """Lets the task train all cells at once, which forks one child per run from a warm parent."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        """Keep nothing: the cells were composed and checked before Hydra started."""
+        """Keep the task; the cells were composed and checked before Hydra started."""
+        self.task = task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
         """Run every cell and return one finished job for each, with its exit code."""
-        from normbench.cli import main
-
+        code = self.task(None)
         jobs = []
-        for overrides, code in zip(job_overrides, main.run_cells(job_overrides), strict=True):
+        for overrides in job_overrides:
             job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
             job.return_value = code
             jobs.append(job)

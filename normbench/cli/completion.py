@@ -1,13 +1,25 @@
-"""What a shell can offer for the word under the cursor, and the scripts that ask for it."""
+"""`normbench completion`: the scripts of shells, and what fits the end of a line, for them.
+
+A script that shtab writes knows the words of a parser on the day it is written. Here most words
+depend on others (`norm.groups=` is offered behind `norm=gn`, and `norm=` with each part that is
+installed), so the scripts ask this command with the line as it stands.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from normbench.cli.list import KINDS
+from normbench.cli.main import VERBS
+from normbench.cli.parser import Parser
 from normbench.parts import registry
 from normbench.parts.options import Declared, written
 from normbench.settings import schema
 
+EXAMPLES = (
+    'eval "$(normbench completion bash)"           in ~/.bashrc; the same for zsh',
+    "normbench completion fish | source            in ~/.config/fish/config.fish",
+)
 SHELLS = ("bash", "zsh", "fish")
 OVERRIDDEN = ("train", "summary")  # commands that take settings
 SCRIPTS = {
@@ -46,21 +58,36 @@ complete -c normbench -f -a '(normbench completion query -- (commandline -cp) 2>
 }
 
 
-def offers(line: str, verbs: dict[str, str], kinds: dict[str, str]) -> list[str]:
-    """List what can stand in place of the last word of `line`, the command up to the cursor.
+def parser() -> Parser:
+    """Return the parser of the command's words."""
+    made = Parser("completion", "Print the script that completes words.", EXAMPLES)
+    made.add_argument("shell", choices=(*SHELLS, "query"), metavar="SHELL")
+    made.add_argument("line", nargs="?", default="", help="for query: the line to its cursor")
+    return made
 
-    Args: verbs: the commands; kinds: what `list` lists, with the group of each.
-    """
+
+def run(words: list[str]) -> int:
+    """Print the script of a shell, or what fits the end of a line, for that script."""
+    options = parser().parsed(words)
+    if options.shell == "query":
+        print("\n".join(offers(options.line)))
+    else:
+        print(SCRIPTS[options.shell], end="")
+    return 0
+
+
+def offers(line: str) -> list[str]:
+    """List what can stand in place of the last word of `line`, the command up to the cursor."""
     *before, word = line.split(" ")
     words = [each for each in before[1:] if each]
     found: Iterator[str] | list[str]
     if not words:
-        found = list(verbs)
+        found = list(VERBS)
     elif words[0] in OVERRIDDEN:
         found = _settings(words[1:], word)
     elif words[0] == "list":
-        given = [each for each in words[1:] if each in kinds]
-        found = registry.names(kinds[given[0]]) if given else list(kinds)
+        given = [each for each in words[1:] if each in KINDS]
+        found = registry.names(KINDS[given[0]]) if given else list(KINDS)
     elif words[0] == "data":
         found = registry.names("data") if words[1:] else ["list", "download", "verify", "show"]
     elif words[0] == "completion":

@@ -1,12 +1,14 @@
-"""Data sets on this machine: get them, check them, look at them; and have them for a training."""
+"""`normbench data`: gets, checks and shows data sets; `train` gets here what its runs lack."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normbench.cli.parser import Parser, quoted, screen
+from normbench.display import pictures
 from normbench.display.progress import Screen
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 from normbench.parts import registry
@@ -19,14 +21,38 @@ from normbench.settings.schema import Config
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from normbench.data._base import Array, Data, Dataset
+    from normbench.data._base import Data, Dataset
 
 ALL_SETS = "(all sets: normbench data list)"
-RAMP = " .:-=+*#%@"  # from black to white
-COLUMNS = 18  # characters across a picture; four of them fit into 80
-EXAMPLES = 10  # in a row of the sheet
-SIDE = 64  # pixels up to which a small image is enlarged in the sheet
+EXAMPLES = (
+    "normbench data list",
+    "normbench data download cifar10               into data/, or $NORMBENCH_DATA, or --root DIR",
+    "normbench data verify mnist",
+    "normbench data show mnist -o mnist.png",
+    "normbench data show imagefolder data.path=DIR",
+)
 DIGITS = 16  # of a SHA-256 in the table
+
+
+def parser() -> Parser:
+    """Return the parser of the command's words."""
+    made = Parser("data", "List the data sets; download, verify or show one.", EXAMPLES)
+    verbs = ("list", "download", "verify", "show")
+    made.add_argument("what", choices=verbs, metavar="|".join(verbs))
+    made.add_argument("words", nargs="*", metavar="NAME [data.OPTION=VALUE ...]")
+    made.add_argument("--root", metavar="DIR", help="data.root: folder of downloaded sets")
+    made.add_argument("-o", dest="picture", metavar="FILE.png", help="show: write a picture")
+    return made
+
+
+def run(words: list[str]) -> int:
+    """List the data sets; download, verify or show one."""
+    options = parser().parsed(words)
+    names = [word for word in options.words if "=" not in word]
+    overrides = [word for word in options.words if "=" in word]
+    overrides += [quoted("data.root", options.root)] if options.root else []
+    command(options.what, names, overrides, options.picture, screen(options))
+    return 0
 
 
 def command(
@@ -138,15 +164,15 @@ def show(name: str, overrides: Sequence[str], picture: str | None, screen: Scree
         for each, split in parts.items()
     }
     if target:
-        storage.write_atomic(target, _png(sheet(loaded)))
+        storage.write_atomic(target, _png(pictures.sheet(loaded)))
     facts = {"label": loaded.label, "shape": list(loaded.shape), "images": counts}
     screen.document({"command": "data", "what": "show", "set": name, **facts, "picture": picture})
     sizes = "/".join(str(len(split)) for split in parts.values())
     shape = "x".join(map(str, loaded.shape))
     head = f"{loaded.label}  {shape}  {len(loaded.classes)} classes  {sizes}"
-    screen.lines([head, "", *_gallery(loaded, screen.columns)])
+    screen.lines([head, "", *pictures.gallery(loaded, screen.columns)])
     if target:
-        screen.note(f"{EXAMPLES} of each class: {target}")
+        screen.note(f"{pictures.EXAMPLES} of each class: {target}")
 
 
 def chosen(name: str, overrides: Sequence[str]) -> Data:
@@ -234,63 +260,6 @@ def _row(known: Mapping[str, Any]) -> tuple[str, ...]:
         "/".join(map(str, known["split"] or ["any"])),
         here if known["here"] else f"no    {known['fix']}",
     )
-
-
-def characters(image: Array, columns: int = COLUMNS) -> list[str]:
-    """Draw an image, uint8 (H, W, C), in characters twice as high as wide, black as blanks."""
-    import numpy as np
-    from PIL.Image import Resampling
-
-    height, width = image.shape[:2]
-    size = columns, max(1, round(columns * height / width / 2))
-    grey = np.asarray(_picture(image).convert("L").resize(size, Resampling.BOX), np.float64)
-    low, high = grey.min(), grey.max()
-    level = (grey - low) / max(1.0, high - low) * (len(RAMP) - 1)
-    return ["".join(RAMP[round(each)] for each in row) for row in level.tolist()]
-
-
-def sheet(loaded: Dataset) -> Image:
-    """Draw the first training images of each class, one class per row behind its name."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    _, height, width = loaded.shape
-    scale = max(1, SIDE // max(height, width))
-    height, width = scale * height + 2, scale * width + 2
-    font = ImageFont.load_default()
-    margin = 8 + round(max(font.getlength(name) for name in loaded.classes))
-    size = margin + EXAMPLES * width, len(loaded.classes) * height
-    drawn = Image.new("RGB", size, "white")
-    for row, name in enumerate(loaded.classes):
-        ImageDraw.Draw(drawn).text((4, row * height + height // 2 - 6), name, "black", font)
-        for column, image in enumerate(_examples(loaded, row, EXAMPLES)):
-            enlarged = _picture(image).resize((width - 2, height - 2), Image.Resampling.NEAREST)
-            drawn.paste(enlarged, (margin + column * width, row * height + 1))
-    return drawn
-
-
-def _gallery(loaded: Dataset, columns: int) -> Iterator[str]:
-    """The lines of pictures side by side, each below the name of its class."""
-    pictures = []
-    for place, name in enumerate(loaded.classes):
-        for image in _examples(loaded, place, 1):
-            pictures.append([shown(name)[:COLUMNS], *characters(image)])
-    abreast = max(1, (columns + 2) // (COLUMNS + 2))
-    for start in range(0, len(pictures), abreast):
-        for line in zip(*pictures[start : start + abreast], strict=True):
-            yield "  ".join(text.ljust(COLUMNS) for text in line).rstrip()
-        yield ""
-
-
-def _examples(loaded: Dataset, place: int, count: int) -> Iterator[Array]:
-    """The first training images of a class, uint8 (H, W, C)."""
-    for index in (loaded.train.labels == place).nonzero()[:count, 0].tolist():
-        yield loaded.train.images[index].permute(1, 2, 0).numpy()
-
-
-def _picture(image: Array) -> Image:
-    from PIL import Image
-
-    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
 def _png(drawn: Image) -> bytes:

@@ -1,7 +1,8 @@
-"""What this machine can run: versions, devices, workers, storage, data, and a short training."""
+"""`normbench doctor`: versions, devices, workers, storage, data, and whether it trains."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -10,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normbench import __version__
+from normbench.cli.parser import Parser, screen
 from normbench.display.progress import Screen
 from normbench.errors import NormbenchError, first_line
 from normbench.parts import registry
-from normbench.runs.run import run
+from normbench.runs import run as runs
 from normbench.runtime import machine, storage
 from normbench.settings import compose, schema
 
+EXAMPLES = ("normbench doctor", "normbench doctor --json")
 STATES = {"ok": " ok   ", "note": " note ", "fail": " FAIL "}
 LEAST_FREE_GIB = 1.0  # a sweep of some hundred runs with TensorBoard's files fits in
 TINY = ("data=synthetic", "model=mlp", "norm=bn", "batch=32", "steps=20", "tb=false")
@@ -28,6 +31,18 @@ class Finding:
 
     state: str
     text: str
+
+
+def parser() -> Parser:
+    """Return the parser of the command's words."""
+    return Parser("doctor", "Tell what this machine can run.", EXAMPLES)
+
+
+def run(words: list[str]) -> int:
+    """Look at what this machine can run."""
+    options = parser().parsed(words)
+    outputs = options.outputs or os.environ.get("NORMBENCH_OUTPUTS") or "outputs"
+    return show(outputs, screen(options))
 
 
 def show(outputs: str, screen: Screen) -> int:
@@ -135,5 +150,5 @@ def _trained(*settings: str) -> str:
         words = list({word.partition("=")[0]: word for word in words}.values())
         (cell,) = compose.Grid(compose.loader()).cells(words, multirun=False)
         assert cell.config
-        state = run(cell.config)
+        state = runs.run(cell.config)
     return f"{state} on {cell.config.device}"

@@ -1,10 +1,11 @@
-"""What there is to choose from: lists of parts, read without importing torch."""
+"""`normbench list`: the parts of a kind, or one explained, read without importing torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from normbench.cli.parser import Parser, screen
 from normbench.display.progress import Screen
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
@@ -12,6 +13,12 @@ from normbench.parts.options import nearest, written
 from normbench.parts.registry import Facts
 from normbench.results.tables import Table, TableCell
 
+KINDS = {plural: group for group, (plural, _) in registry.KINDS.items()}
+EXAMPLES = (
+    "normbench list norms",
+    "normbench list norms gn",
+    "normbench list models --json",
+)
 FACTS = {  # what `list KIND NAME` says of the facts of a part
     "aliases": "also called",
     "places": "placements",
@@ -31,6 +38,21 @@ FACTS = {  # what `list KIND NAME` says of the facts of a part
     "images": "images",
     "split": "train, val, test",
 }
+
+
+def parser() -> Parser:
+    """Return the parser of the command's words."""
+    made = Parser("list", "List the parts of a kind, or explain one part.", EXAMPLES)
+    made.add_argument("kind", choices=tuple(KINDS), metavar="KIND", help=" ".join(KINDS))
+    made.add_argument("name", nargs="?", metavar="NAME")
+    return made
+
+
+def run(words: list[str]) -> int:
+    """List the parts of a kind, or explain one."""
+    options = parser().parsed(words)
+    show(KINDS[options.kind], options.name, screen(options))
+    return 0
 
 
 def show(group: str, name: str | None, screen: Screen) -> None:

@@ -1,17 +1,28 @@
-"""The layer table of a model: shapes, parameters and buffers, found by running it on one image."""
+"""`normbench summary`: the layers of configurations, found by running them on an image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._base import OverTime
+from normbench.cli.parser import Parser, screen
+from normbench.display.progress import Screen
+from normbench.errors import Refused
+from normbench.norms._base import OverTime, apply
 from normbench.results.tables import Table, TableCell
+from normbench.runs import build
+from normbench.settings import compose
+from normbench.settings.schema import Config
 
+EXAMPLES = (
+    "normbench summary model=blog6 norm=bn",
+    "normbench summary model=resnet20 norm=gn data=synthetic",
+    "normbench summary model=cnn norm=bn --diff norm=frn",
+)
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d)
 SILENT = (nn.Flatten, nn.Identity)  # compute nothing, so they have no row
 
@@ -42,6 +53,70 @@ class Summary:
     norm: int
     buffers: int
     without: int
+
+
+def parser() -> Parser:
+    """Return the parser of the command's words."""
+    text = "Show layers, output shapes, parameters and buffers."
+    made = Parser("summary", text, EXAMPLES, overrides=True)
+    made.add_argument("--diff", nargs="+", metavar="KEY=VALUE", help="beside it, with this changed")
+    made.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
+    return made
+
+
+def run(words: list[str]) -> int:
+    """Show the layers of a configuration."""
+    options = parser().parsed(words)
+    grid = compose.Grid(compose.loader(options.config_dir))
+    show(grid, options.overrides, options.diff or [], screen(options))
+    return 0
+
+
+def show(
+    grid: compose.Grid, overrides: Sequence[str], changed: Sequence[str], screen: Screen
+) -> None:
+    """Print the layer table of a configuration, beside it one with `changed` overrides.
+
+    Raises: Refused if the configuration cannot be built.
+    """
+    chosen = _one(grid, overrides)
+    first = _counted(chosen)
+    if not changed:
+        document = {"command": "summary", "config": chosen.experiment(), **asdict(first)}
+        screen.document(document)
+        screen.table(table(first, _statistics(chosen, first)))
+        return
+    keys = {text.partition("=")[0] for text in changed}
+    kept = [text for text in overrides if text.partition("=")[0] not in keys]
+    other = _one(grid, [*kept, *changed])
+    second = _counted(other)
+    titles = (" ".join(overrides) or "default", " ".join(changed))
+    both = {"left": asdict(first), "right": asdict(second)}
+    screen.document({"command": "summary", **both})
+    screen.table(pair(titles, (first, second)))
+
+
+def _one(grid: compose.Grid, overrides: Sequence[str]) -> Config:
+    (cell,) = grid.cells(overrides, multirun=False)
+    assert cell.config
+    error = build.check(cell.config, cell.config.shape, cell.config.classes).error
+    if error:
+        raise Refused(*error.mistakes)
+    return cell.config
+
+
+def _counted(chosen: Config) -> Summary:
+    plain = replace(chosen, norm={"name": "none"}, activation="relu", placement="pre")
+    with torch.device("meta"):
+        model = build.unfilled(chosen, chosen.shape, chosen.classes)
+        linear = linear_parameters(model)
+        apply(build.norm(chosen), model)
+        without = build.unfilled(plain, chosen.shape, chosen.classes)
+        return summarize(model, without, linear, chosen.shape)
+
+
+def _statistics(chosen: Config, summary: Summary) -> str:
+    return statistics(summary, chosen.stat_batch if build.norm(chosen).uses_batch else None)
 
 
 def linear_parameters(model: nn.Module) -> dict[str, int]:
@@ -99,7 +174,7 @@ def layers(model: nn.Module, shape: Sequence[int]) -> list[LayerRow]:
         for path, layer in _leaves("", model)
     ]
     try:
-        _run(model, shape)
+        _forward(model, shape)
     finally:
         for hook in hooks:
             hook.remove()
@@ -180,7 +255,7 @@ def _kind(layer: nn.Module) -> str:
     return torchs if hasattr(nn, torchs) else own
 
 
-def _run(model: nn.Module, shape: Sequence[int]) -> None:
+def _forward(model: nn.Module, shape: Sequence[int]) -> None:
     """One forward of a blank image in evaluation, so that no buffer changes."""
     training, like = model.training, next(model.parameters())
     try:

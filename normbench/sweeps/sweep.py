@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,16 +58,19 @@ def check(sweep: Sweep) -> list[Mistake]:
     return list(warnings)
 
 
-def single(item: Item, screen: Screen) -> None:
-    """Train one run in this process, with its heading, progress and result."""
-    if not item.finished:
-        from normbench.runs.run import run  # imports torch, which a finished run does without
+@contextmanager
+def single(item: Item, screen: Screen) -> Iterator[Callable[[Row], None] | None]:
+    """Show the heading of the only run, and its progress during a `with` block.
 
-        screen.heading(heading(item.config, 1))
-        with screen.progress(item.config.steps or 0) as progress:
-            item.state = run(item.config, progress.row)
-    else:
+    Yields: what shows a row of it, None if the run is finished already.
+    """
+    if item.finished:
         screen.heading([f"{item.state} already: {item.config.directory} {AGAIN}"])
+        yield None
+        return
+    screen.heading(heading(item.config, 1))
+    with screen.progress(item.config.steps or 0) as progress:
+        yield progress.row
 
 
 def many(sweep: Sweep, screen: Screen) -> None:

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from normbench.cli.completion import SCRIPTS, SHELLS, offers
-from normbench.cli.main import main
+from normbench.cli.main import VERBS, main
 from normbench.parts import registry
 
 
 def offered(line: str) -> list[str]:
-    return offers(f"normbench {line}", main.VERBS, main.LISTS)
+    return offers(f"normbench {line}")
 
 
 def test_commands_are_offered_first():
-    assert offered("") == sorted(main.VERBS)
+    assert offered("") == sorted(VERBS)
     assert offered("tr") == ["train"]
 
 
@@ -62,9 +62,9 @@ def test_kinds_parts_data_and_shells_are_offered():
 
 def test_the_command_prints_scripts_and_answers_queries(capsys):
     for shell in SHELLS:
-        assert main.main(["completion", shell]) == 0
+        assert main(["completion", shell]) == 0
         assert capsys.readouterr().out == SCRIPTS[shell]
-    assert main.main(["completion", "query", "--", "normbench train norm=ghost"]) == 0
+    assert main(["completion", "query", "--", "normbench train norm=ghost"]) == 0
     assert capsys.readouterr().out == "norm=ghostbn\n"
 
 

@@ -21,6 +21,7 @@ from normbench.cli import data
 from normbench.cli.main import main
 from normbench.data.cifar10 import CIFAR10
 from normbench.data.mnist import MNIST
+from normbench.display import pictures
 from normbench.display.progress import Screen
 
 ORACLE = runpy.run_path(str(Path(__file__).parents[1] / "oracles/data/cifar10.py"))
@@ -78,7 +79,7 @@ def pets(tmp_path):
 
 def said(capsys, *words, code=0):
     """What a command writes on stdout, after a look at its exit code."""
-    assert main.main(["data", *words]) == code
+    assert main(["data", *words]) == code
     return capsys.readouterr().out
 
 
@@ -90,7 +91,7 @@ def document(capsys, *words):
 
 def refused(capsys, *words, code):
     """The message of a command that is refused, after a look at its exit code."""
-    assert main.main(["data", *words]) == code
+    assert main(["data", *words]) == code
     shown = capsys.readouterr()
     assert shown.out == ""
     return shown.err
@@ -160,7 +161,7 @@ def test_the_list_as_json(capsys):
 
 
 def test_a_set_is_downloaded_and_said_to_be_here(served, tmp_path, capsys):
-    assert main.main(["data", "download", "cifar10"]) == 0
+    assert main(["data", "download", "cifar10"]) == 0
     shown = capsys.readouterr()
     assert shown.out == "cifar10 is here: in data/cifar10\n"
     size = (served / "cifar-10-binary.tar.gz").stat().st_size
@@ -193,7 +194,7 @@ def test_a_damaged_file_is_downloaded_again(here, capsys):
 
 
 def test_quiet_downloads_say_the_result_only(served, capsys):
-    assert main.main(["data", "download", "cifar10", "-q"]) == 0
+    assert main(["data", "download", "cifar10", "-q"]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -211,7 +212,7 @@ def test_a_folder_of_images_cannot_be_downloaded(capsys):
 
 def test_a_file_that_the_server_lacks_is_said_and_leaves_nothing(served, tmp_path, capsys):
     (served / "cifar-10-binary.tar.gz").unlink()
-    assert main.main(["data", "download", "cifar10", "-q"]) == 4
+    assert main(["data", "download", "cifar10", "-q"]) == 4
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (
@@ -354,11 +355,11 @@ def test_pictures_stand_abreast_as_far_as_the_terminal_is_wide():
 def test_characters_go_from_blank_for_black_to_dense_for_white():
     ramp = np.linspace(0, 255, 10).astype("u1")
     image = np.tile(ramp.reshape(1, 10, 1), (2, 1, 1))
-    assert data.characters(image, 10) == [" .:-=+*#%@"]
+    assert pictures.characters(image, 10) == [" .:-=+*#%@"]
 
 
 def test_an_image_without_contrast_is_blank():
-    assert data.characters(np.full((4, 4, 3), 200, "u1"), 4) == ["    ", "    "]
+    assert pictures.characters(np.full((4, 4, 3), 200, "u1"), 4) == ["    ", "    "]
 
 
 def test_a_class_without_images_is_passed_over(capsys):
@@ -536,5 +537,5 @@ def test_a_mistake_is_found_before_anything_is_downloaded(served, tmp_path):
 
 
 def test_a_summary_needs_no_data(capsys):
-    assert main.main(["summary", "data=cifar10", "model=mlp", "--json"]) == 0
+    assert main(["summary", "data=cifar10", "model=mlp", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"]

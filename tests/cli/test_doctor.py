@@ -56,13 +56,13 @@ def test_what_fails_makes_exit_code_4_and_is_marked(tmp_path, monkeypatch, capsy
         raise OSError("no such luck")
 
     monkeypatch.setattr(doctor, "look", lambda outputs: [doctor._tried("a step", broken)])
-    assert main.main(["doctor", "--outputs", str(tmp_path)]) == 4
+    assert main(["doctor", "--outputs", str(tmp_path)]) == 4
     assert capsys.readouterr().out == " FAIL  a step: OSError: no such luck\n"
 
 
 def test_json_is_one_document(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "look", lambda outputs: [doctor.Finding("note", "well")])
-    assert main.main(["doctor", "--json"]) == 0
+    assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "schema": 1,
         "command": "doctor",

@@ -30,7 +30,8 @@ TORCH_FREE = (
     *("results.stats", "results.tables", "results.time_to_target", "results.lr_search"),
     *("settings.schema", "settings.compose", "settings.resolve", "settings.rules"),
     *("settings.inputs", "display.console", "display.progress", "runs.directory"),
-    *("sweeps.plan", "sweeps.describe", "sweeps.sweep", "cli.main", "cli.list", "cli.data"),
+    *("sweeps.plan", "sweeps.describe", "sweeps.sweep", "sweeps.command"),
+    *("cli.main", "cli.train", "cli.list", "cli.data"),
 )
 
 

@@ -19,7 +19,7 @@ OTHERS = ("gn", "none", "syncbn", "ghostbn", "switch", "cbn", "mabn", "iternorm"
 
 
 def refused(capsys, *words):
-    assert main.main(["train", *MAPS, *words]) == 2
+    assert main(["train", *MAPS, *words]) == 2
     return capsys.readouterr().err
 
 
@@ -127,7 +127,7 @@ def test_ws_wants_a_norm_of_features_in_its_chain(name, warned):
 
 def test_warnings_stand_before_the_plan_and_in_the_status_of_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main.main(["train", *MAPS, "norm=ws", "seeds=2", "dry_run=true"]) == 0
+    assert main(["train", *MAPS, "norm=ws", "seeds=2", "dry_run=true"]) == 0
     text = (
         "norm=ws: no norm follows it: activations grow with every layer, a residual net diverges\n"
         "  try: norm=ws+gn"

@@ -354,7 +354,7 @@ def test_a_sweep_has_a_table_for_each_further_test(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = "-m norm=none,ln shifts=[noise+0.5,contrast*2] model=mlp data=synthetic steps=3"
-    assert main.main(["train", *words.split(), "tb=false", "device=cpu"]) == 0
+    assert main(["train", *words.split(), "tb=false", "device=cpu"]) == 0
     told = capsys.readouterr().out
     (folder,) = (tmp_path / "outputs/sweeps").iterdir()
     written = (folder / "table.md").read_text()

@@ -357,7 +357,7 @@ def test_an_unknown_network_is_refused_before_anything_is_created(tmp_path, capf
         "data=synthetic",
         f"outputs={tmp_path / 'o'}",
     ]
-    assert main.main(["train", *words]) == 2
+    assert main(["train", *words]) == 2
     assert capfd.readouterr() == (
         "",
         "normbench: error: model.arch=resnt50: torchvision has no classification model of this "

@@ -252,7 +252,7 @@ def test_a_port_in_use_is_refused_before_anything_is_created(tmp_path, monkeypat
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        assert main.main(["train", *SMALL, "gpus=2", f"dist.port={port}"]) == 4
+        assert main(["train", *SMALL, "gpus=2", f"dist.port={port}"]) == 4
     assert capsys.readouterr().err == (
         f"normbench: error: dist.port={port}: cannot be taken (address already in use)\n"
         "  try: dist.port=null\n"
@@ -262,7 +262,7 @@ def test_a_port_in_use_is_refused_before_anything_is_created(tmp_path, monkeypat
 
 def test_more_workers_than_a_machine_can_start_are_refused(monkeypatch, capsys):
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    assert main.main(["train", *small("gpus=256", "batch=256")]) == 4
+    assert main(["train", *small("gpus=256", "batch=256")]) == 4
     assert capsys.readouterr().err == (
         "normbench: error: gpus=256: is too much for this machine of 2 CPU cores\n  try: gpus=128\n"
     )
@@ -310,7 +310,7 @@ def test_a_lost_worker_leaves_the_other_runs_of_a_sweep_alone(tmp_path, monkeypa
 
     monkeypatch.setattr(collectives, "unlike_first", die_of_one)
     words = small("norm=bn,gn", "gpus=2", f"outputs='{tmp_path}'")
-    assert main.main(["train", "-m", *words]) == 1
+    assert main(["train", "-m", *words]) == 1
     assert "worker 1: was killed by SIGKILL" in capsys.readouterr().out
     assert read_status(doomed.directory)["reason"] == "rank_lost"
     assert read_status(other.directory)["state"] == "finished"
@@ -320,7 +320,7 @@ def test_a_lost_worker_leaves_the_other_runs_of_a_sweep_alone(tmp_path, monkeypa
 def test_another_number_of_workers_than_torchrun_s_is_refused(place, monkeypatch, capsys):
     for name, value in {**place, "TORCHELASTIC_RUN_ID": "x"}.items():
         monkeypatch.setenv(name, value)
-    assert main.main(["train", *TINY, "gpus=2"]) == 2
+    assert main(["train", *TINY, "gpus=2"]) == 2
     assert capsys.readouterr().err == (
         "normbench: error: gpus=2: torchrun has started 4 workers\n  try: gpus=4\n"
     )

@@ -363,7 +363,7 @@ def test_a_missing_gpu_is_refused_never_replaced(
     [
         (
             ["sweep"],
-            "normbench: error: sweep: is no command\n"
+            "normbench: error: sweep: is not a command\n"
             "  try: normbench train -m norm=bn,gn batch=2,32",
         ),
         (

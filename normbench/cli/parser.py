@@ -1,0 +1,89 @@
+"""Reads the words of a command: options that all commands share, messages and help in our form."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from normbench.errors import Mistake, Refused, shown
+
+if TYPE_CHECKING:
+    from normbench.display.progress import Screen
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the options that all commands share, our messages, and examples in the help.
+
+    Args: verb: the command. text: one sentence on what it does. examples: command lines, one a
+        line. overrides: whether the command takes settings as KEY=VALUE. settings: gives what
+        stands below the examples.
+    """
+
+    def __init__(
+        self,
+        verb: str,
+        text: str,
+        examples: Sequence[str],
+        *,
+        overrides: bool = False,
+        settings: Callable[[], str] = str,
+    ) -> None:
+        super().__init__(
+            prog=f"normbench {verb}", description=text, add_help=False, allow_abbrev=False
+        )
+        self.verb, self.examples, self.settings = verb, examples, settings
+        self.add_argument("-h", "--help", action=_Help)
+        if overrides:
+            self.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+        self.add_argument("-q", "--quiet", action="store_true", help="errors and the result only")
+        self.add_argument("-v", "--verbose", action="store_true", help="with the trace of errors")
+        self.add_argument("--json", action="store_true", help="one JSON document on stdout")
+        self.add_argument("--no-color", action="store_true", help="no colours")
+        self.add_argument("--outputs", metavar="DIR", help="where runs lie (default: outputs)")
+
+    def parsed(self, words: list[str]) -> argparse.Namespace:
+        """Read the words of a command; options may stand between its other words.
+
+        Raises: Refused if they cannot be read; SystemExit after `--help`.
+        """
+        for word in words:
+            if word.startswith("--experimental-rerun"):
+                why = "is not offered: it would run a stored file"
+                raise Refused(Mistake(word, why, f"{self.prog} --help"))
+        return self.parse_intermixed_args(words)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise Refused instead of printing usage."""
+        raise Refused(Mistake(self.verb, shown(message), f"{self.prog} --help"))
+
+    def format_help(self) -> str:
+        """Give usage and options, then the examples and the settings."""
+        examples = "".join(f"  {line}\n" for line in self.examples)
+        return f"{super().format_help()}\nexamples:\n{examples}\n{self.settings()}".rstrip() + "\n"
+
+
+class _Help(argparse.Action):
+    """Prints the help of a command and ends it."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show this help")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(parser.format_help(), end="")
+        parser.exit()
+
+
+def quoted(key: str, text: str) -> str:
+    """Return an override whose value is read as it stands."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
+
+
+def screen(options: argparse.Namespace) -> Screen:
+    """Return the screen that the shared options ask for."""
+    from normbench.display.progress import Screen
+
+    color = False if options.no_color else None
+    return Screen(quiet=options.quiet, json=options.json, color=color)
