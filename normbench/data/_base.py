@@ -1,13 +1,13 @@
-"""What every data set shares: its parts on the device, what is known of it without loading, splits.
+"""The base of data sets: their parts on the device, what is known without loading, splits.
 
-Nothing here imports torch or numpy before a set is loaded: planning a sweep asks only for `About`.
+Nothing here imports torch or numpy before a set is loaded: a plan asks only for `DatasetInfo`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,9 +68,14 @@ class Dataset:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def first(self, count: int) -> Dataset:
+        """Return the set with the first `count` training images only, which are not copied."""
+        train = Split(self.train.images[:count], self.train.labels[:count])
+        return replace(self, train=train)
+
 
 @dataclass(frozen=True)
-class About:
+class DatasetInfo:
     """What is known of a data set before it is loaded.
 
     `shape`: (C, H, W); `classes`: their number; `sizes`: images in train, val, test; `digest`:
@@ -91,7 +96,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Sound:
+class VerifiedFile:
     """A file that was read and is as it must be: its name, size in bytes, and SHA-256."""
 
     name: str
@@ -119,7 +124,7 @@ class Data(Options):
         for name in self.execution:
             _check_path(self, name, getattr(self, name, None))
 
-    def about(self) -> About:
+    def about(self) -> DatasetInfo:
         """Tell what is known of the set without loading it; imports no torch.
 
         Raises: FileRefused if files are missing without which it is not known; DataError if
@@ -144,7 +149,7 @@ class Data(Options):
         """List the files that can be downloaded; none where the set has no such files."""
         return ()
 
-    def verify(self) -> Iterator[Sound]:
+    def verify(self) -> Iterator[VerifiedFile]:
         """Read all files of the set and of its decoded copy; yield each that is as it must be.
 
         Raises: FileRefused naming the first that is not.
@@ -226,7 +231,7 @@ def mixed(counter: Array) -> Array:
     return word ^ (word >> np.uint64(31))
 
 
-class Moments:
+class PixelMoments:
     """Mean and standard deviation of pixels per channel, from exact integer sums over blocks."""
 
     def __init__(self, channels: int) -> None:
@@ -257,16 +262,18 @@ class Moments:
         return tuple(variance**0.5 or 1.0 for variance in variances)
 
 
-def part(images: Array, labels: Array) -> Split:
-    """Return arrays of images, uint8 (N, H, W, C), and labels (N,) as a part.
+def cut(images: Array, labels: Array, sizes: tuple[int, int, int]) -> tuple[Split, Split, Split]:
+    """Cut images, uint8 (N, H, W, C), and labels (N,) into consecutive parts of `sizes`.
 
     The images are not copied: an array that is mapped from a file stays so.
     """
     import numpy as np
     import torch
 
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return Split(pixels, torch.from_numpy(labels.astype(np.int64)))
+    pixels = torch.split(torch.from_numpy(images).permute(0, 3, 1, 2), list(sizes))
+    classes = torch.split(torch.from_numpy(labels.astype(np.int64)), list(sizes))
+    train, val, test = map(Split, pixels, classes)
+    return train, val, test
 
 
 def _appearance(labels: Array) -> Array:

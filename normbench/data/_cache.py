@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench.data._base import Sound
+from normbench.data._base import VerifiedFile
 from normbench.errors import FileRefused, InUse, shown
 from normbench.runtime import storage
 
@@ -105,7 +105,7 @@ class Cache:
             raise FileRefused(str(self.directory), why, "data.root=DIR    (on another disk)")
         return decoded, *arrays
 
-    def verify(self, source: str) -> Iterator[Sound]:
+    def verify(self, source: str) -> Iterator[VerifiedFile]:
         """Read the files of the copy of `source`, if there is one, and yield those that are sound.
 
         Raises: FileRefused naming the first that is not.
@@ -116,7 +116,7 @@ class Cache:
             if self._mapped(name, shape, sha256) is None:
                 fix = f"rm -r {shown(self.directory)}    (it is made anew when it is needed)"
                 raise FileRefused(file, "is not what was decoded", fix)
-            yield Sound(file, (self.directory / name).stat().st_size, sha256)
+            yield VerifiedFile(file, (self.directory / name).stat().st_size, sha256)
 
     def write(
         self, shape: tuple[int, ...], blocks: Iterable[Array], name: str = "images.npy"

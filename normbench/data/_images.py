@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normbench.data._base import SPLITTING, Moments, split, spread, validation_size
+from normbench.data._base import SPLITTING, PixelMoments, split, spread, validation_size
 from normbench.errors import DataError, FileRefused, shown
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def decoding() -> Iterator[Executor]:
             yield threads
 
 
-class Decoder:
+class ImageDecoder:
     """Decodes the files of a folder to one shape, and digests their bytes on the way.
 
     Args: side: of the central square after scaling; None takes images as they are.
@@ -142,7 +142,7 @@ class Decoder:
         self.folder, self.side, self.threads = folder, side, threads
         self.files, _ = folder.rows
         self.digest = hashlib.sha256(f"{SPLITTING}\n{folder.sizes}\n".encode())
-        self.moments = Moments(3)
+        self.moments = PixelMoments(3)
 
     def shape(self) -> tuple[int, int, int, int]:
         """Read all headers and return (N, H, W, C); C is 1 if every image is grey, else 3."""
@@ -161,7 +161,7 @@ class Decoder:
         """Yield the images in order, uint8 (n, H, W, C); `moments` gets those of train/."""
         import numpy as np
 
-        self.moments = Moments(shape[3])
+        self.moments = PixelMoments(shape[3])
         for start in range(0, len(self.files), BLOCK):
             some = self.files[start : start + BLOCK]
             block = np.empty((len(some), *shape[1:]), np.uint8)

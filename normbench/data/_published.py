@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from normbench.data._base import (
     SPLITTING,
-    About,
     Data,
     Dataset,
-    Moments,
-    Sound,
-    Split,
-    part,
+    DatasetInfo,
+    PixelMoments,
+    VerifiedFile,
+    cut,
     split,
 )
 from normbench.data._cache import Cache, Decoded
@@ -52,12 +51,12 @@ class Published(Data):
         """
         raise NotImplementedError
 
-    def about(self) -> About:
+    def about(self) -> DatasetInfo:
         """Tell what is known from the constants; looks only whether the files are there."""
         train, val, test = self.split
         sizes = (self.taken(train), val, test)
         store = self._store()
-        return About(
+        return DatasetInfo(
             self.label,
             self.shape,
             self.classes,
@@ -73,20 +72,9 @@ class Published(Data):
         self.require()
         decoded, images, labels = self._cache().opened(self._source(), self._made)
         assert labels is not None
-        train, val, test = self.split
-
-        def piece(start: int, stop: int) -> Split:
-            return part(images[start:stop].copy(), labels[start:stop])
-
-        return Dataset(
-            self.label,
-            piece(0, self.taken(train)),
-            piece(train, train + val),
-            piece(train + val, train + val + test),
-            self.names,
-            decoded.mean,
-            decoded.std,
-        )
+        parts = cut(images.copy(), labels, self.split)
+        whole = Dataset(self.label, *parts, self.names, decoded.mean, decoded.std)
+        return whole.first(self.taken(len(whole.train)))
 
     def downloads(self) -> tuple[Remote, ...]:
         """List the files with where they come from."""
@@ -101,13 +89,13 @@ class Published(Data):
         if lacking:
             raise lacking
 
-    def verify(self) -> Iterator[Sound]:
+    def verify(self) -> Iterator[VerifiedFile]:
         """Read the files, and the decoded copy if there is one."""
         self.require()
         store = self._store()
         for file in self.files:
             store.read(file)
-            yield Sound(file.name, file.size, file.sha256)
+            yield VerifiedFile(file.name, file.size, file.sha256)
         yield from self._cache().verify(self._source())
 
     def _store(self) -> Store:
@@ -143,7 +131,7 @@ class Published(Data):
         if max(labels.max(), test_labels.max()) >= self.classes:
             why = f"has labels above {self.classes - 1}"
             raise self._store().refused(self.files[0], why)
-        moments = Moments(self.shape[0])
+        moments = PixelMoments(self.shape[0])
         for start in range(0, len(images), BLOCK):
             moments.add(images[start : start + BLOCK])
         val, train = split(labels, self.split[1])

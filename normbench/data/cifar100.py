@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from normbench.data._base import Data
-from normbench.data._cifar import read
+from normbench.data._cifar import CIFAR
 from normbench.data._known import Known
-from normbench.data._published import Published
 
-if TYPE_CHECKING:
-    from normbench.data._known import Store
-    from normbench.data._published import Labelled
-
-FOLDER = "cifar-100-binary"
 NAMES = """\
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle
 bowl boy bridge bus butterfly camel can castle caterpillar cattle
@@ -29,7 +22,7 @@ train trout tulip turtle wardrobe whale willow_tree wolf woman worm"""
 
 
 @dataclass(frozen=True)
-class CIFAR100(Published, Data):
+class CIFAR100(CIFAR):
     """CIFAR-100: 60,000 photographs, 32x32, in colour, in 100 classes; downloaded on request.
 
     Its 50,000 training images are cut into 45,000 to train on and 5,000 for validation. The labels
@@ -39,7 +32,6 @@ class CIFAR100(Published, Data):
     """
 
     label: ClassVar[str] = "cifar100"
-    address: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/"
     place: ClassVar[str] = "cifar100"
     files: ClassVar[tuple[Known, ...]] = (
         Known(
@@ -48,14 +40,8 @@ class CIFAR100(Published, Data):
             "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         ),
     )
-    images: ClassVar[int] = 60_000
-    shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     classes: ClassVar[int] = 100
-    split: ClassVar[tuple[int, int, int]] = (45_000, 5_000, 10_000)
     names: ClassVar[tuple[str, ...]] = tuple(NAMES.split())
-
-    def read(self, store: Store) -> tuple[Labelled, Labelled]:
-        """Read both members; of the two labels of an image, the coarse and the fine, the second."""
-        train, val, test = self.split
-        counts = {f"{FOLDER}/train.bin": train + val}
-        return read(store, self.files[0], counts, {f"{FOLDER}/test.bin": test}, labels=2)
+    train: ClassVar[tuple[str, ...]] = ("cifar-100-binary/train.bin",)
+    test: ClassVar[str] = "cifar-100-binary/test.bin"
+    label_bytes: ClassVar[int] = 2  # the coarse and the fine one

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from normbench.data._base import Data
 from normbench.data._idx import Packed, read
 from normbench.data._published import Published
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FashionMNIST(Published, Data):
+class FashionMNIST(Published):
     """Fashion-MNIST: 70,000 pieces of clothing, 28x28, grey, in 10 classes; downloaded on request.
 
     Its 60,000 training images are cut into 55,000 to train on and 5,000 for validation. The files

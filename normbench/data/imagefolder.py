@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from normbench.data._base import About, Data, Dataset, Sound, Split, part
+from normbench.data._base import Data, Dataset, DatasetInfo, VerifiedFile, cut
 from normbench.data._cache import Cache, Decoded
-from normbench.data._images import LAYOUT, Decoder, Folder, decoding, scan
+from normbench.data._images import LAYOUT, Folder, ImageDecoder, decoding, scan
 from normbench.errors import FileRefused, shown
 from normbench.parts.options import option
 
@@ -50,13 +50,13 @@ class ImageFolder(Data):
             why = "is not 1 to 40 letters, digits, dots, dashes and underscores"
             raise self.error("label", self.label, why, _cleaned(self.label))
 
-    def about(self) -> About:
+    def about(self) -> DatasetInfo:
         """Tell what is known; decodes the images if that was not done since they changed."""
         folder = self._folder()
         decoded = self._cache(folder).known(folder.fingerprint, partial(self._made, folder))
         _, height, width, channels = decoded.shape
         train, val, test = folder.sizes
-        return About(
+        return DatasetInfo(
             self._name(folder),
             (channels, height, width),
             len(folder.classes),
@@ -72,24 +72,13 @@ class ImageFolder(Data):
         folder = self._folder()
         make = partial(self._made, folder)
         decoded, images, _ = self._cache(folder).opened(folder.fingerprint, make)
-        _, labels = folder.rows
-        train, val, test = folder.sizes
+        if images.nbytes <= self.held:
+            images = images.copy()
+        parts, names = cut(images, folder.rows[1], folder.sizes), map(shown, folder.classes)
+        whole = Dataset(self._name(folder), *parts, tuple(names), decoded.mean, decoded.std)
+        return whole.first(self.taken(len(whole.train)))
 
-        def piece(start: int, stop: int) -> Split:
-            some = images[start:stop]
-            return part(some if images.nbytes > self.held else some.copy(), labels[start:stop])
-
-        return Dataset(
-            self._name(folder),
-            piece(0, self.taken(train)),
-            piece(train, train + val),
-            piece(train + val, train + val + test),
-            tuple(map(shown, folder.classes)),
-            decoded.mean,
-            decoded.std,
-        )
-
-    def verify(self) -> Iterator[Sound]:
+    def verify(self) -> Iterator[VerifiedFile]:
         """Read the images, and compare them with the decoded copy if there is one."""
         folder = self._folder()
         cache, files = self._cache(folder), folder.rows[0]
@@ -99,7 +88,7 @@ class ImageFolder(Data):
         if copy:  # one that was made just now is what the files hold
             self._compare(folder, decoded, images)
         size = sum((folder.path / file).stat().st_size for file in files)
-        yield Sound(f"{len(files):,} images", size, decoded.digest)
+        yield VerifiedFile(f"{len(files):,} images", size, decoded.digest)
         yield from copy
 
     def _folder(self) -> Folder:
@@ -120,7 +109,7 @@ class ImageFolder(Data):
         fix = "put it back as it was, or touch it to say that it is right"
         start = 0
         with decoding() as threads:
-            decoder = Decoder(folder, self.size, threads)
+            decoder = ImageDecoder(folder, self.size, threads)
             for block in decoder.blocks(decoder.shape()):
                 wrong = (block != images[start : start + len(block)]).any((1, 2, 3)).nonzero()[0]
                 if len(wrong):
@@ -133,7 +122,7 @@ class ImageFolder(Data):
 
     def _made(self, folder: Folder, cache: Cache) -> Decoded:
         with decoding() as threads:
-            decoder = Decoder(folder, self.size, threads)
+            decoder = ImageDecoder(folder, self.size, threads)
             shape = decoder.shape()
             sha256 = cache.write(shape, decoder.blocks(shape))
         mean, std = decoder.moments.mean(), decoder.moments.std()

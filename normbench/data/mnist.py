@@ -10,11 +10,11 @@ from typing import ClassVar
 
 from normbench.data._base import (
     SPLITTING,
-    About,
     Data,
     Dataset,
-    Sound,
-    part,
+    DatasetInfo,
+    VerifiedFile,
+    cut,
     split,
     validation_size,
 )
@@ -72,7 +72,7 @@ class MNIST(Data):
     mean: ClassVar[tuple[float]] = (0.13066047627384286,)
     std: ClassVar[tuple[float]] = (0.3081078038564627,)
 
-    def about(self) -> About:
+    def about(self) -> DatasetInfo:
         """Tell what is known from the constants here; looks only whether the files are there."""
         for file in ALL:
             _store().check(file)
@@ -81,29 +81,27 @@ class MNIST(Data):
         text = "\n".join([SPLITTING, *(file.unpacked_sha256 for file in ALL)])
         digest = hashlib.sha256(text.encode()).hexdigest()
         where = "part of the package"
-        return About("mnist", self.shape, self.classes, sizes, digest, here=True, where=where)
+        return DatasetInfo("mnist", self.shape, self.classes, sizes, digest, here=True, where=where)
 
     def load(self) -> Dataset:
         """Unpack the files, checking their digests before and after."""
+        import numpy as np
+
         store = _store()
         images, labels = read(store, TRAIN_IMAGES)[..., None], read(store, TRAIN_LABELS)
         val, train = split(labels, validation_size(len(labels)))
-        train = train[: self.taken(len(train))]
-        return Dataset(
-            "mnist",
-            part(images[train], labels[train]),
-            part(images[val], labels[val]),
-            part(read(store, TEST_IMAGES)[..., None].copy(), read(store, TEST_LABELS)),
-            tuple("0123456789"),
-            self.mean,
-            self.std,
-        )
+        order = np.concatenate([train, val])
+        images = np.concatenate([images[order], read(store, TEST_IMAGES)[..., None]])
+        labels = np.concatenate([labels[order], read(store, TEST_LABELS)])
+        parts = cut(images, labels, self.split)
+        whole = Dataset("mnist", *parts, tuple("0123456789"), self.mean, self.std)
+        return whole.first(self.taken(len(train)))
 
-    def verify(self) -> Iterator[Sound]:
+    def verify(self) -> Iterator[VerifiedFile]:
         """Unpack each file."""
         for file in ALL:
             read(_store(), file)
-            yield Sound(file.name, file.size, file.sha256)
+            yield VerifiedFile(file.name, file.size, file.sha256)
 
 
 def _store() -> Store:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-from normbench.data._base import SPLITTING, About, Data, Dataset, Moments, Split, mixed, part
+from normbench.data._base import (
+    SPLITTING,
+    Data,
+    Dataset,
+    DatasetInfo,
+    PixelMoments,
+    cut,
+    mixed,
+)
 from normbench.parts.options import option
 
 if TYPE_CHECKING:
@@ -44,7 +52,7 @@ class Synthetic(Data):
             why = f"has {len(self.shape)} numbers, needs channels, height and width"
             raise self.error("shape", str(self.shape).replace(" ", ""), why, "[3,32,32]")
 
-    def about(self) -> About:
+    def about(self) -> DatasetInfo:
         """Tell what is known; makes the images only where shape or classes are not the usual."""
         channels, height, width = shape = self._shape()
         usual = (shape, self.classes) == USUAL
@@ -52,27 +60,17 @@ class Synthetic(Data):
         train, val, test = self.split
         sizes = (self.taken(train), val, test)
         where = "made when it is used"
-        return About("synthetic", shape, self.classes, sizes, digest, True, (), where)
+        return DatasetInfo("synthetic", shape, self.classes, sizes, digest, True, (), where)
 
     def load(self) -> Dataset:
         """Make the images, the same on every machine."""
         images, labels = generate(self._shape(), self.classes)
         train, val, _ = self.split
-        moments = Moments(self.shape[0])
+        moments = PixelMoments(self.shape[0])
         moments.add(images[: train + val])
-
-        def piece(start: int, stop: int) -> Split:
-            return part(images[start:stop], labels[start:stop])
-
-        return Dataset(
-            "synthetic",
-            piece(0, self.taken(train)),
-            piece(train, train + val),
-            piece(train + val, self.images),
-            tuple(map(str, range(self.classes))),
-            moments.mean(),
-            moments.std(),
-        )
+        parts, names = cut(images, labels, self.split), tuple(map(str, range(self.classes)))
+        whole = Dataset("synthetic", *parts, names, moments.mean(), moments.std())
+        return whole.first(self.taken(train))
 
     def _shape(self) -> tuple[int, int, int]:
         channels, height, width = self.shape

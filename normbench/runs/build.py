@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from normbench import norms
+from normbench.data._base import Dataset
 from normbench.engine import transforms
 from normbench.errors import InitError, Mistake, NormError, PartError, Refused
 from normbench.inits._base import Init, initialize, set_gains
@@ -20,10 +21,10 @@ from normbench.runtime import collectives
 from normbench.settings.schema import Config, part
 
 if TYPE_CHECKING:
-    from normbench.data._base import Dataset
     from normbench.engine.transforms import Scaling
 
 
+KEPT = 4  # mixed data sets, which are copies, and scalings, which may hold a matrix of features
 SMALL = 2**19  # numbers in a batch up to which the check runs it for real
 
 
@@ -69,15 +70,18 @@ def unfilled(config: Config, shape: Shape, classes: int) -> nn.Module:
 
 @cache
 def dataset(kind: str, options: tuple[tuple[str, Any], ...]) -> Dataset:
-    """Load a data set once per process; children forked later share it."""
-    loaded: Dataset = part("data", {"name": kind, **{k: _thawed(v) for k, v in options}}).load()
+    """Load a whole data set once per process; children forked later share it."""
+    loaded: Dataset = part("data", {"name": kind, **dict(options)}).load()
     return loaded
 
 
 def data(config: Config) -> Dataset:
-    """Load the data of a config."""
-    options = {key: value for key, value in config.data.items() if key != "name"}
-    loaded = dataset(config.data["name"], tuple((k, _frozen(v)) for k, v in options.items()))
+    """Load the data of a config; configs that differ in `train_size` share the images."""
+    options = {
+        key: value for key, value in config.data.items() if key not in ("name", "train_size")
+    }
+    frozen = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in options.items())
+    loaded = _first(dataset(config.data["name"], frozen), config.sizes[0])
     return _mixed(loaded) if config.mix != "none" else loaded
 
 
@@ -86,8 +90,9 @@ def scaling(config: Config) -> Scaling:
     return _scaling(config.inputs, data(config))
 
 
-_mixed = cache(transforms.mixed)
-_scaling = cache(transforms.scaling)
+_first = cache(Dataset.first)
+_mixed = lru_cache(KEPT)(transforms.mixed)
+_scaling = lru_cache(KEPT)(transforms.scaling)
 
 
 def memory_format(config: Config) -> torch.memory_format:
@@ -189,11 +194,3 @@ def _longest(config: Config, shape: Shape) -> Shape:
     if height % config.step_rows:
         return shape  # which the model refuses
     return channels, height + config.blank_steps * config.step_rows, width
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _thawed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

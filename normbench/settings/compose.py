@@ -36,7 +36,7 @@ from normbench.settings import resolve, rules, schema
 from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
-    from normbench.data._base import About
+    from normbench.data._base import DatasetInfo
 
 RESOLVER = re.compile(r"\$\{[^}]*:")  # such as ${oc.env:HOME}: reads what is no setting
 ALL_SETTINGS = "(all settings: normbench train --help)"
@@ -316,7 +316,7 @@ class Grid:
             raise Refused(Mistake(f"{key}={value}", why, f"{key}=VALUE")) from None
         return {str(key): value for key, value in resolved.items()}  # type: ignore[union-attr]
 
-    def _about(self, data: str) -> About:
+    def _about(self, data: str) -> DatasetInfo:
         return schema.data_about({"data": json.loads(data)})
 
     def _both_lengths(self, row: Sequence[str]) -> list[Mistake]:

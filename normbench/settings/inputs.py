@@ -11,7 +11,7 @@ from normbench.parts import registry
 from normbench.parts.options import nearest, written
 
 if TYPE_CHECKING:
-    from normbench.data._base import About
+    from normbench.data._base import DatasetInfo
 
 WIDEST = 4096  # numbers of an image up to which it is whitened: the matrix has their square
 FORMS = ("invert", "brightness+A", "brightness-A", "contrast*A", "noise+A")
@@ -42,7 +42,7 @@ def read_shift(word: str) -> tuple[str, str, float]:
     raise ValueError(f"{word} is none of {', '.join(FORMS)}")
 
 
-def mistakes(tree: Mapping[str, Any], about: About) -> list[Mistake]:
+def mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> list[Mistake]:
     """List what is wrong with the settings of inputs in a cell."""
     return [
         *_list_mistakes(tree),
@@ -94,7 +94,7 @@ def _blank_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
             return
 
 
-def _pixel_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
+def _pixel_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mistake]:
     channels, height, width = about.shape
     features = channels * height * width
     if tree["inputs"] == "whitened" and features > WIDEST:
@@ -106,7 +106,7 @@ def _pixel_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
         yield Mistake(f"mix={tree['mix']}", why, "mix=none")
 
 
-def _augment_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
+def _augment_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mistake]:
     text = tree["augment"]
     words, given = augmentations(text), f"augment={text}"
     wrong = [word for word in words if word not in AUGMENTATIONS]

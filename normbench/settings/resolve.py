@@ -23,7 +23,7 @@ from normbench.settings.schema import (
 )
 
 if TYPE_CHECKING:
-    from normbench.data._base import About
+    from normbench.data._base import DatasetInfo
 
 
 def get(tree: Mapping[str, Any], key: str) -> Any:
@@ -64,7 +64,7 @@ def _declared(tree: Mapping[str, Any]) -> Iterator[tuple[str, Declared]]:
             yield f"{group}.{name}", each
 
 
-def resolve(tree: dict[str, Any], about: About, here: bool = True) -> Config:
+def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Config:
     """Make the config of a checked tree: every setting that follows from others gets its value.
 
     Args: here: whether the run will be on this machine.

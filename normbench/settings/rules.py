@@ -12,12 +12,12 @@ from normbench.runtime import machine
 from normbench.settings import inputs
 
 if TYPE_CHECKING:
-    from normbench.data._base import About
+    from normbench.data._base import DatasetInfo
 
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates that tuning tries, times that of the optimizer
 
 
-def contradictions(tree: Mapping[str, Any], about: About) -> list[Mistake]:
+def contradictions(tree: Mapping[str, Any], about: DatasetInfo) -> list[Mistake]:
     """List what in a cell cannot go together, as far as it can be known without torch."""
     return [
         *_batch_mistakes(tree, about),
@@ -62,7 +62,7 @@ def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
         yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={written(rising)}")
 
 
-def _batch_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
+def _batch_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mistake]:
     batch, gpus, images = tree["batch"], tree["gpus"], about.sizes[0]
     place = machine.place()
     if place is not None and place.workers != gpus:
@@ -123,7 +123,7 @@ def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
         yield Mistake(f"norm={norm}", why, "norm=ln")
 
 
-def _order_mistakes(tree: Mapping[str, Any], about: About) -> Iterator[Mistake]:
+def _order_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mistake]:
     """List what is wrong with the order of batches in a cell."""
     if tree["order"] != "classes":
         return

@@ -21,7 +21,7 @@ from normbench.parts import registry
 from normbench.parts.options import Declared, declarations, leaves, option
 
 if TYPE_CHECKING:
-    from normbench.data._base import About
+    from normbench.data._base import DatasetInfo
 
 GROUPS = tuple(registry.KINDS)
 DERIVED = ("digest", "label", "shape", "sizes", "classes")  # from the data, by `resolve`
@@ -278,12 +278,12 @@ def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
             yield options.get(key, known.get(key, "worker")), key == "norm_batch"
 
 
-def data_about(tree: Mapping[str, Any]) -> About:
+def data_about(tree: Mapping[str, Any]) -> DatasetInfo:
     """Describe the data of a tree without loading it.
 
     Raises: FileRefused if it is not here; PartError if an option does not fit.
     """
-    about: About = part("data", tree["data"]).about()
+    about: DatasetInfo = part("data", tree["data"]).about()
     return about
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 
-from normbench.data._base import Moments, balanced, mixed, split, spread, validation_size
+from normbench.data._base import PixelMoments, balanced, mixed, split, spread, validation_size
 from normbench.data.mnist import MNIST
 from normbench.data.synthetic import USUAL, Synthetic, content_digest
 from normbench.errors import DataError
@@ -236,7 +236,7 @@ def test_large_sets_give_5000_images_for_validation_and_small_ones_a_tenth(train
 
 
 def test_a_channel_without_contrast_has_deviation_one():
-    moments = Moments(2)
+    moments = PixelMoments(2)
     moments.add(np.stack([np.zeros((4, 3, 3)), np.full((4, 3, 3), 255)], 3).astype("u1"))
     assert (moments.mean(), moments.std()) == ((0, 1), (1, 1))
 

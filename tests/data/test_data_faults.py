@@ -24,7 +24,7 @@ from PIL import Image
 
 from normbench.data import mnist
 from normbench.data._idx import Packed, read
-from normbench.data._images import Decoder
+from normbench.data._images import ImageDecoder
 from normbench.data._known import Store
 from normbench.data.imagefolder import ImageFolder
 from normbench.data.mnist import MNIST
@@ -372,7 +372,7 @@ def no_decoding(monkeypatch):
     def decode(self, file, out):
         raise AssertionError("decoded again")
 
-    return lambda: monkeypatch.setattr(Decoder, "_decode", decode)
+    return lambda: monkeypatch.setattr(ImageDecoder, "_decode", decode)
 
 
 def same(one, other):

@@ -213,14 +213,14 @@ def test_a_feed_may_stay_mapped_on_the_host(tmp_path: Any) -> None:
     """A split larger than memory is gathered from its file; the batch is what it would be."""
     import numpy as np
 
-    from normbench.data._base import part
+    from normbench.data._base import cut
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", pixels)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="c")
     labels, scaling = np.arange(20), standardized((0.5,) * 3, (0.25,) * 3)
     feeds = [
-        Feed(part(each, labels), scaling, torch.device("cpu"), torch.channels_last)
+        Feed(cut(each, labels, (20, 0, 0))[0], scaling, torch.device("cpu"), torch.channels_last)
         for each in (pixels, mapped)
     ]
     index = torch.tensor([3, 17, 5])
