@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from normbench.cli.parser import Parser, quoted, screen
 from normbench.display import pictures
-from normbench.display.progress import Screen
+from normbench.display.screen import Screen
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 from normbench.parts import registry
 from normbench.parts.options import nearest
@@ -213,8 +213,8 @@ def fetch(parts: Iterable[Data], screen: Screen) -> list[str]:
     got = []
     for remote in [remote for part in parts for remote in part.downloads()]:
         if not remote.here:
-            with screen.transfer(remote.file.name, remote.file.size) as progress:
-                remote.fetch(progress.so_far)
+            with screen.transfer(remote.file.name, remote.file.size) as so_far:
+                remote.fetch(so_far)
             got.append(remote.file.name)
     return got
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from normbench import __version__
 from normbench.cli.parser import Parser, screen
-from normbench.display.progress import Screen
+from normbench.display.screen import Screen
 from normbench.errors import NormbenchError, first_line
 from normbench.parts import registry
 from normbench.runs import run as runs

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from normbench.cli.parser import Parser, screen
-from normbench.display.progress import Screen
+from normbench.display.screen import Screen
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import nearest, written

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(verb)(words)
     except NormbenchError as error:
-        from normbench.display.progress import Screen
+        from normbench.display.screen import Screen
 
         screen = Screen(color=False if "--no-color" in words else None)
         screen.error(error, verbose=not {"-v", "--verbose"}.isdisjoint(words))

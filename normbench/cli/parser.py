@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from normbench.errors import Mistake, Refused, shown
 
 if TYPE_CHECKING:
-    from normbench.display.progress import Screen
+    from normbench.display.screen import Screen
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,7 +83,7 @@ def quoted(key: str, text: str) -> str:
 
 def screen(options: argparse.Namespace) -> Screen:
     """Return the screen that the shared options ask for."""
-    from normbench.display.progress import Screen
+    from normbench.display.screen import Screen
 
     color = False if options.no_color else None
     return Screen(quiet=options.quiet, json=options.json, color=color)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.cli.parser import Parser, screen
-from normbench.display.progress import Screen
+from normbench.display.screen import Screen
 from normbench.errors import Refused
 from normbench.norms._base import OverTime, apply
 from normbench.results.tables import Table, TableCell

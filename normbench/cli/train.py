@@ -100,7 +100,7 @@ def _job(composed: Any) -> int:
     """Train what Hydra composed for one job, and say what goes wrong in the job's process."""
     from omegaconf import OmegaConf
 
-    from normbench.display.progress import Screen
+    from normbench.display.screen import Screen
     from normbench.settings import compose
     from normbench.sweeps.plan import Sweep
 

@@ -6,26 +6,30 @@ import errno
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
-from itertools import zip_longest
-from typing import TYPE_CHECKING, TextIO, cast
+from time import monotonic
+from typing import TYPE_CHECKING, Literal, Self, TextIO, cast
 
 from normbench.errors import MachineError, escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
+    from rich.table import Table as RichTable
     from rich.text import Text
 
     from normbench.results.tables import Table
 
-Piece = tuple[str, str]  # a text and how it is set off
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)  # the reader or the terminal has left
 STYLES = {"best": "bold", "diverged": "yellow", "failed": "red", "faint": "dim", "head": "dim"}
 GAPS = (3, 2)  # blanks between columns, and in a terminal that is too narrow for them
-LEAST_WRAP = 16  # columns below which no text is wrapped
+LEAST_WRAP = 16  # columns below which no line is wrapped
+REDRAW_S = 0.1  # between two drawings of something live
+BOUNDLESS = 1 << 20  # columns of a line that may be as long as it likes
+BARS = (8, 28)  # columns of a bar, at least and at most
 
 
 class Sink:
@@ -62,7 +66,7 @@ class Sink:
         """Do nothing: every write is flushed."""
 
     def isatty(self) -> bool:
-        """Whether the stream is a terminal."""
+        """Tell whether the stream is a terminal."""
         with suppress(ValueError):  # closed
             return self.stream is not None and self.stream.isatty()
         return False
@@ -93,7 +97,6 @@ class Terminal:
         self.sink = Sink(stream, vital)
         self.live = self.sink.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         self.color = self._colored() if color is None else color
-        self.smooth = self._takes("━╸")
 
     @property
     def width(self) -> int | None:
@@ -138,8 +141,20 @@ class Terminal:
 
     def table(self, table: Table) -> None:
         """Write a table; a terminal that is too narrow for it gets one value per line."""
-        for line in _laid_out(table, self.width):
-            self.line(line)
+        from rich.text import Text
+
+        drawn, taken = self._laid_out(table, GAPS[0])
+        room = BOUNDLESS if self.width is None else self.width - 1  # behind the first blank
+        if taken > room:
+            drawn, taken = self._laid_out(table, GAPS[1])
+        if taken > room and table.title and len(drawn.columns) > 2:
+            table = table.narrow()
+            drawn, taken = self._laid_out(table, GAPS[1])
+        options = self.console.options.update(width=min(taken, room))
+        for segments in self.console.render_lines(drawn, options, pad=False):
+            text = Text.assemble(" ", *((part.text, part.style or "") for part in segments))
+            text.rstrip()
+            self.line(text)
         for note in table.notes:
             for line in self.wrapped(f" {escaped(note)}", "dim"):
                 self.line(line)
@@ -163,30 +178,43 @@ class Terminal:
         return live
 
     def bar(self, share: float, width: int, style: str) -> Text:
-        """Draw a bar of `width` columns filled by `share`, of `#` if lines cannot be encoded."""
+        """Draw a bar of `width` columns filled by `share`."""
+        from rich.progress_bar import ProgressBar
         from rich.text import Text
 
-        halves = int(2 * width * min(1.0, max(0.0, share)))
-        full, half = ("━", "╸") if self.smooth else ("#", "")
-        done = full * (halves // 2) + half * (halves % 2)
-        blank = full if self.color and self.smooth else " "
-        return Text().append(done, style).append(blank * (width - len(done)), "dim")
+        bar = ProgressBar(
+            1.0, share, width, style="dim", complete_style=style, finished_style=style
+        )
+        text = Text.assemble(*((part.text, part.style or "") for part in self.console.render(bar)))
+        text.pad_right(width - len(text))
+        return text
 
     def cut(self, text: str, width: int) -> str:
         """Cut a text to `width` columns, and fill it up to them."""
-        from rich.cells import cell_len, set_cell_size
+        from rich.text import Text
 
-        if cell_len(text) <= width:
-            return set_cell_size(text, width)
-        dots = "…" if self._takes("…") else "..."
-        return set_cell_size(text, width - len(dots)) + dots
+        cut = Text(text)
+        plain = self.console.options.ascii_only
+        cut.truncate(width, overflow="crop" if plain else "ellipsis", pad=True)
+        return cut.plain
 
-    def _takes(self, text: str) -> bool:
-        try:
-            text.encode(self.sink.encoding)
-        except UnicodeError:
-            return False
-        return True
+    def _laid_out(self, table: Table, gap: int) -> tuple[RichTable, int]:
+        """Return the table for rich, and the columns that it takes if no text is wrapped."""
+        from rich.measure import Measurement
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        labels = table.labels if table.title else 1  # below a title they are one column
+        drawn = RichTable(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+        for place, text in enumerate([table.title or table.head[0], *table.head[labels:]]):
+            right = place + labels - 1 in table.right
+            justify: Literal["left", "right"] = "right" if right else "left"
+            drawn.add_column(Text(escaped(text)), justify=justify, no_wrap=right, overflow="fold")
+        for name, row in zip(_names(table, labels), table.rows, strict=True):
+            cells = [replace(row[0], text=name), *row[labels:]]
+            drawn.add_row(*(Text(escaped(cell.text), STYLES.get(cell.style, "")) for cell in cells))
+        boundless = self.console.options.update(width=BOUNDLESS)
+        return drawn, Measurement.get(self.console, boundless, drawn).maximum
 
     def _colored(self) -> bool:
         if os.environ.get("NO_COLOR"):
@@ -194,78 +222,49 @@ class Terminal:
         return self.live or os.environ.get("FORCE_COLOR", "0") not in ("", "0")
 
 
-def _laid_out(table: Table, width: int | None) -> Iterator[Text]:
-    """The lines of a table, in at most `width` columns where that can be done."""
-    from rich.text import Text
+class LiveDisplay:
+    """Draws again what changes on a terminal; elsewhere lines are written one after the other.
 
-    rows, gap = _joined(table), GAPS[0]
-    if width is not None and _span(rows, gap) > width:
-        gap = GAPS[1]
-        if _span(rows, gap) > width and table.title and len(rows[0]) > 2:
-            table = table.narrow()
-            rows = _joined(table)
-    shift = table.labels - 1 if table.title else 0
-    right = {column - shift for column in table.right}
-    sizes = _sizes(rows)
-    if width is not None:
-        _narrow(sizes, right, width - 1 - gap * (len(sizes) - 1))
-    for row in (each for whole in rows for each in _broken(whole, sizes)):
-        line = Text(" ")
-        for place, ((text, style), size) in enumerate(zip(row, sizes, strict=True)):
-            blank = " " * (size - _length(text))
-            line.append(" " * gap if place else "")
-            line.append(blank + text if place in right else text + blank, STYLES.get(style, ""))
-        line.rstrip()
-        yield line
+    Args: quiet: whether nothing is shown at all.
+    """
 
+    redirects = False  # whether what others write on stderr is put above what is live
 
-def _joined(table: Table) -> list[list[Piece]]:
-    """The rows of a table below its head; under a title the labels are one column."""
-    head = [(escaped(text), "head") for text in table.head]
-    rows = [[(escaped(cell.text), cell.style) for cell in row] for row in table.rows]
-    if not table.title:
-        return [head, *rows]
-    sizes = _sizes([row[: table.labels] for row in rows])
-    joined = [[(escaped(table.title), "head"), *head[table.labels :]]]
-    for row in rows:
-        names = [
-            text + " " * (size - _length(text))
-            for (text, _), size in zip(row[: table.labels], sizes, strict=True)
-        ]
-        joined.append([("  ".join(names).rstrip(), ""), *row[table.labels :]])
-    return joined
+    def __init__(self, terminal: Terminal, quiet: bool) -> None:
+        self._terminal, self._quiet = terminal, quiet
+        self._live: Live | None = None
+        self._last_drawn = 0.0
+
+    def __enter__(self) -> Self:
+        if self._terminal.live and not self._quiet:
+            self._live = self._terminal.start(self._draw, self.redirects)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def refresh(self, at_once: bool = False) -> None:
+        """Draw again if it is time to; to be called now and then, so that the times go on."""
+        now = monotonic()
+        if self._live is not None and (at_once or now - self._last_drawn >= REDRAW_S):
+            self._last_drawn = now
+            self._live.refresh()
+
+    def _plain_line(self, text: str) -> None:
+        """Write a line where nothing is live."""
+        if self._live is None and not self._quiet:
+            self._terminal.line(text)
+
+    def _draw(self) -> Text:
+        """Return what is to be seen."""
+        raise NotImplementedError
 
 
-def _narrow(sizes: list[int], right: set[int], width: int) -> None:
-    """Take from the widest columns of text until all columns fit, or none is wide."""
-    while sum(sizes) > width:
-        size, widest = max((s, i) for i, s in enumerate([*sizes, LEAST_WRAP]) if i not in right)
-        if size <= LEAST_WRAP:
-            return
-        sizes[widest] -= 1
+def _names(table: Table, labels: int) -> list[str]:
+    """Return the first `labels` texts of each row as one, below each other in columns."""
+    from rich.cells import cell_len, set_cell_size
 
-
-def _broken(row: Sequence[Piece], sizes: Sequence[int]) -> Iterator[list[Piece]]:
-    """A row as several where a text is longer than its column."""
-    broken = [
-        [text] if _length(text) <= size else textwrap.wrap(text, size)
-        for (text, _), size in zip(row, sizes, strict=True)
-    ]
-    for texts in zip_longest(*broken, fillvalue=""):
-        yield [(text, style) for text, (_, style) in zip(texts, row, strict=True)]
-
-
-def _span(rows: Sequence[Sequence[Piece]], gap: int) -> int:
-    """The columns that rows take, with the blank before them."""
-    sizes = _sizes(rows)
-    return 1 + sum(sizes) + gap * (len(sizes) - 1)
-
-
-def _sizes(rows: Sequence[Sequence[Piece]]) -> list[int]:
-    return [max(_length(text) for text, _ in column) for column in zip(*rows, strict=True)]
-
-
-def _length(text: str) -> int:
-    from rich.cells import cell_len
-
-    return cell_len(text)
+    texts = [[escaped(cell.text) for cell in row[:labels]] for row in table.rows]
+    sizes = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
+    return ["  ".join(map(set_cell_size, row, sizes)).rstrip() for row in texts]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from normbench.display.progress import Screen
+    from normbench.display.screen import Screen
     from normbench.sweeps.plan import Sweep
 
 

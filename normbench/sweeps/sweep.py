@@ -23,7 +23,7 @@ from normbench.sweeps.describe import heading, labels, not_applying, searches, v
 from normbench.sweeps.plan import LR, TUNE_SEED, Item, Sweep
 
 if TYPE_CHECKING:
-    from normbench.display.progress import Screen
+    from normbench.display.screen import Screen
 
 AGAIN = "(force=true trains again)"
 
@@ -124,8 +124,8 @@ def _train(items: list[Item], names: Sequence[str], screen: Screen) -> None:
     with screen.sweep(names, [item.config.steps or 0 for item in items]) as live:
         for index, item in enumerate(items):
             if item.finished:
-                live.cell(index, item.state, _last(item), "finished already")
-        scheduler.work(items, live.cell)
+                live.update(index, item.state, _last(item), "finished already")
+        scheduler.work(items, live.update)
 
 
 def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:

@@ -22,7 +22,7 @@ from normbench.cli.main import main
 from normbench.data.cifar10 import CIFAR10
 from normbench.data.mnist import MNIST
 from normbench.display import pictures
-from normbench.display.progress import Screen
+from normbench.display.screen import Screen
 
 ORACLE = runpy.run_path(str(Path(__file__).parents[1] / "oracles/data/cifar10.py"))
 ARCHIVE = "cifar10/cifar-10-binary.tar.gz"
@@ -470,13 +470,13 @@ def test_a_download_on_a_terminal_is_followed_by_a_bar():
         patch.setenv("COLUMNS", "90")
         patch.setenv("TERM", "xterm")
         err = Wide()
-        with Screen(stream=err, color=False).transfer("set.gz", 4_000_000) as progress:
-            progress.so_far(1_000_000)
-            progress.so_far(4_000_000)
+        with Screen(stream=err, color=False).transfer("set.gz", 4_000_000) as so_far:
+            so_far(1_000_000)
+            so_far(4_000_000)
     shown = err.getvalue()
     assert " set.gz " in shown
-    assert "100%  4.0 MB  " in shown
-    assert "in  0:00:00" in shown
+    assert "100% 4.0/4.0 MB " in shown
+    assert "0:00:00" in shown
 
 
 # before a training

@@ -11,7 +11,7 @@ from torch import nn
 
 from normbench import norms
 from normbench.cli import summary
-from normbench.display.progress import Screen
+from normbench.display.screen import Screen
 from normbench.norms._base import Units, apply
 from normbench.parts import registry
 

@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from normbench.display import progress
-from normbench.display.progress import Screen
+from normbench.display import console, progress, sweep_progress
+from normbench.display.screen import Screen
 from normbench.errors import MachineError, Mistake, Refused
 from normbench.results import compare, groups
 from normbench.results.tables import Table, TableCell
@@ -68,7 +68,8 @@ def surroundings(monkeypatch):
 @pytest.fixture
 def clock(monkeypatch):
     moved = Clock()
-    monkeypatch.setattr(progress, "monotonic", moved)
+    for module in (console, progress, sweep_progress):
+        monkeypatch.setattr(module, "monotonic", moved)
     return moved
 
 
@@ -126,7 +127,7 @@ def test_quiet_leaves_errors_and_the_result():
     with quiet.progress(10) as progress:
         progress.row(val(10))
     with quiet.sweep(["x"], [10]) as sweep:
-        sweep.cell(0, "finished")
+        sweep.update(0, "finished")
     quiet.error(Refused(Mistake("a=1", "is wrong", "a=2")))
     quiet.table(RESULTS)
     out, err = said(quiet)
@@ -199,7 +200,7 @@ def test_control_characters_are_written_out(plain, text):
     plain.heading([f"a{text}b"])
     plain.table(Table(text, ("k",), ((TableCell(text),),), notes=(text,)))
     with plain.sweep([text], [1]) as sweep:
-        sweep.cell(0, "failed", None, f"x{text}")
+        sweep.update(0, "failed", None, f"x{text}")
     assert all(text not in each for each in said(plain))
 
 
@@ -296,7 +297,7 @@ def test_on_a_terminal_the_bar_waits_for_the_end_of_pretraining(clock):
 def test_in_a_sweep_steps_of_pretraining_are_none_of_the_run(clock):
     screen = on_terminal(color=False)
     with screen.sweep(["one"], [500]) as sweep:
-        sweep.cell(0, "running", pretrain(400, "layer1"))
+        sweep.update(0, "running", pretrain(400, "layer1"))
     assert " 0%" in frame(screen)[0]
 
 
@@ -320,10 +321,10 @@ def test_the_line_of_a_run_fits_the_terminal(clock, monkeypatch, columns, step):
     assert f"{step // 5}%" in line and "val 95.2" in line
 
 
-def test_bars_are_made_of_hashes_where_lines_cannot_be_encoded(clock):
+def test_bars_are_made_of_dashes_where_lines_cannot_be_encoded(clock):
     screen = Screen(stream=Stream(True, "ascii"), out=Stream(), color=False)
     run_to(screen, clock, 250)
-    assert " epoch 3/5 #######          50% " in frame(screen)[0]
+    assert " epoch 3/5 -------          50% " in frame(screen)[0]
 
 
 def test_what_an_encoding_lacks_is_written_out():
@@ -335,15 +336,15 @@ def test_what_an_encoding_lacks_is_written_out():
 def test_elsewhere_a_sweep_has_one_line_per_run_that_ended(plain, clock):
     with plain.sweep(["bn  batch 2", "bn  batch 32", "gn  batch 2", "none"], [500] * 4) as sweep:
         done = Row("test", 500, 1000, 5.0, {"test/accuracy": 0.97})
-        sweep.cell(1, "finished", done, "finished already")
-        sweep.cell(0, "running")
-        sweep.cell(0, "running", val(250))
-        sweep.cell(2, "running")
+        sweep.update(1, "finished", done, "finished already")
+        sweep.update(0, "running")
+        sweep.update(0, "running", val(250))
+        sweep.update(2, "running")
         clock.now = 52.0
-        sweep.cell(0, "running", Row("test", 500, 1000, 5.0, {"test/accuracy": 0.841}))
-        sweep.cell(0, "finished")
-        sweep.cell(2, "diverged")
-        sweep.cell(3, "failed", None, "ValueError: [red]bad\nmore")
+        sweep.update(0, "running", Row("test", 500, 1000, 5.0, {"test/accuracy": 0.841}))
+        sweep.update(0, "finished")
+        sweep.update(2, "diverged")
+        sweep.update(3, "failed", None, "ValueError: [red]bad\nmore")
     assert said(plain)[1].splitlines() == [
         "[2/4]  bn  batch 32  finished already  97.0",
         "[1/4]  bn  batch 2  done  0:00:52  84.1",
@@ -355,13 +356,13 @@ def test_elsewhere_a_sweep_has_one_line_per_run_that_ended(plain, clock):
 def swept(screen, clock):
     with screen.sweep(["bn  batch 2", "bn  batch 32", "gn  batch 2", "none"], [500] * 4) as sweep:
         done = Row("test", 500, 1000, 5.0, {"test/accuracy": 0.97})
-        sweep.cell(0, "running")
-        sweep.cell(2, "running")
+        sweep.update(0, "running")
+        sweep.update(2, "running")
         clock.now = 52.0
-        sweep.cell(1, "finished", done, "finished already")
-        sweep.cell(0, "running", Row("test", 500, 1000, 5.0, {"test/accuracy": 0.841}))
-        sweep.cell(0, "finished")
-        sweep.cell(2, "running", val(250))
+        sweep.update(1, "finished", done, "finished already")
+        sweep.update(0, "running", Row("test", 500, 1000, 5.0, {"test/accuracy": 0.841}))
+        sweep.update(0, "finished")
+        sweep.update(2, "running", val(250))
 
 
 def test_on_a_terminal_a_sweep_is_a_live_table(clock):
@@ -381,7 +382,7 @@ def test_the_lines_of_a_sweep_fit_the_terminal(clock, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     screen = on_terminal()
     with screen.sweep(["a" * 30, "界" * 30], [500] * 2) as sweep:
-        sweep.cell(0, "failed", None, "x" * 500)
+        sweep.update(0, "failed", None, "x" * 500)
     for line in frame(screen):
         assert len(line) + line.count("界") <= columns
 
@@ -391,9 +392,9 @@ def test_a_tall_sweep_shows_what_runs_and_what_failed(clock, monkeypatch):
     screen = on_terminal(color=False)
     with screen.sweep([f"run{i}" for i in range(100)], [500] * 100) as sweep:
         for i in range(60):
-            sweep.cell(i, "running")
-            sweep.cell(i, "failed" if i == 5 else "finished")
-        sweep.cell(60, "running", train(250))
+            sweep.update(i, "running")
+            sweep.update(i, "failed" if i == 5 else "finished")
+        sweep.update(60, "running", train(250))
     lines = frame(screen)
     assert len(lines) == 9
     assert lines[0].startswith("  [6/100] run5   ") and "failed" in lines[0]
@@ -404,9 +405,9 @@ def test_a_tall_sweep_shows_what_runs_and_what_failed(clock, monkeypatch):
 def test_times_of_a_sweep_go_on_when_it_is_refreshed(clock):
     screen = on_terminal(color=False)
     with screen.sweep(["bn"], [500]) as sweep:
-        sweep.cell(0, "running")
+        sweep.update(0, "running")
         clock.now = 10.0
-        sweep.cell(0, "running", train(100))
+        sweep.update(0, "running", train(100))
         assert "eta 0:00:40" in frame(screen)[0]
         clock.now = 20.0
         sweep.refresh()
@@ -415,12 +416,12 @@ def test_times_of_a_sweep_go_on_when_it_is_refreshed(clock):
 
 def test_a_run_that_is_tried_again_starts_from_nothing(plain, clock):
     with plain.sweep(["bn"], [500]) as sweep:
-        sweep.cell(0, "running", train(400))
-        sweep.cell(0, "planned", None, "its process was killed")
+        sweep.update(0, "running", train(400))
+        sweep.update(0, "planned", None, "its process was killed")
         clock.now = 10.0
-        sweep.cell(0, "running")
+        sweep.update(0, "running")
         clock.now = 13.0
-        sweep.cell(0, "finished")
+        sweep.update(0, "finished")
     assert said(plain)[1] == "[1/1]  bn  done  0:00:03\n"
 
 
@@ -428,7 +429,7 @@ def test_a_live_display_starts_no_thread(clock):
     before = threading.active_count()
     screen = on_terminal()
     with screen.sweep(["bn"], [500]) as sweep, screen.progress(5):
-        sweep.cell(0, "running")
+        sweep.update(0, "running")
         assert threading.active_count() == before
 
 
@@ -503,7 +504,7 @@ def test_the_widest_columns_of_text_give_way_first(monkeypatch):
     screen.table(table)
     lines = said(screen)[0].splitlines()
     assert max(map(len, lines)) <= 60
-    assert lines[1] == " bn    1,000,000  word word word word   source source source"
+    assert lines[1] == " bn    1,000,000  word word word word  source source source"
 
 
 def test_numbers_are_set_to_the_right(plain):
@@ -568,12 +569,14 @@ def test_forced_colours_do_not_make_a_file_a_terminal(monkeypatch, clock):
 def test_the_bar_of_a_run_keeps_its_colours_apart(clock):
     screen = on_terminal()
     run_to(screen, clock, 250)
-    assert re.search(r"\x1b\[36m━+╸\x1b\[0m\x1b\[2m━+\x1b\[0m  50%", said(screen)[1])
+    assert re.search(
+        r"\x1b\[36m━+\x1b\[0m\x1b\[36m╸\x1b\[0m\x1b\[2m━+\x1b\[0m  50%", said(screen)[1]
+    )
 
 
 def test_a_reader_who_leaves_is_no_error():
     code = (
-        "from normbench.display.progress import Screen; import sys; screen = Screen()\n"
+        "from normbench.display.screen import Screen; import sys; screen = Screen()\n"
         "sys.stdin.read()\n"
         "for _ in range(3): screen.lines(['x'])\n"
         "screen.note('went on')"

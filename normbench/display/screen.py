@@ -1,0 +1,143 @@
+"""Shows runs, sweeps and tables: progress and messages on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from normbench.display.console import Terminal
+from normbench.display.progress import Progress, transfer
+from normbench.display.sweep_progress import RunLine, SweepProgress
+from normbench.errors import NormbenchError, escaped
+
+if TYPE_CHECKING:
+    from normbench.results.tables import Table
+
+PLAIN_COLUMNS = 80  # of a picture where nothing says how many there are
+
+
+class Screen:
+    """What a command says, and where: quiet, as JSON, in colour, on a terminal or not.
+
+    Args: quiet: errors and the final result only; json: stdout takes one document and nothing
+    else; color: None decides by terminal, `NO_COLOR`, `FORCE_COLOR` and `TERM`; stream: for
+    progress and messages, stderr by default; out: for results, stdout by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        json: bool = False,
+        color: bool | None = None,
+        stream: TextIO | None = None,
+        out: TextIO | None = None,
+    ) -> None:
+        self.quiet, self.json = quiet, json
+        self._err = Terminal(stream or sys.stderr, color)
+        self._out = Terminal(out or sys.stdout, color, vital=True)
+
+    def heading(self, lines: Sequence[str]) -> None:
+        """Print the first lines of a command; nothing if quiet."""
+        for place, line in enumerate([] if self.quiet else lines):
+            for piece, text in enumerate(self._err.wrapped(escaped(line))):
+                if place == piece == 0:
+                    text.stylize("bold", 0, len(line.partition("  ")[0]))
+                self._err.line(text)
+
+    def note(self, line: str) -> None:
+        """Print a line that is good to know; nothing if quiet."""
+        for text in [] if self.quiet else self._err.wrapped(escaped(line), "dim"):
+            self._err.line(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, in the form of the errors; nothing if quiet."""
+        if not self.quiet:
+            self._marked(f"normbench: warning: {text}", "yellow")
+
+    def error(self, error: NormbenchError, verbose: bool = False) -> None:
+        """Print what is wrong and what would work, after the trace if verbose."""
+        if verbose:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                self._err.line(escaped(line), "dim")
+        self._marked(str(error), "bold red")
+
+    def text(self, text: str) -> None:
+        """Print a text as the result; nothing for JSON."""
+        self.lines(text.splitlines())
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Print lines as the result; nothing for JSON."""
+        for line in [] if self.json else lines:
+            self._out.line(escaped(line))
+
+    def table(self, table: Table) -> None:
+        """Print a table as the result; nothing for JSON."""
+        if not self.json:
+            self._out.table(table)
+
+    def document(self, content: Mapping[str, Any]) -> None:
+        """Print the one document of JSON, what is not finite as null; nothing if not for JSON.
+
+        Args: content: `command` and its result; `schema` is added.
+        """
+        if self.json:
+            self._out.line(json.dumps(_finite({"schema": 1, **content}), indent=2))
+
+    def progress(self, total_steps: int) -> Progress:
+        """Follow one run, to be told each of its rows."""
+        return Progress(self._err, self.quiet, total_steps)
+
+    def sweep(self, labels: Sequence[str], totals: Sequence[int]) -> SweepProgress:
+        """Follow the runs of a sweep; starts no thread, so that the caller may fork.
+
+        Args: labels: one line per run, as `describe.labels` gives them; totals: steps per run.
+        """
+        lines = [
+            RunLine(escaped(label), steps) for label, steps in zip(labels, totals, strict=True)
+        ]
+        return SweepProgress(self._err, self.quiet, lines)
+
+    @property
+    def columns(self) -> int:
+        """The columns that a picture of characters may take."""
+        return self._out.width or PLAIN_COLUMNS
+
+    @contextmanager
+    def transfer(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Follow a download: a bar on a terminal, elsewhere a line at its start.
+
+        Args: name: of the file; total: its bytes.
+        Yields: what is told how many bytes have come.
+        """
+        if self._err.live and not self.quiet:
+            with transfer(self._err, escaped(name), total) as so_far:
+                yield so_far
+        else:
+            if not self.quiet:
+                self._err.line(f"downloading {escaped(name)}, {total:,} bytes")
+            yield lambda count: None
+
+    def _marked(self, text: str, style: str) -> None:
+        """Print lines, and set off how those begin that name the program."""
+        from rich.text import Text
+
+        for line in text.splitlines():
+            marked = Text(escaped(line))
+            if line.startswith("normbench: "):
+                marked.stylize(style, 0, line.index(": ", len("normbench: ")) + 1)
+            self._err.line(marked)
+
+
+def _finite(value: Any) -> Any:
+    """Return the same document with null for every number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
