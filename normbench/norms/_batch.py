@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -11,9 +12,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.errors import NormError
-from normbench.norms._base import Running, check_count, check_rank
+from normbench.norms._base import Norm, Running, check_count, check_rank
 from normbench.norms._sums import by_moments, precise, spread
+from normbench.parts.options import option
 from normbench.runtime import collectives
+
+
+@dataclass(frozen=True)
+class RunningStatistics(Norm):
+    """The base of norms that take statistics of a batch in training, running ones in evaluation.
+
+    Args: eps: added to the variance. momentum: weight of the new value in the running statistics.
+        affine: learn weight and bias.
+    """
+
+    bias: ClassVar[bool] = False
+    uses_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = True
+    parameters: ClassVar[str] = "2 C"
+    state: ClassVar[str] = "running_mean running_var steps"
+
+    eps: float = option(1e-5, low=0)
+    momentum: float = option(0.1, low=0, high=1)
+    affine: bool = True
+
+
+@dataclass(frozen=True)
+class BatchStatistics(RunningStatistics):
+    """The base of those that let the run choose whose samples share a statistic.
+
+    Args: norm_batch: samples behind one statistic; `worker` one worker's batch, `global` that of
+        all workers, a number less than a worker's share contiguous chunks of it, more the batches
+        of several workers.
+    """
+
+    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
 
 
 class BatchOptions(Protocol):

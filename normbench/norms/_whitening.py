@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import Running, check_count, check_rank, groups_of
+from normbench.norms._batch import RunningStatistics
 from normbench.norms._moments import track, unautocast
 from normbench.norms._sums import precise
+from normbench.parts.options import option
 
 
-class WhiteningOptions(Protocol):
-    """The options that a whitening layer reads from its norm."""
+@dataclass(frozen=True)
+class WhiteningStatistics(RunningStatistics):
+    """The options of norms that whiten groups of channels.
 
-    @property
-    def groups(self) -> int: ...
-    @property
-    def eps(self) -> float: ...
-    @property
-    def momentum(self) -> float: ...
-    @property
-    def affine(self) -> bool: ...
+    Args: groups: number of groups, a divisor of C.
+    """
+
+    state: ClassVar[str] = "running_mean running_proj steps"
+    memory_format: ClassVar[str] = "contiguous"
+
+    groups: int = option(1, low=1)
 
 
 class Whitening(Running):
@@ -38,7 +41,7 @@ class Whitening(Running):
     running_proj: Tensor
     steps: Tensor
 
-    def __init__(self, channels: int, dims: int, options: WhiteningOptions) -> None:
+    def __init__(self, channels: int, dims: int, options: WhiteningStatistics) -> None:
         super().__init__()
         self.dims, self.eps, self.momentum = dims, options.eps, options.momentum
         self.groups = groups_of(options.groups, channels)

@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.errors import NormError
-from normbench.norms._base import Norm, check_count, check_rank
-from normbench.norms._batch import BatchLayer, batch_norm, repeated
+from normbench.norms._base import check_count, check_rank
+from normbench.norms._batch import BatchLayer, BatchStatistics, batch_norm, repeated
 from normbench.norms._sums import by_moments, precise
-from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class BIN(Norm):
+class BIN(BatchStatistics):
     """Batch-instance normalization: a learned mixture of batch and instance normalization.
 
     y = (gate * BN(x) + (1 - gate) * IN(x)) * weight + bias;  BN, IN: (x - mean) / sqrt(var + eps),
@@ -37,17 +36,8 @@ class BIN(Norm):
     Source: Nam & Kim 2018, arXiv 1805.07925.
     """
 
-    bias: ClassVar[bool] = False
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
     parameters: ClassVar[str] = "3 C"
-    state: ClassVar[str] = "running_mean running_var steps"
     memory_format: ClassVar[str] = "contiguous"
-
-    eps: float = option(1e-5, low=0)
-    momentum: float = option(0.1, low=0, high=1)
-    affine: bool = True
-    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its gate and running statistics.

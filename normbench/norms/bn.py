@@ -7,13 +7,12 @@ from typing import ClassVar
 
 from torch import nn
 
-from normbench.norms._base import Norm
-from normbench.norms._batch import BatchNorm
+from normbench.norms._batch import BatchNorm, BatchStatistics
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class BN(Norm):
+class BN(BatchStatistics):
     """Batch normalization: each channel by its mean and variance over the samples of a batch.
 
     y = (x - mean) / sqrt(var + eps) * weight + bias;  x: (N, C, ...); mean, var: (C,) over samples
@@ -32,16 +31,9 @@ class BN(Norm):
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("batch",)
-    bias: ClassVar[bool] = False
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
-    parameters: ClassVar[str] = "2 C"
     state: ClassVar[str] = "running_mean running_var num_batches_tracked"
 
-    eps: float = option(1e-5, low=0)
-    momentum: float | None = option(0.1, low=0, high=1)
-    affine: bool = True
-    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
+    momentum: float | None = option(0.1, low=0, high=1)  # type: ignore[assignment]
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its running statistics."""

@@ -10,15 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer, centre, repeated, standardize
+from normbench.norms._batch import BatchLayer, BatchStatistics, centre, repeated, standardize
 from normbench.norms._moments import frozen
 from normbench.norms._sums import by_moments, precise
 from normbench.parts.options import option
 
+SCHEDULE = {"start": 5000, "rmax_end": 40000, "dmax_end": 25000}  # the paper's, for long runs
+
 
 @dataclass(frozen=True)
-class BRN(Norm):
+class BRN(BatchStatistics):
     """Batch renormalization: batch normalization corrected towards the running statistics.
 
     y = ((x - mean) / dev * r + d) * weight + bias;  dev = sqrt(var + eps),
@@ -44,24 +45,17 @@ class BRN(Norm):
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("batch-renorm",)
-    bias: ClassVar[bool] = False
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
-    parameters: ClassVar[str] = "2 C"
     state: ClassVar[str] = "running_mean running_std steps"
 
-    eps: float = option(1e-5, low=0)
     momentum: float = option(0.01, low=0, high=1)
     rmax: float = option(3.0, low=1)
     dmax: float = option(5.0, low=0)
-    start: int | None = option(5000, low=0)
-    rmax_end: int | None = option(40000, low=0)
-    dmax_end: int | None = option(25000, low=0)
-    start_share: float | None = option(None, low=0, high=1)
-    rmax_end_share: float | None = option(None, low=0, high=1)
-    dmax_end_share: float | None = option(None, low=0, high=1)
-    affine: bool = True
-    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
+    start: int | None = option(None, low=0)
+    rmax_end: int | None = option(None, low=0)
+    dmax_end: int | None = option(None, low=0)
+    start_share: float | None = option(0.05, low=0, high=1)
+    rmax_end_share: float | None = option(0.4, low=0, high=1)
+    dmax_end_share: float | None = option(0.25, low=0, high=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +63,7 @@ class BRN(Norm):
             if (number is None) == (share is None):
                 both = "are both null" if number is None else "are both set"
                 why = f"{name} and {name}_share {both}, one must be a number"
-                fix = f"norm.{name}={getattr(BRN, name)} norm.{name}_share=null"
+                fix = f"norm.{name}={SCHEDULE[name]} norm.{name}_share=null"
                 raise self.error(name, number, why, fix)
 
     def layer(self, channels: int, dims: int) -> nn.Module:
@@ -77,7 +71,7 @@ class BRN(Norm):
         for name, number, share in self._schedule():
             if number is None:
                 why = "is a share of a run's training forwards, here is none"
-                fix = f"norm.{name}={getattr(BRN, name)} norm.{name}_share=null"
+                fix = f"norm.{name}={SCHEDULE[name]} norm.{name}_share=null"
                 raise self.error(f"{name}_share", share, why, fix)
         return BatchRenorm(channels, dims, self)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from normbench.errors import NormError
-from normbench.norms._base import Norm, Running, check_count, check_rank
-from normbench.norms._batch import Centred, centre
+from normbench.norms._base import Running, check_count, check_rank
+from normbench.norms._batch import Centred, RunningStatistics, centre
 from normbench.norms._joined import Joined, normalize_joined
 from normbench.norms._moments import normalized, track, unautocast
 from normbench.norms._sums import precise
@@ -20,7 +20,7 @@ from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class CBN(Norm):
+class CBN(RunningStatistics):
     """Cross-iteration batch normalization: statistics of the last batches, by today's weights.
 
     y = (z - M) / sqrt(V + eps) * weight + bias, z = linear(x, w);  M = (mean + sum mean') / k,
@@ -49,11 +49,7 @@ class CBN(Norm):
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("cross-iteration",)
-    bias: ClassVar[bool] = False
     places: ClassVar[tuple[str, ...]] = ("pre",)
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
-    parameters: ClassVar[str] = "2 C"
     state: ClassVar[str] = (
         "running_mean running_var steps window_mean window_second "
         "window_dmean window_dsecond window_past filled"
@@ -61,11 +57,8 @@ class CBN(Norm):
     memory_format: ClassVar[str] = "contiguous"
 
     window: int = option(4, low=1)
-    burnin: int | None = option(0, low=0)
-    burnin_share: float | None = option(None, low=0, high=1)
-    eps: float = option(1e-5, low=0)
-    momentum: float = option(0.1, low=0, high=1)
-    affine: bool = True
+    burnin: int | None = option(None, low=0)
+    burnin_share: float | None = option(0.1, low=0, high=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

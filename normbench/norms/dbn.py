@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from normbench.errors import NormError
-from normbench.norms._base import Norm
-from normbench.norms._whitening import Whitening
-from normbench.parts.options import option
+from normbench.norms._whitening import Whitening, WhiteningStatistics
 
 
 @dataclass(frozen=True)
-class DBN(Norm):
+class DBN(WhiteningStatistics):
     """Decorrelated batch normalization: groups of channels whitened by their batch covariance.
 
     y = P (x - mean) * weight + bias;  P = (E[z z^T] + eps I)^(-1/2), symmetric (ZCA), z = x - mean;
@@ -37,17 +35,6 @@ class DBN(Norm):
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("zca",)
-    bias: ClassVar[bool] = False
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
-    parameters: ClassVar[str] = "2 C"
-    state: ClassVar[str] = "running_mean running_proj steps"
-    memory_format: ClassVar[str] = "contiguous"
-
-    groups: int = option(1, low=1)
-    eps: float = option(1e-5, low=0)
-    momentum: float = option(0.1, low=0, high=1)
-    affine: bool = True
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its groups and running statistics."""

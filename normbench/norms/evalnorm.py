@@ -10,15 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer, Sets, batch_norm, follow, over_workers, repeated
+from normbench.norms._batch import (
+    BatchLayer,
+    BatchStatistics,
+    Sets,
+    batch_norm,
+    follow,
+    over_workers,
+    repeated,
+)
 from normbench.norms._moments import normalized, row_moments
 from normbench.norms._sums import precise
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class EvalNorm(Norm):
+class EvalNorm(BatchStatistics):
     """EvalNorm: batch normalization that in evaluation mixes in the statistics of the sample.
 
     Training: y = (x - mean) / sqrt(var + eps) * weight + bias;  x: (N, C, ...); mean, var, weight,
@@ -41,18 +48,10 @@ class EvalNorm(Norm):
     Source: Singh & Shrivastava 2019, arXiv 1904.06031. `fit` is a closed form of its estimation.
     """
 
-    bias: ClassVar[bool] = False
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
-    parameters: ClassVar[str] = "2 C"
     state: ClassVar[str] = "running_mean running_var steps batch"
 
     alpha: float | str | None = option(None, low=0, high=1, choices=("fit",))
     beta: float | None = option(None, low=0, high=1)
-    eps: float = option(1e-5, low=0)
-    momentum: float = option(0.1, low=0, high=1)
-    affine: bool = True
-    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its running statistics."""

@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer, moments
+from normbench.norms._batch import BatchLayer, BatchStatistics, moments
 from normbench.norms._moments import row_moments
 from normbench.norms._sums import channel_sums, precise, spread
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class EvoNormB0(Norm):
+class EvoNormB0(BatchStatistics):
     """EvoNorm-B0: a norm with batch statistics and the activation after it in one.
 
     y = x / max(sqrt(var_batch + eps), v * x + sqrt(var_sample + eps)) * weight + bias;
@@ -36,18 +35,15 @@ class EvoNormB0(Norm):
     Source: Liu, Brock, Simonyan & Le 2020, arXiv 2004.02967, table 2.
     """
 
+    bias: ClassVar[bool] = True
     places: ClassVar[tuple[str, ...]] = ("pre", "preact")
     own_activation: ClassVar[bool] = True
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
     parameters: ClassVar[str] = "3 C"
     state: ClassVar[str] = "running_var steps"
     memory_format: ClassVar[str] = "contiguous"
 
     eps: float = option(1e-3, low=0)
-    momentum: float | None = option(0.1, low=0, high=1)
-    affine: bool = True
-    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
+    momentum: float | None = option(0.1, low=0, high=1)  # type: ignore[assignment]
 
     def activation(self, act: nn.Module | None, channels: int, dims: int) -> nn.Module:
         """Return the layer that is both norm and activation."""

@@ -7,13 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from normbench.norms._base import Norm
-from normbench.norms._batch import BatchNorm, Sets, sets_of
+from normbench.norms._batch import BatchNorm, RunningStatistics, Sets, sets_of
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class GhostBN(Norm):
+class GhostBN(RunningStatistics):
     """Ghost batch normalization: each channel by mean and variance over a chunk of the batch.
 
     y = (x - mean) / sqrt(var + eps) * weight + bias;  x: (N, C, ...), cut into K = ceil(N / size)
@@ -32,18 +31,11 @@ class GhostBN(Norm):
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("ghost",)
-    bias: ClassVar[bool] = False
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
-    parameters: ClassVar[str] = "2 C"
     state: ClassVar[str] = "running_mean running_var num_batches_tracked"
     memory_format: ClassVar[str] = "contiguous"
     sized_by: ClassVar[str] = "size"
 
     size: int = option(32, low=1)
-    eps: float = option(1e-5, low=0)
-    momentum: float = option(0.1, low=0, high=1)
-    affine: bool = True
 
     @property
     def norm_batch(self) -> int:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._base import Norm
-from normbench.norms._whitening import Whitening
+from normbench.norms._whitening import Whitening, WhiteningStatistics
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class IterNorm(Norm):
+class IterNorm(WhiteningStatistics):
     """Iterative normalization: groups of channels whitened approximately by Newton steps.
 
     y = P (x - mean) * weight + bias;  S = E[z z^T] + eps I, z = x - mean;  P_0 = I,
@@ -33,18 +31,7 @@ class IterNorm(Norm):
     Source: Huang, Zhou, Zhu, Liu & Shao 2019, arXiv 1904.03441.
     """
 
-    bias: ClassVar[bool] = False
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
-    parameters: ClassVar[str] = "2 C"
-    state: ClassVar[str] = "running_mean running_proj steps"
-    memory_format: ClassVar[str] = "contiguous"
-
-    groups: int = option(1, low=1)
     steps: int = option(5, low=1)
-    eps: float = option(1e-5, low=0)
-    momentum: float = option(0.1, low=0, high=1)
-    affine: bool = True
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its groups and running statistics."""

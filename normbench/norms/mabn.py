@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from normbench.errors import NormError
-from normbench.norms._base import Norm, Running, check_rank
+from normbench.norms._base import Running, check_rank
+from normbench.norms._batch import RunningStatistics
 from normbench.norms._moments import frozen, track
 from normbench.norms._sums import channel_sums, precise, spread
 from normbench.norms._weights import Linear
@@ -21,7 +22,7 @@ UNCLIPPED = 1000  # training forwards before which the ratio is 1
 
 
 @dataclass(frozen=True)
-class MABN(Norm):
+class MABN(RunningStatistics):
     """Moving average batch normalization: divides by a root mean square averaged over batches.
 
     y = r z * weight + bias, z = x / sqrt(V + eps);  r = sqrt((V + eps) / (running_var + eps)),
@@ -43,18 +44,14 @@ class MABN(Norm):
         own window: of two forwards, the first needs its backward before the second has one.
     """
 
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
-    parameters: ClassVar[str] = "2 C"
+    bias: ClassVar[bool] = True
     state: ClassVar[str] = "running_var steps past_x2 past_gz"
     memory_format: ClassVar[str] = "contiguous"
 
     window: int = option(16, low=1)
     warmup: int = option(100, low=0)
     centre: bool = True
-    eps: float = option(1e-5, low=0)
     momentum: float = option(0.02, low=0, high=1)
-    affine: bool = True
 
     def linear(self, layer: nn.Module) -> nn.Module:
         """Return the layer with centred filters, the layer itself with `centre=False`."""

@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._base import Norm, Running, check_count, check_rank
+from normbench.norms._base import Running, check_count, check_rank
+from normbench.norms._batch import RunningStatistics
 from normbench.norms._moments import normalized, row_moments, track
 from normbench.norms._sums import precise
-from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class Switch(Norm):
+class Switch(RunningStatistics):
     """Switchable normalization: learned weights mix the statistics of instance, layer and batch.
 
     y = (x - mean) / sqrt(var + eps) * weight + bias;  mean = sum_k a_k mean_k, a the softmax of
@@ -37,16 +37,11 @@ class Switch(Norm):
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("sn", "switchable")
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
+    bias: ClassVar[bool] = True
     parameters: ClassVar[str] = "2 C + 6"
-    state: ClassVar[str] = "running_mean running_var steps"
     memory_format: ClassVar[str] = "contiguous"
 
-    eps: float = option(1e-5, low=0)
-    momentum: float = option(0.1, low=0, high=1)
     batch: bool = True
-    affine: bool = True
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its weights of the statistics."""

@@ -7,13 +7,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from normbench.norms._base import Norm
-from normbench.norms._batch import BatchNorm
-from normbench.parts.options import option
+from normbench.norms._batch import BatchNorm, RunningStatistics
 
 
 @dataclass(frozen=True)
-class SyncBN(Norm):
+class SyncBN(RunningStatistics):
     """Synchronized batch normalization: each channel by the samples of all workers together.
 
     y = (x - mean) / sqrt(var + eps) * weight + bias;  x: (N, C, ...) on each worker, N may differ;
@@ -32,16 +30,8 @@ class SyncBN(Norm):
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("cross-gpu-bn", "sync")
-    bias: ClassVar[bool] = False
-    uses_batch: ClassVar[bool] = True
-    running: ClassVar[bool] = True
-    parameters: ClassVar[str] = "2 C"
     state: ClassVar[str] = "running_mean running_var num_batches_tracked"
     norm_batch: ClassVar[str] = "global"
-
-    eps: float = option(1e-5, low=0)
-    momentum: float = option(0.1, low=0, high=1)
-    affine: bool = True
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its running statistics."""

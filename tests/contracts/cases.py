@@ -13,7 +13,8 @@ REFUSED     (options, input, pattern): what must raise. input: None, a shape, a 
             the linear layer, or the pair of such a function and a shape.
 INVARIANT   what the training output does not see; see `test_norms.CHANGES`.
 EXACT       the options with which that is exact, `{"eps": 0.0}` if not given.
-SHIPPED     values in the YAML that differ from the defaults of the class.
+RUN         options that a run settles, such as a schedule in training forwards where the default
+            is a share of them: the cases have these, where they set nothing else.
 RANDOM      False: parameters are not overwritten with random values before the comparison.
 GRADCHECK   False: the gradients are partial on purpose.
 MEAN        the mean of the inputs in the comparison of float32 with float64.
@@ -58,6 +59,12 @@ def oracle_of(group: str, name: str) -> ModuleType:
     return importlib.import_module(f"oracles.{registry.KINDS[group][0]}.{name}")
 
 
+def create(name: str, **options: Any) -> Norm:
+    """A norm as in a run, which settles what its oracle says; chains are as they are."""
+    settled = {} if "+" in name else getattr(oracle_of("norm", name), "RUN", {})
+    return norms.create(name, **settled | options)
+
+
 @dataclass(frozen=True)
 class Case:
     """One norm with options, for inputs of one shape; `layer` is the index of a linear layer."""
@@ -77,7 +84,7 @@ class Case:
 
     @property
     def norm(self) -> Norm:
-        return norms.create(self.name, **self.options)
+        return create(self.name, **self.options)
 
     @property
     def kinds(self) -> list[str]:

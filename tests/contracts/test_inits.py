@@ -19,14 +19,13 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from contracts.cases import oracle_of, own
+from contracts.cases import create, oracle_of, own
 from scipy import stats
 from torch import nn
 
 from normbench.errors import InitError
 from normbench.inits._base import initialize
 from normbench.models.cnn import CNN
-from normbench.norms import create
 from normbench.norms._base import Units
 from normbench.parts import registry
 

@@ -18,10 +18,9 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from contracts.cases import default_dtype, oracle_of, own
+from contracts.cases import create, default_dtype, oracle_of, own
 from torch import nn
 
-from normbench import norms
 from normbench.errors import ModelError, PartError
 from normbench.inits._base import LAYERS, initialize
 from normbench.norms._base import PLACES, Dropout, Unit, Units, apply, calibrate
@@ -48,7 +47,7 @@ UNBIASED = [name for name in NORMS if not FACTS[name]["bias"]]
 def build(name, norm="none", shape=None, options=None, **how):
     """A model with plain linear layers, not initialized."""
     model = registry.find("model", name)(**(options or {}))
-    units = Units(norms.create(norm), **how)
+    units = Units(create(norm), **how)
     return model.build(units, shape or ORACLES[name].SMALL, 10)
 
 
@@ -118,7 +117,7 @@ def test_without_a_norm_the_model_computes_its_oracle(name, options, shape, para
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("norm", [each for each in NORMS if FACTS[each]["parameters"] == "2 C"])
 def test_a_norm_adds_two_parameters_for_each_normalized_channel(name, norm):
-    if norms.create(norm).layer(8, 2) is None:
+    if create(norm).layer(8, 2) is None:
         pytest.skip("its parameters stand in another place")
     try:
         on = count(build(name, norm, bias="on", placement="pre"))
@@ -141,7 +140,7 @@ def fitted(name, norm, placement="auto"):
 
 
 def trained(name, norm, placement):
-    how = norms.create(norm)
+    how = create(norm)
     model = filled(build(name, norm, placement=placement))
     apply(how, model)
     x, labels = images(name), torch.arange(18) % 10
@@ -254,7 +253,7 @@ def test_a_bias_is_dropped_exactly_where_a_norm_that_makes_it_useless_comes_next
         dropped = {path for path, layer in linears(model).items() if layer.bias is None}
         if FACTS[norm]["bias"]:
             assert dropped - {other} == set(), norm
-        elif norms.create(norm).layer(8, 2):
+        elif create(norm).layer(8, 2):
             seen = seen or (dropped, normed_directly(build(name, norm, placement=placement), name))
             assert dropped == seen[0], norm
     assert seen or placement == "post"  # which a model may refuse
@@ -292,7 +291,7 @@ def test_the_output_does_not_depend_on_a_bias_that_would_be_dropped(name, norm):
         pytest.skip("does not apply")
     dropped = [p for p, layer in linears(build(name, norm)).items() if layer.bias is None]
     model = filled(build(name, norm, bias="on"))
-    apply(norms.create(norm), model)
+    apply(create(norm), model)
     moved = copy.deepcopy(model)
     for path in dropped:
         layer = moved.get_submodule(path)

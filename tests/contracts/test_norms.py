@@ -12,6 +12,7 @@ from contracts.cases import (
     Case,
     cases,
     chosen,
+    create,
     default_dtype,
     descend,
     draw,
@@ -176,7 +177,7 @@ def use(name, options, given_input):
     ],
 )
 def test_a_group_of_one_dense_feature_is_refused_when_the_layer_is_built(name, options, channels):
-    norm = norms.create(name, **options)
+    norm = create(name, **options)
     with pytest.raises(NormError, match="leaves 1 value"):
         Units(norm).linear(4, channels)
 
@@ -461,7 +462,7 @@ def test_dims_without_a_case_are_refused(name):
 
 @each_name
 def test_layers_other_than_linear_and_conv2d_are_not_replaced(name):
-    norm = norms.create(name)
+    norm = create(name)
     if norm.linear(plain_layer := nn.Linear(4, 6)) is plain_layer:
         pytest.skip("leaves linear layers as they are")
     for layer in (nn.Conv1d(4, 6, 3), nn.Bilinear(4, 4, 6), nn.Identity()):
@@ -640,16 +641,17 @@ def test_options_of_one_name_have_one_range(name):
         assert dict(options["eps"].limits) == {"low": 0}
     if "momentum" in options:
         assert dict(options["momentum"].limits) == {"low": 0, "high": 1}
-    for key in {
-        "groups",
-        "window",
-        "size",
-        "sum_window",
-        "sup_window",
-        "norm_batch",
-        "steps",
-    } & set(options):
-        assert options[key].limits["low"] == 1, key
+
+
+@each_name
+def test_a_whole_number_counts_from_one_or_from_zero_where_zero_means_at_once(name):
+    for key, declared in registry.facts("norm", name).options.items():
+        if "int" in declared.type.split(" | "):
+            assert declared.limits["low"] in (0, 1), key
+            case = plain(name)[0]
+            if declared.limits["low"] == 0:
+                module = Case(name, {key: 0}, case.shape, case.layer).module()
+                assert module(case.inputs(0)).isfinite().all(), key
 
 
 @each_plain
@@ -663,7 +665,7 @@ def test_affine_false_removes_weight_and_bias(case):
 
 @each_name
 def test_the_facts_of_a_norm_are_legal(name):
-    norm = norms.create(name)
+    norm = create(name)
     assert set(norm.places) <= set(PLACES) and norm.placement in norm.places
     assert norm.brings in ACTIVATIONS
     assert norm.memory_format in ("channels_last", "contiguous")
@@ -676,7 +678,7 @@ def test_the_limits_of_a_norm_are_told(name):
 
 @each_name
 def test_the_activation_it_brings_stands_where_the_run_names_none(name):
-    norm = norms.create(name)
+    norm = create(name)
     if norm.own_activation:
         assert type(norm).activation is not Norm.activation
     else:
@@ -687,7 +689,7 @@ def test_the_activation_it_brings_stands_where_the_run_names_none(name):
 
 @each_name
 def test_layers_over_time_share_what_is_learned_and_the_last_serves_later_steps(name):
-    norm = norms.create(name)
+    norm = create(name)
     try:
         layer = norm.layer(6, 0)
         over = norm.over_time(6, 3)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from contracts.cases import oracle_of, own
+from contracts.cases import own
 
 from normbench.parts import registry
 from normbench.parts.options import Options, declarations
@@ -33,13 +33,6 @@ def packaged(path):
     return OmegaConf.to_container(OmegaConf.load(registry.configs() / path), resolve=False)
 
 
-def shipped(group, name):
-    """What the YAML of a part must hold: the defaults, but for what its oracle says is shipped."""
-    options = registry.facts(group, name).options
-    defaults = {key: each.default for key, each in options.items()}
-    return {"name": name, **defaults, **getattr(oracle_of(group, name), "SHIPPED", {})}
-
-
 def settled(value):
     """Replace `${key}` by the packaged default of that setting of the run."""
     if isinstance(value, dict):
@@ -57,16 +50,10 @@ def test_code_and_oracles_have_the_same_names(group):
 @each_part
 def test_a_part_has_a_yaml_with_all_its_options_and_their_defaults(group, name):
     values = settled(packaged(f"{group}/{name}.yaml"))
-    assert values == shipped(group, name)
-    for key, value in values.items():
-        assert type(value) is type(shipped(group, name)[key]), key
-
-
-@each_part
-def test_what_is_shipped_differently_does_differ(group, name):
     options = registry.facts(group, name).options
-    for key, value in getattr(oracle_of(group, name), "SHIPPED", {}).items():
-        assert value != options[key].default
+    assert values == {"name": name, **{key: each.default for key, each in options.items()}}
+    for key, declared in options.items():
+        assert type(values[key]) is type(declared.default), key
 
 
 @each_part

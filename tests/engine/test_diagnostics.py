@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from contracts.cases import default_dtype, oracle_of, own
+from contracts.cases import create, default_dtype, oracle_of, own
 from engine.test_train import config, kinds
 from torch import nn
 
@@ -33,7 +33,7 @@ OWN = [name for name in own("norm") if registry.facts("norm", name).constants["o
 
 def build(model="mlp", norm="none", shape=SHAPE, options=None, **how):
     """A small model in float64 with random weights and biases."""
-    made = norms.create(norm)
+    made = create(norm)
     part = registry.find("model", model)(**({"width": 4} if options is None else options))
     with default_dtype(torch.float64):
         built = part.build(Units(made, **how), shape, 3)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from contracts.cases import create
 from engine.test_train import kinds
 from torch import nn
 
@@ -19,7 +20,6 @@ from normbench.errors import NormbenchError
 from normbench.inits._base import InitContext, initialize
 from normbench.inits._greedy import Decoder, units_of
 from normbench.inits.autoencoder import AutoEncoder
-from normbench.norms import create
 from normbench.norms._base import Unit
 from normbench.runs import build, run
 from normbench.runs.directory import read_rows, read_status

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from contracts.cases import default_dtype
+from contracts.cases import create, default_dtype
 from torch import nn
 from torchvision import models, ops
 
@@ -39,7 +39,7 @@ FOREIGN = {name for name in NAMES if re.match("convnext|maxvit|swin|vit", name)}
 
 
 def build(arch, norm="none", shape=(3, 33, 33), **how):
-    return Torchvision(arch=arch).build(Units(norms.create(norm), **how), shape, 10)
+    return Torchvision(arch=arch).build(Units(create(norm), **how), shape, 10)
 
 
 def filled(module, seed=0):
@@ -129,7 +129,7 @@ def checked(arch, norm):
     """Build a network without values, and return its logits or why it is refused."""
     try:
         with torch.device("meta"), torch.no_grad():
-            how = norms.create(norm)
+            how = create(norm)
             model = build(arch, norm, (1, 96, 96), bias="auto")
             apply(how, model)
             calls = count_calls(model)
@@ -273,7 +273,7 @@ def replaced(arch, norm, **how):
     """The linear layers that a norm of weights has taken the place of, and all others, by path."""
     model = filled(build(arch, norm, **how))
     layers = {path for path, each in model.named_modules() if isinstance(each, LAYERS)}
-    apply(norms.create(norm), model)
+    apply(create(norm), model)
     others = {path for path, each in model.named_modules() if isinstance(each, LAYERS)}
     return layers - others, others
 

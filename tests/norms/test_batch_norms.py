@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from contracts.cases import default_dtype, draw
+from contracts.cases import create, default_dtype, draw
 from torch import nn
-
-from normbench.norms import create
 
 PLACES = [(), (4,), (4, 3)]  # what follows (N, C)
 FINAL = {"start": 0, "rmax_end": 0, "dmax_end": 0}

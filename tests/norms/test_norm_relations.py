@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import torch.nn.functional as F
-from contracts.cases import default_dtype, draw, forward_backward
+from contracts.cases import create, default_dtype, draw, forward_backward
 from torch import nn
 
-from normbench.norms import create
 from normbench.norms._base import TLU
 
 SHAPES = {0: (6, 5), 1: (6, 5, 7), 2: (6, 5, 4, 3)}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from contracts.cases import create
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -59,7 +60,7 @@ def cases(workers: int) -> dict[str, tuple[str, str, list[int]]]:
 
 def build(name: str, place: str, **options: Any) -> nn.Module:
     """A norm with random parameters, the same in every process."""
-    norm, dims = norms.create(name, **OPTIONS.get(name, {}), **options), len(PLACES[place])
+    norm, dims = create(name, **OPTIONS.get(name, {}), **options), len(PLACES[place])
     module = (norm.layer(5, dims) or norm.activation(None, 5, dims)).double()
     generator = torch.Generator().manual_seed(5)
     for parameter in module.parameters():

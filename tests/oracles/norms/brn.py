@@ -4,13 +4,13 @@ import torch
 from oracles.norms.bn import chunks, like, moments
 
 KIND = "features"
-SHIPPED = {
-    "start": None,
-    "start_share": 0.05,
-    "rmax_end": None,
-    "rmax_end_share": 0.4,
-    "dmax_end": None,
-    "dmax_end_share": 0.25,
+RUN = {
+    "start": 5000,
+    "start_share": None,
+    "rmax_end": 40000,
+    "rmax_end_share": None,
+    "dmax_end": 25000,
+    "dmax_end_share": None,
 }
 OPTIONS = [
     {},

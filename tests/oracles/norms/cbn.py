@@ -5,7 +5,7 @@ from torch import nn
 from torch.func import functional_call
 
 KIND = "linear"
-SHIPPED = {"burnin": None, "burnin_share": 0.1}
+RUN = {"burnin": 0, "burnin_share": None}
 OPTIONS = [
     {},
     {"window": 1, "eps": 0.3},

@@ -3,7 +3,7 @@
 import torch
 
 KIND = "features"
-SHIPPED = {"window": 1}  # the run's accumulate
+RUN = {"window": 4}
 OPTIONS = [
     {},
     {"window": 1, "eps": 0.3, "momentum": 0.7},
