@@ -21,7 +21,7 @@ from normbench.rows import Row
 from normbench.runtime import collectives, rng
 
 if TYPE_CHECKING:
-    from normbench.optimizers._base import Stepper
+    from normbench.optimizers._base import FlatOptimizer
 
 FOLD = 64  # steps whose losses are kept apart before they are reduced on the device
 GAP_IMAGES = 1000  # validation images on which the two modes of a model are compared
@@ -43,7 +43,7 @@ class Update:
     def __init__(
         self,
         model: nn.Module,
-        stepper: Stepper,
+        stepper: FlatOptimizer,
         norm: Norm,
         accumulate: int,
         precision: str,

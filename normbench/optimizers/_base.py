@@ -16,14 +16,15 @@ ALIGN = 16  # each parameter starts at a multiple of this many elements: 64 byte
 
 
 @dataclass(frozen=True)
-class Optimizer(Options):
+class OptimizerOptions(Options):
     """The options of an optimizer; `bind` gives the object that steps a model."""
 
     error: ClassVar[type[OptimizerError]] = OptimizerError
 
     lr: float = option(0.1, above=0, high=1e30)
+    weight_decay: float = option(0.0, low=0, high=1e30)
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
+    def bind(self, model: nn.Module, decay_all: bool = False) -> FlatOptimizer:
         """Flatten the parameters of `model`, which is on its device and in its memory format.
 
         Args: decay_all: decay every parameter, not only those with two or more axes.
@@ -31,7 +32,7 @@ class Optimizer(Options):
         raise NotImplementedError
 
 
-class Flat:
+class FlatParameters:
     """All parameters of a model as views of one tensor, and their gradients as views of another.
 
     Decayed parameters (two or more axes, or all) come first, so that weight decay is one slice.
@@ -64,14 +65,14 @@ class Flat:
             parameter.grad = self.grad.as_strided(*place)
 
 
-class Stepper:
-    """Steps the flat parameters of one model; subclasses fill `state` and implement `step`.
+class FlatOptimizer:
+    """Steps the flat parameters of one model; a subclass fills `state` and implements `step`.
 
     `params` and `grad` are the flat parameters and gradients: their norm, or their sum over
     workers, is one call.
     """
 
-    def __init__(self, flat: Flat) -> None:
+    def __init__(self, flat: FlatParameters) -> None:
         self.params, self.grad = flat.params, flat.grad
         self.state: dict[str, Tensor] = {}
         self._decayed = slice(0, flat.decayed)

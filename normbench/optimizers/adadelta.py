@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
 from torch.optim.adadelta import adadelta
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
-from normbench.optimizers._torch import Rule, TorchStepper
+from normbench.optimizers._torch import Rule, TorchOptions
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class Adadelta(Optimizer):
+class Adadelta(TorchOptions):
     """Adadelta: the running size of the steps over that of the gradient takes the place of a rate.
 
     d = g + weight_decay * p;  s <- rho * s + (1 - rho) * d^2;
@@ -29,14 +27,12 @@ class Adadelta(Optimizer):
     lr: float = option(1.0, above=0, high=1e30)
     rho: float = option(0.9, low=0, below=1)
     eps: float = option(1e-6, above=0)
-    weight_decay: float = option(0.0, low=0, high=1e30)
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
-        rule = Rule(
+    def rule(self) -> Rule:
+        """Return torch's function with the options."""
+        return Rule(
             adadelta,
             tensors={"square_avgs": 0.0, "acc_deltas": 0.0},
             numbers={"state_steps": 0.0},
             options={"rho": self.rho, "eps": self.eps},
         )
-        return TorchStepper(Flat(model, decay_all), rule, self.weight_decay)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
 from torch.optim.adagrad import adagrad
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
-from normbench.optimizers._torch import Rule, TorchStepper
+from normbench.optimizers._torch import Rule, TorchOptions
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class Adagrad(Optimizer):
+class Adagrad(TorchOptions):
     """Adagrad: each parameter's step is divided by the root of all its squared gradients so far.
 
     d = g + weight_decay * p;  s <- s + d^2;  at step t = 1, 2, ...
@@ -30,14 +28,12 @@ class Adagrad(Optimizer):
     lr_decay: float = option(0.0, low=0, high=1e30)
     start: float = option(0.0, low=0, high=1e30)
     eps: float = option(1e-10, above=0)
-    weight_decay: float = option(0.0, low=0, high=1e30)
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
-        rule = Rule(
+    def rule(self) -> Rule:
+        """Return torch's function with the options."""
+        return Rule(
             adagrad,
             tensors={"state_sums": self.start},
             numbers={"state_steps": 0.0},
             options={"lr_decay": self.lr_decay, "eps": self.eps},
         )
-        return TorchStepper(Flat(model, decay_all), rule, self.weight_decay)

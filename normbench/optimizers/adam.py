@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
+from normbench.optimizers._base import FlatOptimizer, FlatParameters, OptimizerOptions
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class Adam(Optimizer):
+class Adam(OptimizerOptions):
     """Adam: each parameter's step is divided by the running size of its gradient.
 
     d = g + weight_decay * p;  m <- beta1 * m + (1 - beta1) * d;
@@ -31,17 +31,16 @@ class Adam(Optimizer):
     beta1: float = option(0.9, low=0, below=1)
     beta2: float = option(0.999, low=0, below=1)
     eps: float = option(1e-8, above=0)
-    weight_decay: float = option(0.0, low=0, high=1e30)
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
-        return AdamStepper(Flat(model, decay_all), self)
+    def bind(self, model: nn.Module, decay_all: bool = False) -> FlatOptimizer:
+        """Return the optimizer of the parameters of `model`."""
+        return FlatAdam(FlatParameters(model, decay_all), self)
 
 
-class AdamStepper(Stepper):
+class FlatAdam(FlatOptimizer):
     """At most eight tensor calls per step, whatever the number of parameters."""
 
-    def __init__(self, flat: Flat, options: Adam) -> None:
+    def __init__(self, flat: FlatParameters, options: Adam) -> None:
         super().__init__(flat)
         self.options = options
         self.state = {

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
 from torch.optim.adamax import adamax
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
-from normbench.optimizers._torch import Rule, TorchStepper
+from normbench.optimizers._torch import MomentOptions, Rule
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class Adamax(Optimizer):
+class Adamax(MomentOptions):
     """Adamax: each parameter's step is divided by the largest of its fading gradients.
 
     d = g + weight_decay * p;  m <- beta1 * m + (1 - beta1) * d;  u <- max(beta2 * u, |d| + eps);
@@ -27,17 +25,12 @@ class Adamax(Optimizer):
     """
 
     lr: float = option(2e-3, above=0, high=1e30)
-    beta1: float = option(0.9, low=0, below=1)
-    beta2: float = option(0.999, low=0, below=1)
-    eps: float = option(1e-8, above=0)
-    weight_decay: float = option(0.0, low=0, high=1e30)
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
-        rule = Rule(
+    def rule(self) -> Rule:
+        """Return torch's function with the options."""
+        return Rule(
             adamax,
             tensors={"exp_avgs": 0.0, "exp_infs": 0.0},
             numbers={"state_steps": 0.0},
-            options={"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps},
+            options=self.moments(),
         )
-        return TorchStepper(Flat(model, decay_all), rule, self.weight_decay)

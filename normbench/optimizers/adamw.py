@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
 from torch.optim.adamw import adamw
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
-from normbench.optimizers._torch import Rule, TorchStepper
+from normbench.optimizers._torch import MomentOptions, Rule
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class AdamW(Optimizer):
+class AdamW(MomentOptions):
     """Adam with decoupled weight decay: the decay is not scaled by the size of the gradient.
 
     m <- beta1 * m + (1 - beta1) * g;  s <- beta2 * s + (1 - beta2) * g^2;  at step t = 1, 2, ...
@@ -27,18 +25,15 @@ class AdamW(Optimizer):
     """
 
     lr: float = option(1e-3, above=0, high=1e30)
-    beta1: float = option(0.9, low=0, below=1)
-    beta2: float = option(0.999, low=0, below=1)
-    eps: float = option(1e-8, above=0)
     weight_decay: float = option(1e-2, low=0, high=1e30)
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
-        options = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
-        rule = Rule(
+    def rule(self) -> Rule:
+        """Return torch's function with the options."""
+        options = self.moments()
+        return Rule(
             adamw,
             tensors={"exp_avgs": 0.0, "exp_avg_sqs": 0.0},
             numbers={"state_steps": 0.0},
             options={**options, "amsgrad": False, "max_exp_avg_sqs": []},
+            decoupled=True,
         )
-        return TorchStepper(Flat(model, decay_all), rule, self.weight_decay, decoupled=True)

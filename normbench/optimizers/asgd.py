@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim.asgd import asgd
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
-from normbench.optimizers._torch import Rule, TorchStepper
+from normbench.optimizers._base import FlatParameters
+from normbench.optimizers._torch import FlatTorch, Rule, TorchOptions
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class ASGD(Optimizer):
+class ASGD(TorchOptions):
     """Gradient descent with a falling rate, and an average of the parameters beside it.
 
     d = g + weight_decay * p;  at step t = 1, 2, ...  h = lr / (1 + lambd * lr * (t - 1))^alpha;
@@ -31,20 +31,22 @@ class ASGD(Optimizer):
     lambd: float = option(1e-4, low=0, high=1e30)
     alpha: float = option(0.75, low=0, high=1e30)
     t0: float = option(1e6, low=0, high=1e30)
-    weight_decay: float = option(0.0, low=0, high=1e30)
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
-        rule = Rule(
+    def rule(self) -> Rule:
+        """Return torch's function with the options."""
+        return Rule(
             asgd,
             tensors={"axs": 0.0},
             numbers={"state_steps": 0.0, "etas": 0.0, "mus": 1.0},
             options={"lambd": self.lambd, "alpha": self.alpha, "t0": self.t0},
         )
-        return ASGDStepper(Flat(model, decay_all), rule, self.weight_decay)
+
+    def bind(self, model: nn.Module, decay_all: bool = False) -> FlatASGD:
+        """Return the optimizer of the parameters of `model`."""
+        return FlatASGD(FlatParameters(model, decay_all), self.rule(), self.weight_decay)
 
 
-class ASGDStepper(TorchStepper):
+class FlatASGD(FlatTorch):
     """Sets the rate of each step, which torch's function makes of the lr of the step before."""
 
     def step(self, lr: float) -> None:

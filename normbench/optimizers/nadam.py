@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
 from torch.optim.nadam import nadam
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
-from normbench.optimizers._torch import Rule, TorchStepper
+from normbench.optimizers._torch import MomentOptions, Rule
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class NAdam(Optimizer):
+class NAdam(MomentOptions):
     """Adam whose momentum looks ahead by one step, as Nesterov's does.
 
     d = g + weight_decay * p;  m <- beta1 * m + (1 - beta1) * d;
@@ -30,21 +28,15 @@ class NAdam(Optimizer):
     """
 
     lr: float = option(2e-3, above=0, high=1e30)
-    beta1: float = option(0.9, low=0, below=1)
-    beta2: float = option(0.999, low=0, below=1)
-    eps: float = option(1e-8, above=0)
     momentum_decay: float = option(4e-3, low=0, high=1e30)
-    weight_decay: float = option(0.0, low=0, high=1e30)
     decoupled_weight_decay: bool = False
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
-        options = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
-        rule = Rule(
+    def rule(self) -> Rule:
+        """Return torch's function with the options."""
+        return Rule(
             nadam,
             tensors={"exp_avgs": 0.0, "exp_avg_sqs": 0.0},
             numbers={"state_steps": 0.0, "mu_products": 1.0},
-            options={**options, "momentum_decay": self.momentum_decay},
+            options={**self.moments(), "momentum_decay": self.momentum_decay},
+            decoupled=self.decoupled_weight_decay,
         )
-        flat = Flat(model, decay_all)
-        return TorchStepper(flat, rule, self.weight_decay, self.decoupled_weight_decay)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 from torch.optim.rmsprop import rmsprop
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
-from normbench.optimizers._torch import Rule, TorchStepper
+from normbench.optimizers._torch import Rule, TorchOptions
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class RMSprop(Optimizer):
+class RMSprop(TorchOptions):
     """RMSprop: each parameter's gradient is divided by its running size.
 
     d = g + weight_decay * p;  s <- alpha * s + (1 - alpha) * d^2;
@@ -35,22 +33,15 @@ class RMSprop(Optimizer):
     eps: float = option(1e-8, above=0)
     momentum: float = option(0.0, low=0, below=1)
     centered: bool = False
-    weight_decay: float = option(0.0, low=0, high=1e30)
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
+    def rule(self) -> Rule:
+        """Return torch's function with the options."""
         used = {"grad_avgs": self.centered, "momentum_buffer_list": self.momentum > 0}
         unused: dict[str, Any] = {name: [] for name, needed in used.items() if not needed}
-        options = {
-            "alpha": self.alpha,
-            "eps": self.eps,
-            "momentum": self.momentum,
-            "centered": self.centered,
-        }
-        rule = Rule(
+        names = ("alpha", "eps", "momentum", "centered")
+        return Rule(
             rmsprop,
             tensors={"square_avgs": 0.0, **{name: 0.0 for name, needed in used.items() if needed}},
             numbers={"state_steps": 0.0},
-            options={**options, **unused},
+            options={**{name: getattr(self, name) for name in names}, **unused},
         )
-        return TorchStepper(Flat(model, decay_all), rule, self.weight_decay)

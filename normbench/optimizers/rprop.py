@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.optim.rprop import rprop
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
-from normbench.optimizers._torch import Rule, TorchStepper
+from normbench.optimizers._base import FlatParameters
+from normbench.optimizers._torch import FlatTorch, Rule, TorchOptions
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class Rprop(Optimizer):
+class Rprop(TorchOptions):
     """Resilient propagation: step sizes grow while the sign of the gradient stays, and shrink.
 
     d = g + weight_decay * p;  h <- h * etaplus where d * d' > 0, h * etaminus where d * d' < 0,
@@ -35,7 +35,6 @@ class Rprop(Optimizer):
     etaplus: float = option(1.2, above=1, high=1e30)
     step_min: float = option(1e-6, low=0, high=1e30)
     step_max: float = option(50.0, above=0, high=1e30)
-    weight_decay: float = option(0.0, low=0, high=1e30)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,9 +42,9 @@ class Rprop(Optimizer):
             why = f"is above step_max={self.step_max}"
             raise self.error("step_min", str(self.step_min), why, self.step_max)
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
-        rule = Rule(
+    def rule(self) -> Rule:
+        """Return torch's function with the options."""
+        return Rule(
             rprop,
             tensors={"prevs": 0.0, "step_sizes": 1.0},
             numbers={"state_steps": 0.0},
@@ -56,13 +55,16 @@ class Rprop(Optimizer):
                 "step_size_max": self.step_max,
             },
         )
-        return RpropStepper(Flat(model, decay_all), rule, self.weight_decay)
+
+    def bind(self, model: nn.Module, decay_all: bool = False) -> FlatRprop:
+        """Return the optimizer of the parameters of `model`."""
+        return FlatRprop(FlatParameters(model, decay_all), self.rule(), self.weight_decay)
 
 
-class RpropStepper(TorchStepper):
+class FlatRprop(FlatTorch):
     """Scales the step sizes with the learning rate, which torch's function does not know."""
 
-    def __init__(self, flat: Flat, rule: Rule, weight_decay: float) -> None:
+    def __init__(self, flat: FlatParameters, rule: Rule, weight_decay: float) -> None:
         super().__init__(flat, rule, weight_decay)
         self.state["lr"] = torch.ones((), dtype=torch.float64, device="cpu")
 

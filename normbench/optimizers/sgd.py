@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from normbench.optimizers._base import Flat, Optimizer, Stepper
+from normbench.optimizers._base import FlatOptimizer, FlatParameters, OptimizerOptions
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class SGD(Optimizer):
+class SGD(OptimizerOptions):
     """Stochastic gradient descent with momentum and weight decay.
 
     d = g + weight_decay * p;  m <- momentum * m + d;  p <- p - lr * m, or with nesterov
@@ -35,15 +35,15 @@ class SGD(Optimizer):
             why = "needs a momentum above 0"
             raise self.error("nesterov", "true", why, "optimizer.momentum=0.9")
 
-    def bind(self, model: nn.Module, decay_all: bool = False) -> Stepper:
-        """Return the stepper for the parameters of `model`."""
-        return SGDStepper(Flat(model, decay_all), self)
+    def bind(self, model: nn.Module, decay_all: bool = False) -> FlatOptimizer:
+        """Return the optimizer of the parameters of `model`."""
+        return FlatSGD(FlatParameters(model, decay_all), self)
 
 
-class SGDStepper(Stepper):
+class FlatSGD(FlatOptimizer):
     """At most five tensor calls per step, whatever the number of parameters."""
 
-    def __init__(self, flat: Flat, options: SGD) -> None:
+    def __init__(self, flat: FlatParameters, options: SGD) -> None:
         super().__init__(flat)
         self.options = options
         if options.momentum:

@@ -28,7 +28,7 @@ KINDS = {
     "norm": ("norms", "Norm"),
     "init": ("inits", "Init"),
     "data": ("data", "Data"),
-    "optimizer": ("optimizers", "Optimizer"),
+    "optimizer": ("optimizers", "OptimizerOptions"),
 }
 
 
