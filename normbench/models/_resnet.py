@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from normbench.models._base import Shape, check_size
+from normbench.models._base import Model, Shape, check_size
 from normbench.norms._base import Units
 
 WIDTHS = (16, 32, 64)  # channels of the three stages
 Step = Callable[[Units, int, int, int], nn.Module]  # makes a block: units, cin, cout, stride
+
+
+@dataclass(frozen=True)
+class ResNet(Model):
+    """The base of the residual nets of 6 * blocks + 2 layers.
+
+    A block is y = act(norm(conv(act(norm(conv(x))))) + skip(x)), in another order at `preact`.
+    Where the shape changes the skip is a 1x1 convolution (option B), not padding with zeros.
+
+    Source: He, Zhang, Ren & Sun 2016, arXiv 1512.03385, section 4.2; `preact`: arXiv 1603.05027.
+    """
+
+    residual: ClassVar[bool] = True
+    spatial: ClassVar[bool] = True
+    blocks: ClassVar[int]  # of each stage
+
+    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+        """Build for images of at least 8x8."""
+        return build(f"resnet{6 * self.blocks + 2}", units, shape, classes, self.blocks)
 
 
 class Block(nn.Module):

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
-from normbench.models import _resnet
-from normbench.models._base import Model, Shape
-from normbench.norms._base import Units
+from normbench.models._resnet import ResNet
 
 
 @dataclass(frozen=True)
-class ResNet32(Model):
+class ResNet32(ResNet):
     """Residual net of 32 layers for small images: three stages of 5 blocks, 16, 32, 64 channels.
 
     A block is y = act(norm(conv(act(norm(conv(x))))) + skip(x)), in another order at `preact`.
@@ -24,9 +20,4 @@ class ResNet32(Model):
     Where the shape changes the skip is a 1x1 convolution (option B), not padding with zeros.
     """
 
-    residual: ClassVar[bool] = True
-    spatial: ClassVar[bool] = True
-
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
-        """Build for images of at least 8x8."""
-        return _resnet.build("resnet32", units, shape, classes, blocks=5)
+    blocks: ClassVar[int] = 5

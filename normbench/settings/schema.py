@@ -149,12 +149,13 @@ class Config:
         """Digest of every setting that can change the numbers, except the seed.
 
         Settings at their default are left out, so that a setting added to normbench later does
-        not rename the runs of today.
+        not rename the runs of today. So is a share of the run that became a number.
         """
         kept = {
             key: value
             for key, value in leaves(self.experiment())
             if key != "seed" and (key.endswith(".name") or value != default_of(key, self))
+            if not (key.endswith("_share") and value is None)
         }
         text = json.dumps({**kept, "data.digest": self.digest}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
