@@ -48,7 +48,7 @@ def records(store: Store, archive: Known, counts: Mapping[str, int], size: int) 
 
 
 def _taken(packed: bytes, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """The members that `sizes` names; ValueError says why they cannot be had."""
+    """Return the members that `sizes` names; ValueError says why it cannot."""
     found: dict[str, bytes] = {}
     unpacked = gzip.GzipFile(fileobj=io.BytesIO(packed))
     limited = cast(IO[bytes], _Limited(unpacked, sum(sizes.values()) + SPARE))
@@ -62,13 +62,13 @@ def _taken(packed: bytes, sizes: Mapping[str, int]) -> dict[str, bytes]:
     except _Refused:
         raise
     except (tarfile.TarError, zlib.error, EOFError, OSError, OverflowError, ValueError) as error:
-        raise ValueError(f"is no whole .tar.gz: {error}") from error
+        raise ValueError(f"is not a complete .tar.gz: {error}") from error
     raise ValueError(f"has no member {min(sizes.keys() - found.keys())}")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> bytes:
     if not member.isreg():
-        raise _Refused(f"has a member {member.name} that is no plain file")
+        raise _Refused(f"has a member {member.name} that is not a plain file")
     if member.size != size:
         raise _Refused(f"has a member {member.name} of {member.size:,} bytes instead of {size:,}")
     stream = tar.extractfile(member)
@@ -77,7 +77,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> bytes:
 
 
 class _Refused(ValueError):
-    """What the archive holds is wrong, though it can be read."""
+    """Refuses what the archive holds, though it can be read."""
 
 
 class _Limited:

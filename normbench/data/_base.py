@@ -76,7 +76,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is loaded.
+    """Facts of a data set that are known before it is loaded.
 
     `shape`: (C, H, W); `classes`: their number; `sizes`: images in train, val, test; `digest`:
     SHA-256 of the content and the rule that splits it; `here`: the files are on this machine;
@@ -251,13 +251,13 @@ class PixelMoments:
 
     def mean(self) -> tuple[float, ...]:
         """The mean per channel, of pixels in 0..1."""
-        return tuple(each / (255 * self.count) for each in self.sums)
+        return tuple(total / (255 * self.count) for total in self.sums)
 
     def std(self) -> tuple[float, ...]:
         """The standard deviation per channel, biased, of pixels in 0..1; 1 where it would be 0."""
         variances = [
-            (self.count * square - each * each) / (255 * self.count) ** 2
-            for each, square in zip(self.sums, self.squares, strict=True)
+            (self.count * square - total * total) / (255 * self.count) ** 2
+            for total, square in zip(self.sums, self.squares, strict=True)
         ]
         return tuple(variance**0.5 or 1.0 for variance in variances)
 
@@ -277,7 +277,7 @@ def cut(images: Array, labels: Array, sizes: tuple[int, int, int]) -> tuple[Spli
 
 
 def _appearance(labels: Array) -> Array:
-    """For each of `labels` (N,), how many of its class stand before it."""
+    """Count for each of `labels` (N,) how many of its class stand before it."""
     import numpy as np
 
     by_class = np.argsort(labels, kind="stable")
@@ -291,6 +291,6 @@ def _check_path(data: Data, name: str, value: str | None) -> None:
     if value is None:
         return
     if not value or "\0" in value:
-        raise data.error(name, value, "is no path", "null" if name == "root" else "DIR")
+        raise data.error(name, value, "is not a path", "null" if name == "root" else "DIR")
     if value.startswith("~"):
         raise data.error(name, value, "a ~ is not expanded here", f"./{value}")

@@ -27,7 +27,7 @@ WAIT_S = 0.2  # between two looks whether another process has finished the copy
 
 @dataclass(frozen=True)
 class Decoded:
-    """What is known of a decoded copy.
+    """Facts of a decoded copy.
 
     `source`: fingerprint of the files it was made of; `digest`: of their content and its order;
     `shape`: (N, H, W, C); `mean`, `std`: per channel, of the training images; `sha256`: of the
@@ -44,9 +44,9 @@ class Decoded:
 
     def __post_init__(self) -> None:
         numbers = [*self.mean, *self.std]
-        right = [type(each) is int for each in self.shape]
-        right += [type(each) is float for each in numbers]
-        right += [type(each) is str for each in (self.source, self.digest, self.sha256)]
+        right = [type(side) is int for side in self.shape]
+        right += [type(number) is float for number in numbers]
+        right += [type(text) is str for text in (self.source, self.digest, self.sha256)]
         right += [type(self.labels) in (str, type(None))]
         if not all(right) or len(self.shape) != 4 or len(numbers) != 2 * self.shape[3]:
             raise ValueError("is not the description of a decoded copy")
@@ -90,7 +90,7 @@ class Cache:
         """Return what is known of the copy, its images (N, H, W, C), and its labels (N,) if any.
 
         They are mapped from their files; changes to them stay in memory. A copy that is damaged
-        is made anew.
+        is made again.
 
         Raises: FileRefused if it is damaged even then.
         """
@@ -114,7 +114,7 @@ class Cache:
         for name, shape, sha256 in _files(decoded) if decoded else []:
             file = f"{self.directory.name}/{name}"
             if self._mapped(name, shape, sha256) is None:
-                fix = f"rm -r {shown(self.directory)}    (it is made anew when it is needed)"
+                fix = f"rm -r {shown(self.directory)}    (it is made again when it is needed)"
                 raise FileRefused(file, "is not what was decoded", fix)
             yield VerifiedFile(file, (self.directory / name).stat().st_size, sha256)
 
@@ -152,9 +152,9 @@ class Cache:
             yield
 
     def _arrays(self, decoded: Decoded) -> tuple[Array, Array | None] | None:
-        """The images, and the labels if the copy has some; None if a file is damaged."""
+        """Return the images, and the labels if the copy has some; None if a file is damaged."""
         arrays = [self._mapped(*file) for file in _files(decoded)]
-        whole = [each for each in arrays if each is not None]
+        whole = [array for array in arrays if array is not None]
         if len(whole) < len(arrays):
             return None
         return whole[0], whole[1] if len(whole) > 1 else None
@@ -170,7 +170,7 @@ class Cache:
 
 
 def _files(decoded: Decoded) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """The name, the array's shape and the SHA-256 of each file of a copy."""
+    """Yield the name, the array's shape and the SHA-256 of each file of a copy."""
     yield "images.npy", decoded.shape, decoded.sha256
     if decoded.labels is not None:
         yield "labels.npy", decoded.shape[:1], decoded.labels

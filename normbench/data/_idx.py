@@ -51,7 +51,7 @@ def _unpacked(store: Store, file: Packed, packed: bytes, length: int) -> bytes:
     try:
         data = gzip.decompress(packed, length + 1)
     except zlib.error as error:
-        raise store.refused(file, f"is no gzip file in {store.folder}: {error}") from error
+        raise store.refused(file, f"is not a gzip file in {store.folder}: {error}") from error
     if len(data) == length and gzip.eof:
         return data
     why = f"unpacks to {len(data):,} bytes instead of {length:,}"

@@ -67,15 +67,15 @@ class Folder:
         import numpy as np
 
         named = {name: [label for _, label in files] for name, files in self.parts.items()}
-        labels = {name: np.array(each) for name, each in named.items()}
+        labels = {name: np.array(numbers) for name, numbers in named.items()}
         cut = self._cut()
         *pieces, train = split(labels["train"], *cut.values())
         chosen = {"train": ("train", train)}
         chosen |= {name: ("train", piece) for name, piece in zip(cut, pieces, strict=True)}
-        chosen |= {n: (n, spread(each)) for n, each in labels.items() if n != "train"}
+        chosen |= {name: (name, spread(labels[name])) for name in labels if name != "train"}
         order = [chosen[name] for name in PARTS]
-        files = [self.parts[source][index][0] for source, each in order for index in each]
-        return files, np.concatenate([labels[source][each] for source, each in order])
+        files = [self.parts[source][index][0] for source, indices in order for index in indices]
+        return files, np.concatenate([labels[source][indices] for source, indices in order])
 
     def _cut(self) -> dict[str, int]:
         count = len(self.parts["train"])
@@ -87,7 +87,7 @@ def scan(path: Path) -> Folder:
     """List the images below a folder.
 
     Raises: FileRefused if there is no folder, no train/, a part without images or with other
-        classes than train/, too few images to cut from, or a file that is no image.
+        classes than train/, too few images to cut from, or a file that is not an image.
     """
     if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
         raise FileRefused(str(path), "there is no such folder", LAYOUT)
@@ -214,7 +214,7 @@ class ImageDecoder:
 
 
 def _central(image: Image, side: int) -> Image:
-    """The central square of an image, scaled to `side`, averaging over what a pixel covers."""
+    """Scale the central square of an image to `side`, averaging over what a pixel covers."""
     from PIL.Image import Resampling
 
     width, height = image.size
@@ -243,7 +243,7 @@ def _subfolders(path: Path, part: str) -> tuple[str, ...]:
 
 
 def _check_classes(path: Path, part: str, classes: tuple[str, ...]) -> None:
-    """Two classes or more, and the same in each part."""
+    """Refuse fewer than two classes, and a part with other classes than train/."""
     if part == "train" and len(classes) < 2:
         why = f"has {len(classes)} class folders in train/, at least 2 are needed"
         raise FileRefused(str(path), why, LAYOUT)
@@ -254,20 +254,24 @@ def _check_classes(path: Path, part: str, classes: tuple[str, ...]) -> None:
         raise FileRefused(str(path), why, "give both the same class folders")
 
 
+def _visible(name: str) -> bool:
+    return name[0] != "." and name != "Thumbs.db"
+
+
 def _files(
     path: Path, part: str, classes: tuple[str, ...], note: Callable[[bytes], None]
 ) -> Iterator[tuple[str, int]]:
-    """The files of a part with their class, in order; tells `note` what identifies them."""
+    """Yield the files of a part with their class, in order; tell `note` what identifies them."""
     for label, name in enumerate(classes):
         with os.scandir(path / part / name) as entries:
-            visible = [each for each in entries if each.name[0] != "." and each.name != "Thumbs.db"]
+            visible = [entry for entry in entries if _visible(entry.name)]
         if not visible:
             raise FileRefused(str(path), f"has no image in {part}/{shown(name)}/", LAYOUT)
-        for entry in sorted(visible, key=lambda each: os.fsencode(each.name)):
+        for entry in sorted(visible, key=lambda entry: os.fsencode(entry.name)):
             file = f"{part}/{name}/{entry.name}"
             known = entry.stat()
             if not (entry.is_file() and entry.name.lower().endswith(ENDINGS)):
-                why = f"{shown(file)} is no image ({' '.join(ENDINGS)})"
+                why = f"{shown(file)} is not an image ({' '.join(ENDINGS)})"
                 raise FileRefused(str(path), why, REPLACE)
             if known.st_size > LARGEST_FILE:
                 why = f"{shown(file)} has {known.st_size:,} bytes, more than {LARGEST_FILE:,}"

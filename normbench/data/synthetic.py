@@ -110,7 +110,7 @@ def generate(shape: tuple[int, int, int], classes: int) -> tuple[Array, Array]:
 
 
 def _patterns(shape: tuple[int, int, int], classes: int) -> Array:
-    """The pattern of each class, int16 (classes, H, W, C)."""
+    """Draw the pattern of each class, int16 (classes, H, W, C)."""
     import numpy as np
 
     channels, height, width = shape
@@ -120,14 +120,14 @@ def _patterns(shape: tuple[int, int, int], classes: int) -> Array:
 
 
 def _shifted(places: Array, draws: Array) -> Array:
-    """`places` (L,) moved round by up to an eighth of their number: (len(draws), L)."""
+    """Move `places` (L,) round by up to an eighth of their number: (len(draws), L)."""
     shift = draws.astype(places.dtype) * (len(places) // 8 + 1) >> 8
     moved: Array = (places + shift[:, None]) % len(places)
     return moved
 
 
 def _draw(purpose: str, count: int) -> Array:
-    """Bytes 0 .. 255 from counters that begin elsewhere for each purpose."""
+    """Draw bytes 0 .. 255 from counters that begin elsewhere for each purpose."""
     import numpy as np
 
     start = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:7], "little")

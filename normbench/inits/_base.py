@@ -51,7 +51,7 @@ class InitContext:
 
 @dataclass(frozen=True)
 class Init(Options):
-    """The options of an initializer and how it fills one weight and one bias.
+    """The base of initializers: its options, and how it fills one weight and one bias.
 
     Args: bias: what all biases of linear layers start at; null is what the initializer does. gamma,
     beta: what the scales and shifts of norms of features start at; null is what the norm does.
@@ -101,13 +101,13 @@ class Init(Options):
 
     def warnings(self, model: nn.Module) -> list[Mistake]:
         """Return the settings that nothing in this model, with its norm, is set by."""
-        found = []
+        mistakes = []
         for key, (name, word) in GAINS.items():
             value = getattr(self, key)
             if value is not None and next(_gains(model, name), None) is None:
                 why = f"no norm here has a {word}"
-                found.append(Mistake(f"init.{key}={written(value)}", why, f"init.{key}=null"))
-        return found
+                mistakes.append(Mistake(f"init.{key}={written(value)}", why, f"init.{key}=null"))
+        return mistakes
 
 
 @torch.no_grad()
@@ -176,5 +176,5 @@ def gain_of(act: str) -> float:
 def _gains(model: nn.Module, name: str) -> Iterator[nn.Parameter]:
     for module in model.modules():
         own = dict(module.named_parameters(recurse=False))
-        if name in own and all(each.dim() < 2 for each in own.values()):
+        if name in own and all(parameter.dim() < 2 for parameter in own.values()):
             yield own[name]

@@ -17,9 +17,11 @@ from normbench.norms._base import Unit
 from normbench.rows import Row
 from normbench.runtime import rng
 
+GEOMETRY = ("stride", "padding", "dilation", "groups")
+
 
 class Stage(NamedTuple):
-    """How each unit is pre-trained: see the options of `init=autoencoder`."""
+    """The options of `init=autoencoder` that say how a unit is pre-trained."""
 
     steps: int
     batch: int
@@ -31,9 +33,9 @@ class Stage(NamedTuple):
 def units_of(model: nn.Module) -> dict[str, nn.Module]:
     """Find the units with a linear layer, by path; the classifier is none."""
     return {
-        path: each
-        for path, each in model.named_modules()
-        if isinstance(each, Unit) and hasattr(each, "linear")
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, Unit) and hasattr(module, "linear")
     }
 
 
@@ -51,10 +53,10 @@ def pretrain(model: nn.Module, context: InitContext, stage: Stage, drawing: Init
             losses.append(course.learn(index))
             if step % context.log_every and step < stage.steps:
                 continue
-            found, losses = torch.stack(losses).tolist(), []
-            bad = next((place for place, each in enumerate(found) if not math.isfinite(each)), None)
-            now = spent + step - (0 if bad is None else len(found) - 1 - bad)
-            loss = math.fsum(found) / len(found) if bad is None else math.nan
+            values, losses = torch.stack(losses).tolist(), []
+            bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+            now = spent + step - (0 if bad is None else len(values) - 1 - bad)
+            loss = math.fsum(values) / len(values) if bad is None else math.nan
             examples = now * course.batch
             epoch = round(examples / context.count, 6)
             yield Row("pretrain", now, examples, epoch, {f"pretrain/{path}/loss": loss})
@@ -108,7 +110,7 @@ class _Course:
         return loss.detach()
 
     def _input(self, images: Tensor) -> Tensor:
-        """What the unit is given for `images`; the layers after it are spared the work."""
+        """Return the input of the unit for `images`; the layers after it are spared the work."""
 
         def stop(unit: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             raise _Reached(inputs[0])
@@ -146,28 +148,29 @@ class _Adam:
     }
 
     def __init__(self, parameters: list[nn.Parameter], lr: float) -> None:
-        self.parameters: list[Tensor] = [each.detach() for each in parameters]
-        for each in parameters:
-            if each.grad is None:
-                each.grad = torch.zeros_like(each)
-        self.grads = [each.grad for each in parameters if each.grad is not None]
-        self.lr, many = lr, range(len(parameters))
+        self.lr, self.values = lr, [parameter.detach() for parameter in parameters]
+        for parameter, value in zip(parameters, self.values, strict=True):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(value)
+        self.grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self.state: dict[str, Any] = {
-            "exp_avgs": [torch.zeros_like(each) for each in self.parameters],
-            "exp_avg_sqs": [torch.zeros_like(each) for each in self.parameters],
+            "exp_avgs": [torch.zeros_like(value) for value in self.values],
+            "exp_avg_sqs": [torch.zeros_like(value) for value in self.values],
             "max_exp_avg_sqs": [],
-            "state_steps": [torch.tensor(0.0, dtype=torch.float64, device="cpu") for _ in many],
+            "state_steps": [
+                torch.zeros((), dtype=torch.float64, device="cpu") for _ in self.values
+            ],
         }
 
     def zero_grad(self) -> None:
         torch._foreach_zero_(self.grads)
 
     def step(self) -> None:
-        adam(self.parameters, self.grads, **self.state, **self.options, lr=self.lr)
+        adam(self.values, self.grads, **self.state, **self.options, lr=self.lr)
 
 
 class _Reached(Exception):
-    """A forward has come to the unit that is looked for; `x` is what it is given."""
+    """Ends a forward at the unit that is looked for, whose input is `x`."""
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
@@ -175,7 +178,7 @@ class _Reached(Exception):
 
 
 class Decoder:
-    """The transpose of a linear layer, from its outputs to its inputs: D(h) = W' h + d.
+    """Transpose of a linear layer, from its outputs to its inputs: D(h) = W' h + d.
 
     W: (out, in, ...); d: (inputs,), starts at 0. For a convolution it is the transposed one.
 
@@ -185,57 +188,64 @@ class Decoder:
 
     def __init__(self, layer: nn.Module, weight: Tensor | None) -> None:
         own = layer.get_parameter("weight") if weight is None else nn.Parameter(weight)
-        self.how = _geometry(layer)
+        self.geometry = _geometry(layer)
         self.weight = own
-        self.bias = nn.Parameter(own.new_zeros(own.shape[1] * self.how.get("groups", 1)))
+        self.bias = nn.Parameter(own.new_zeros(own.shape[1] * self.geometry.get("groups", 1)))
         self.learned = [self.bias] if weight is None else [self.bias, own]
 
     def __call__(self, h: Tensor, shape: torch.Size) -> Tensor:
         """Map `h` (N, out) or (N, out, ...) to the inputs, of `shape`."""
-        if not self.how:
+        if not self.geometry:
             return F.linear(h, self.weight.t(), self.bias)
-        how, pads, left = self.how, [], []
+        geometry, pads, left = self.geometry, [], []
         for axis, taps in enumerate(self.weight.shape[2:]):
-            stride, dilation = how["stride"][axis], how["dilation"][axis]
+            stride, dilation = geometry["stride"][axis], geometry["dilation"][axis]
             cover = (h.shape[axis + 2] - 1) * stride + (taps - 1) * dilation + 1
             beyond = cover - shape[axis + 2]  # what the kernels of all outputs see of no input
-            pads.append(max(how["padding"][axis], (beyond + 1) // 2))
+            pads.append(max(geometry["padding"][axis], (beyond + 1) // 2))
             left.append(2 * pads[-1] - beyond)
         return F.conv_transpose2d(
-            h, self.weight, self.bias, how["stride"], pads, left, how["groups"], how["dilation"]
+            h,
+            self.weight,
+            self.bias,
+            geometry["stride"],
+            pads,
+            left,
+            geometry["groups"],
+            geometry["dilation"],
         )
 
 
 def _geometry(layer: nn.Module) -> dict[str, Any]:
-    """Stride, padding, dilation and groups of a convolution, nothing for a dense layer."""
+    """Return stride, padding, dilation and groups of a convolution, {} for a dense layer."""
     if isinstance(layer, nn.Linear):
         return {}
-    how = getattr(layer, "how", None)
-    if how is None:
-        how = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
-    if how and not isinstance(how["padding"], tuple):
-        how = {**how, "padding": (0, 0)}  # padded by other means: the decoder cuts it off
-    return dict(how)
+    geometry = getattr(layer, "how", None)
+    if geometry is None:
+        geometry = {name: getattr(layer, name) for name in GEOMETRY}
+    if geometry and not isinstance(geometry["padding"], tuple):
+        geometry = {**geometry, "padding": (0, 0)}  # padded by other means: the decoder cuts it off
+    return dict(geometry)
 
 
 def _drawn(layer: nn.Module, drawing: Init, generator: torch.Generator) -> Tensor:
-    """The weight of a decoder of its own, drawn as that of a linear layer from `h` to `x`."""
+    """Draw the weight of a decoder of its own as that of a linear layer from `h` to `x`."""
     shape = getattr(layer, "shape", None) or layer.get_parameter("weight").shape
-    kind = next(layer.parameters()).dtype
-    weight = torch.empty(shape[1], shape[0], *shape[2:], dtype=kind)
+    dtype = next(layer.parameters()).dtype
+    weight = torch.empty(shape[1], shape[0], *shape[2:], dtype=dtype)
     drawing.fill(weight, "identity", generator)
     return weight.transpose(0, 1).contiguous()
 
 
 def _in_order(model: nn.Module, x: Tensor) -> list[str]:
-    """The paths of the units in the order of their first calls."""
-    found: dict[str, None] = {}
+    """Return the paths of the units in the order of their first calls."""
+    order: dict[str, None] = {}
     hooks = [
-        unit.register_forward_pre_hook(lambda unit, x, path=path: found.setdefault(path))
+        unit.register_forward_pre_hook(lambda unit, x, path=path: order.setdefault(path))
         for path, unit in units_of(model).items()
     ]
     with torch.no_grad():
         model(x)
     for hook in hooks:
         hook.remove()
-    return list(found)
+    return list(order)

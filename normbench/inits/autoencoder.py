@@ -36,7 +36,7 @@ class AutoEncoder(Init):
         step. lr: learning rate of Adam, with its usual moments. noise: share of corrupted inputs.
         tied: false gives D a weight of its own, drawn by `base`.
     Raises: InitError for nets that read an image in time steps, whose maps add up; for tied with a
-        norm of weights, whose weight is no parameter; for a base that does more than draw weights.
+        norm of weights, whose weight is computed; for a base that does more than draw weights.
     Source: Bengio, Lamblin, Popovici & Larochelle 2007, NIPS 19; Hinton & Salakhutdinov 2006,
         Science 313; with noise Vincent et al. 2010, JMLR 11. There without norm, by plain gradient
         steps, and with a cross-entropy for inputs in 0 .. 1.
@@ -62,7 +62,7 @@ class AutoEncoder(Init):
 
     @property
     def at_once(self) -> int:
-        """How many images make a step."""
+        """The images of a step."""
         return self.batch
 
     @property
@@ -73,14 +73,14 @@ class AutoEncoder(Init):
 
     def check(self, model: nn.Module) -> None:
         """Raise InitError if there is nothing to pre-train, or no weight that could be tied."""
-        if any(isinstance(each, OverTime) for each in model.modules()):
+        if any(isinstance(module, OverTime) for module in model.modules()):
             why = "a map of a recurrent cell is part of a sum, there is no output to decode"
             raise self.error("", "autoencoder", why, f"init={self.base}")
         linear = [unit.get_submodule("linear") for unit in units_of(model).values()]
         if not linear:
             why = "this model has no layer before its classifier"
             raise self.error("", "autoencoder", why, f"init={self.base}")
-        computed = {type(each).__name__ for each in linear if not isinstance(each, LAYERS)}
+        computed = {type(layer).__name__ for layer in linear if not isinstance(layer, LAYERS)}
         if self.tied and computed:
             names = ", ".join(sorted(computed))
             why = f"the weight of {names} is computed, a decoder cannot share it"

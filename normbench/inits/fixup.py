@@ -35,14 +35,14 @@ class Fixup(Init):
     def factors(self, model: nn.Module) -> Mapping[nn.Module, float]:
         """Return the factors of the layers in branches, and 0 for the classifier."""
         branches = _branches(model)
-        found: dict[nn.Module, float] = {}
+        factors: dict[nn.Module, float] = {}
         for *inner, last in branches:
             if inner:
                 scale = len(branches) ** (-1 / (2 * len(inner)))
-                found.update(dict.fromkeys(inner, scale))
-            found[last] = 0.0
+                factors.update(dict.fromkeys(inner, scale))
+            factors[last] = 0.0
         heads = (layer for layer in model.modules() if hasattr(layer, "classifies"))
-        return {**found, **dict.fromkeys(heads, 0.0)}
+        return {**factors, **dict.fromkeys(heads, 0.0)}
 
     def check(self, model: nn.Module) -> None:
         """Raise InitError if there are no branches, or a norm has replaced their layers."""
@@ -57,10 +57,10 @@ class Fixup(Init):
 
 
 def _branches(model: nn.Module) -> list[list[nn.Module]]:
-    """The linear layers of each residual branch, in order."""
-    found: list[list[nn.Module]] = []
+    """List the linear layers of each residual branch, in order."""
+    branches: list[list[nn.Module]] = []
     for block in model.modules():
         names: tuple[str, ...] = getattr(block, "branch", ())
-        inside = (each for name in names for each in block.get_submodule(name).modules())
-        found.append([each for each in inside if isinstance(each, LAYERS)])
-    return [branch for branch in found if branch]
+        inside = (layer for name in names for layer in block.get_submodule(name).modules())
+        branches.append([layer for layer in inside if isinstance(layer, LAYERS)])
+    return [branch for branch in branches if branch]

@@ -1,35 +1,32 @@
-"""Torchvision's convolutional networks, traced and built anew with the units of the run."""
+"""Torchvision's convolutional networks, traced and rebuilt with the units of the run."""
 
 from __future__ import annotations
 
-import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
-from torchvision import models, ops
+from torchvision import ops
 
 from normbench.errors import ModelError, NormError
 from normbench.models._base import Model, Shape
+from normbench.models._tracing import (
+    USUAL,
+    Shapes,
+    Tracer,
+    architectures,
+    hollow_network,
+    layer_of,
+    only_user,
+    role_of,
+    width_of,
+)
 from normbench.norms._base import Conv2d, Dropout, Linear, Unit, Units
-from normbench.parts.options import nearest
 
-USUAL = "model.arch=resnet18"  # takes images of any size
 LARGEST = 1024  # the side of an image up to which the least one is looked for
-ROLES: dict[str, tuple[type[nn.Module], ...]] = {
-    "linear": (nn.Conv2d, nn.Linear),
-    "norm": (nn.BatchNorm2d,),
-    "act": (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish),
-    "drop": (nn.Dropout, ops.StochasticDepth),
-}
-WHOLE = (ops.SqueezeExcitation, ops.StochasticDepth)  # one module each in the new network as well
-OTHERS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Sigmoid, nn.Hardsigmoid)
-KNOWN = (*(kind for kinds in ROLES.values() for kind in kinds), *OTHERS, nn.Sequential)
 SHAPE = (
     *("in_channels", "out_channels", "kernel_size"),
     *("stride", "padding", "dilation", "groups"),
@@ -69,7 +66,7 @@ class Torchvision(Model):
         if units.placement != "pre":
             why = f"has its norms before the activation, not at placement={units.placement}"
             raise ModelError("arch", self.arch, why, "placement=pre")
-        network = _Network(self.arch, _hollow(self.arch, classes), units)
+        network = _Network(self.arch, hollow_network(self.arch, classes), units)
         network.fit_to(shape)
         return network.rebuilt()
 
@@ -113,13 +110,13 @@ class _Network:
 
     def __init__(self, arch: str, hollow: nn.Module, units: Units) -> None:
         self.arch, self.hollow, self.units = arch, hollow, units
-        self.graph = _Tracer().trace(hollow)
-        layers = {node: _layer(node, hollow) for node in self.graph.nodes}
+        self.graph = Tracer().trace(hollow)
+        layers = {node: layer_of(node, hollow) for node in self.graph.nodes}
         self.layers = {node: layer for node, layer in layers.items() if layer is not None}
-        self.roles = {node: role for node, layer in self.layers.items() if (role := _role(layer))}
+        self.roles = {node: role for node, layer in self.layers.items() if (role := role_of(layer))}
         linear, normed = self._with("linear"), self._with("norm")
         self.stem, self.head = linear[0], linear[-1]
-        self.followed = {node for node in linear if self.roles.get(_only_user(node)) == "norm"}
+        self.followed = {node for node in linear if self.roles.get(only_user(node)) == "norm"}
         after = len(self.followed) == len(normed) > 0
         self.placed = self.followed if after else set(linear[:-1])  # become units
         self._check_norm(bool(normed), after)
@@ -140,7 +137,7 @@ class _Network:
         def takes(height: int, width: int) -> bool:
             x = torch.empty(1, channels, height, width, device="meta")
             try:
-                _Shapes(self.hollow, graph=self.graph).run(x)
+                Shapes(self.hollow, graph=self.graph).run(x)
             except RuntimeError:
                 return False
             return True
@@ -167,13 +164,13 @@ class _Network:
         return Traced(fx.GraphModule(self.hollow, self.graph))
 
     def _with(self, role: str) -> list[fx.Node]:
-        return [node for node, each in self.roles.items() if each == role]
+        return [node for node, other in self.roles.items() if other == role]
 
     def _check_norm(self, any_norm: bool, after: bool) -> None:
         norm, subject = self.units.norm, type(self.units.norm).__name__.lower()
         if not any_norm and (norm.norms_features() or norm.uses_batch):
             normed = f"{self.arch}_bn"
-            fix = f"model.arch={normed}" if normed in _names() else USUAL
+            fix = f"model.arch={normed}" if normed in architectures() else USUAL
             why = f"model.arch={self.arch} has no norm layer whose place it could take"
             raise NormError("", subject, why, fix)
         if any_norm and not after and "preact" not in norm.places:
@@ -187,21 +184,21 @@ class _Network:
             raise ModelError("arch", self.arch, why, "dropout=0")
 
     def _chain(self, node: fx.Node) -> dict[str, fx.Node]:
-        """The calls from `node` on that make one unit: linear layer, norm, activation."""
+        """Find the calls from `node` on that make one unit: linear layer, norm, activation."""
         found: dict[str, fx.Node] = {}
         follower: fx.Node | None = node
         for role in ("linear", "norm", "act"):
             if follower and self.roles.get(follower) == role:
                 found[role] = follower
                 alone = role == "linear" and follower not in self.placed
-                follower = None if alone else _only_user(follower)
+                follower = None if alone else only_user(follower)
         return found
 
     def _unit(self, chain: Mapping[str, fx.Node]) -> nn.Module | None:
         parts: dict[str, Callable[[fx.Node], nn.Module | None]] = {
             "linear": self._linear,
-            "norm": lambda node: self.units.norm.layer(*_width(node)),
-            "act": lambda node: self.units.act(*_width(node), type(self.layers[node])()),
+            "norm": lambda node: self.units.norm.layer(*width_of(node)),
+            "act": lambda node: self.units.act(*width_of(node), type(self.layers[node])()),
         }
         (role, node), *_ = chain.items()
         if role == "act" or (role == "linear" and node not in self.placed):
@@ -244,82 +241,8 @@ class _Network:
             self.graph.erase_node(call)
 
 
-class _Tracer(fx.Tracer):
-    """Sees the calls of torch's layers, and some modules of torchvision as a whole."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, WHOLE) or super().is_leaf_module(m, module_qualified_name)
-
-
-class _Shapes(fx.Interpreter):
-    """Runs a graph and notes at each call the shape of what it gives."""
-
-    @torch.no_grad()
-    def run_node(self, n: fx.Node) -> Any:
-        y = super().run_node(n)
-        n.meta["shape"] = tuple(y.shape) if isinstance(y, Tensor) else ()
-        return y
-
-
-class _Valueless(TorchFunctionMode):
-    """Leaves parameters and buffers without values: no memory, no time, no random numbers."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        device = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
-        return func(*args, **{**(kwargs or {}), **device})
-
-
-def _names() -> list[str]:
-    found: list[str] = models.list_models(module=models)
-    return found
-
-
-def _hollow(arch: str, classes: int) -> nn.Module:
-    """The network without values, in evaluation, where it has no auxiliary output."""
-    if arch not in _names():
-        why = "torchvision has no classification model of this name"
-        raise ModelError("arch", arch, why, nearest(arch, _names()))
-    # What a constructor computes with, such as the widths of a regnet, has values on any device.
-    with torch.device("cpu"), _Valueless(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of an initialization that is not used
-        hollow: nn.Module = models.get_model_builder(arch)(num_classes=classes).eval()
-    leaves = [each for each in hollow.modules() if next(each.children(), None) is None]
-    foreign = sorted({type(each).__name__ for each in leaves if not isinstance(each, KNOWN)})
-    if foreign:
-        why = (
-            f"has layers of {', '.join(foreign)}: only convolutional networks "
-            "with BatchNorm2d, or without any norm, can be built"
-        )
-        raise ModelError("arch", arch, why, USUAL)
-    return hollow
-
-
-def _layer(node: fx.Node, hollow: nn.Module) -> nn.Module | None:
-    """The module that a node calls; None if it calls something else."""
-    if node.target is F.relu:
-        return nn.ReLU()
-    return hollow.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _role(layer: nn.Module) -> str | None:
-    return next((role for role, kinds in ROLES.items() if isinstance(layer, kinds)), None)
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    users = list(node.users)
-    return users[0] if len(users) == 1 else None
-
-
-def _width(node: fx.Node) -> tuple[int, int]:
-    """The channels and the number of spatial axes of what a node gives."""
-    shape = node.meta["shape"]
-    return shape[1], len(shape) - 2
-
-
 def _unfilled(layer: nn.Module, bias: bool) -> nn.Module:
-    """A linear layer of the same kind whose values are left to the initializer."""
+    """Make a linear layer of the same kind whose values are left to the initializer."""
     if isinstance(layer, nn.Linear):
         return Linear(layer.in_features, layer.out_features, bias=bias)
     return Conv2d(**{name: getattr(layer, name) for name in SHAPE}, bias=bias)

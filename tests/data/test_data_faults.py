@@ -131,7 +131,7 @@ def test_a_file_that_expands_without_end_takes_no_memory(tmp_path):
 @pytest.mark.parametrize(
     ("packed", "said"),
     [
-        (b"no gzip at all", "is no gzip file"),
+        (b"no gzip at all", "is not a gzip file"),
         (gzip.compress(bytes(40)), "unpacks to 40 bytes instead of 796"),
         (gzip.compress(bytes(796))[:-9], "breaks off after 796 unpacked bytes"),
     ],
@@ -222,7 +222,7 @@ def test_a_long_path_is_a_missing_folder():
 def test_a_file_that_is_no_image_is_refused(pets):
     (pets / "train/dog/notes.txt").write_text("good dogs")
     message, _ = refusal(FileRefused, opened(pets).about)
-    assert "train/dog/notes.txt is no image (.jpg .jpeg .png" in message
+    assert "train/dog/notes.txt is not an image (.jpg .jpeg .png" in message
 
 
 def test_hidden_files_are_left_alone(pets):

@@ -192,10 +192,13 @@ def test_a_member_that_would_lead_elsewhere_is_passed_over(tmp_path, name):
         ([("./in/a", b"abcdef")], "has no member in/a, in "),
         ([("in/a", b"abcde")], "has a member in/a of 5 bytes instead of 6, in "),
         ([("in/a", bytes(7))], "has a member in/a of 7 bytes instead of 6, in "),
-        ([("in/a", (tarfile.SYMTYPE, "/etc/passwd"))], "has a member in/a that is no plain file"),
-        ([("in/a", (tarfile.LNKTYPE, "in/b"))], "has a member in/a that is no plain file"),
-        ([("in/a", (tarfile.CHRTYPE, ""))], "has a member in/a that is no plain file"),
-        ([("in/a", (tarfile.DIRTYPE, ""))], "has a member in/a that is no plain file"),
+        (
+            [("in/a", (tarfile.SYMTYPE, "/etc/passwd"))],
+            "has a member in/a that is not a plain file",
+        ),
+        ([("in/a", (tarfile.LNKTYPE, "in/b"))], "has a member in/a that is not a plain file"),
+        ([("in/a", (tarfile.CHRTYPE, ""))], "has a member in/a that is not a plain file"),
+        ([("in/a", (tarfile.DIRTYPE, ""))], "has a member in/a that is not a plain file"),
     ],
 )
 def test_an_archive_that_holds_something_else_is_refused(tmp_path, members, said):
@@ -253,7 +256,7 @@ def test_an_archive_that_expands_without_end_takes_no_memory(tmp_path, bomb):
 def test_what_is_no_whole_archive_is_refused(tmp_path, packed):
     store, archive = crafted(tmp_path, [], packed)
     message, code = refusal(FileRefused, lambda: taken(store, archive))
-    assert "crafted.tar.gz: is no whole .tar.gz" in message or "has no member" in message
+    assert "crafted.tar.gz: is not a complete .tar.gz" in message or "has no member" in message
     assert code == 3
 
 

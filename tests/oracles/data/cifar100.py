@@ -24,7 +24,7 @@ SIZES = (270, 30, 100)
 FIXED = "08c7884ea35ffbd269b986eb59612ae8520dbc5a7953b794bbd5b1d415ba2e09"
 REFUSED = [
     ({"train_size": 45001}, "data.train_size=45001: there are 45,000 .* try: .*=45000"),
-    ({"root": "a\0b"}, r"data.root=a\\x00b: is no path\n  try: data.root=null"),
+    ({"root": "a\0b"}, r"data.root=a\\x00b: is not a path\n  try: data.root=null"),
 ]
 ARCHIVE = "cifar100/cifar-100-binary.tar.gz"
 
