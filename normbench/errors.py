@@ -63,6 +63,7 @@ class NormbenchError(Exception):
     """An expected failure: what is wrong with which subject, and what would work instead."""
 
     code = 1
+    reason = "error"  # of a run that fails by it, in its status
 
     def __init__(self, subject: str, why: str, fix: str) -> None:
         super().__init__(subject, why, fix)
@@ -137,6 +138,7 @@ class FileRefused(NormbenchError):
     """A file or folder is missing, damaged, made for something else, or in use."""
 
     code = 3
+    reason = "data"
 
 
 class InUse(FileRefused):
@@ -147,6 +149,7 @@ class MachineError(NormbenchError):
     """The machine cannot do what is asked: space, device, memory, package."""
 
     code = 4
+    reason = "storage"
 
 
 def first_line(error: BaseException) -> str:

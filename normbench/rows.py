@@ -56,14 +56,14 @@ def to_json(row: Row | TimeRow) -> str:
 def from_json(line: str) -> Row | TimeRow:
     """Read a row back from its line.
 
-    Raises: ValueError if the line is no row as `to_json` writes them.
+    Raises: ValueError if the line is not a row as `to_json` writes them.
     """
     try:
         fields = json.loads(line)
     except RecursionError:
         raise ValueError("is nested too deep") from None
     if not isinstance(fields, dict):
-        raise ValueError("is no JSON object")
+        raise ValueError("is not a JSON object")
     kind = fields.pop("kind", None)
     step, examples = _count(fields, "step"), _count(fields, "examples")
     if kind == "time":
@@ -94,5 +94,5 @@ def _count(fields: dict[str, Any], name: str) -> int:
 def _values(fields: dict[str, Any]) -> dict[str, Value]:
     for name, value in fields.items():
         if type(value) not in (int, float, str, type(None)) or finite(value) != value:
-            raise ValueError(f"{name[:40]!r} is no finite number, word or null")
+            raise ValueError(f"{name[:40]!r} is not a finite number, word or null")
     return fields

@@ -14,7 +14,7 @@ from normbench.display.screen import Screen
 from normbench.errors import Refused
 from normbench.norms._base import OverTime, apply
 from normbench.results.tables import Table, TableCell
-from normbench.runs import build
+from normbench.runs import build, check
 from normbench.settings import compose
 from normbench.settings.schema import Config
 
@@ -99,7 +99,7 @@ def show(
 def _one(grid: compose.Grid, overrides: Sequence[str]) -> Config:
     (cell,) = grid.cells(overrides, multirun=False)
     assert cell.config
-    error = build.check(cell.config, cell.config.shape, cell.config.classes).error
+    error = check.check_fit(cell.config, cell.config.shape, cell.config.classes).error
     if error:
         raise Refused(*error.mistakes)
     return cell.config

@@ -139,7 +139,7 @@ def _follows() -> bool:
     """Tell whether torchrun made of this process a worker other than the first, which speaks."""
     from normbench.runtime import machine
 
-    place = machine.place()
+    place = machine.rank_info()
     return place is not None and place.rank > 0
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from normbench.data._base import VerifiedFile
 from normbench.errors import FileRefused, InUse, shown
 from normbench.runtime import storage
+from normbench.runtime.lock import Lock
 
 if TYPE_CHECKING:
     from normbench.data._base import Array
@@ -145,7 +146,7 @@ class Cache:
         with ExitStack() as held:
             while True:
                 with suppress(InUse):
-                    held.enter_context(storage.Lock(self.directory))
+                    held.enter_context(Lock(self.directory))
                     break
                 time.sleep(WAIT_S)
             storage.remove_stale(self.directory)

@@ -17,6 +17,7 @@ from normbench import __version__
 from normbench.data._known import Known
 from normbench.errors import FileRefused, MachineError, shown
 from normbench.runtime import storage
+from normbench.runtime.lock import Lock
 
 PATIENCE_S = 30  # without a single byte
 PIECE = 1 << 16
@@ -55,7 +56,7 @@ class Remote:
         """
         with self._answer() as answer:
             storage.make_directory(self.folder)
-            with storage.Lock(self.folder):
+            with Lock(self.folder):
                 for stale in self.folder.glob(f"{self.file.name}.tmp-*"):
                     storage.remove(stale)
                 storage.write_pieces(self.path, self._pieces(answer, tell), self.file.size)

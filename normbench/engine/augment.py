@@ -11,7 +11,7 @@ from torch import Tensor
 from normbench.runtime import rng
 
 PAD = 4  # black pixels around an image before it is cropped
-CHANCES = 5  # numbers from U(0, 1) for each image, whatever is done to it: runs stay paired
+NOISE = 5  # numbers from U(0, 1) for each image, whatever is done to it: runs stay paired
 
 
 class Augment:
@@ -40,14 +40,14 @@ class Augment:
         line = [round(255 * each) for each in mean] * shape[2]
         self.cover = torch.tensor(line, dtype=torch.uint8, device=device)
 
-    def chances(self, seed: int, epoch: int, steps: int, batch: int) -> Tensor:
+    def noise(self, seed: int, epoch: int, steps: int, batch: int) -> Tensor:
         """Draw what will happen to the images of an epoch: from U(0, 1), (steps, batch, 5)."""
         random = rng.generator(seed, "augment", epoch)
-        return torch.rand(steps, batch, CHANCES, generator=random).to(self.device)
+        return torch.rand(steps, batch, NOISE, generator=random).to(self.device)
 
-    def __call__(self, rows: Tensor, chances: Tensor) -> Tensor:
-        """Return new images as `rows`, uint8 (B, H W C), by `chances` (B, 5) in [0, 1)."""
-        down, across, mirrored, *middle = chances.unbind(1)
+    def __call__(self, rows: Tensor, noise: Tensor) -> Tensor:
+        """Return new images as `rows`, uint8 (B, H W C), by `noise` (B, 5) in [0, 1)."""
+        down, across, mirrored, *middle = noise.unbind(1)
         channels, height, width = self.shape
         x = rows.reshape(-1, height, width * channels)
         if "crop" in self.kinds or "flip" in self.kinds:
@@ -68,12 +68,12 @@ class Augment:
         return x ^ ((x ^ self.cover) & y & x_near)  # a quarter of the time of `where`
 
 
-def _along(length: int, chance: Tensor, crop: bool) -> Tensor:
+def _along(length: int, noise: Tensor, crop: bool) -> Tensor:
     """Where each pixel along an axis comes from, (B, length); `length` stands for a black one."""
-    here = torch.arange(length, device=chance.device).expand(len(chance), length)
+    here = torch.arange(length, device=noise.device).expand(len(noise), length)
     if not crop:
         return here
-    moved = here + (chance * (2 * PAD + 1)).long().unsqueeze(1) - PAD
+    moved = here + (noise * (2 * PAD + 1)).long().unsqueeze(1) - PAD
     return moved.where((moved >= 0) & (moved < length), length)
 
 
@@ -88,8 +88,8 @@ def _moved(x: Tensor, y_from: Tensor, x_from: Tensor, channels: int) -> Tensor:
     return lines.reshape(count, height, -1).gather(2, places)
 
 
-def _near(length: int, chance: Tensor, side: int) -> Tensor:
+def _near(length: int, noise: Tensor, side: int) -> Tensor:
     """255 for the pixels along an axis that lie in a square around a random one, else 0."""
-    start = (chance * length).long().unsqueeze(1) - side // 2
-    here = torch.arange(length, device=chance.device)
+    start = (noise * length).long().unsqueeze(1) - side // 2
+    here = torch.arange(length, device=noise.device)
     return ((here >= start) & (here < start + side)).to(torch.uint8) * 255

@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normbench.engine.running_error import running_layers, statistics_errors, wide
 from normbench.norms._base import OverTime, Running, Unit, buffers_kept, plainly, trained
 from normbench.norms._sums import precise
 
@@ -75,13 +76,14 @@ def look(
     with buffers_kept(model), trained(model), _watched(layers):
         _differentiate(model, batches, cast, layers)
     with plainly(model):
-        errors = _compare(model, torch.cat([x for x, _ in batches]), cast, layers)
-    seen = sorted((each for each in layers if each.place), key=lambda each: each.place)
+        modules = {layer.path: running_layers(layer.whole) for layer in layers}
+        errors = statistics_errors(model, torch.cat([x for x, _ in batches]), cast, modules)
+    seen = sorted((layer for layer in layers if layer.place), key=lambda layer: layer.place)
     digits = len(str(len(seen)))
     return {
-        f"layer/{each.place:0{digits}d}-{each.path}/{quantity}": value
-        for each in seen
-        for quantity, value in {**each.values(), **errors[each.path]}.items()
+        f"layer/{layer.place:0{digits}d}-{layer.path}/{quantity}": value
+        for layer in seen
+        for quantity, value in {**layer.values(), **errors[layer.path]}.items()
     }
 
 
@@ -95,7 +97,7 @@ class _Part(NamedTuple):
 
 def _parts(module: nn.Module, path: str = "") -> Iterator[tuple[str, _Part]]:
     """Find the layers of a model, by path."""
-    statistics = isinstance(module, Running | OverTime) and _running(module)
+    statistics = isinstance(module, Running | OverTime) and running_layers(module)
     if isinstance(module, Unit):
         children = dict(module.named_children())
         yield path, _Part(module, children.get("linear"), children.get("act"))
@@ -115,7 +117,7 @@ class _Layer:
         self.path, self.whole, self.act, self.places = path, part.whole, part.act, places
         self.place = 0  # of the first call among those of all layers; 0 before it
         self.weights = _weights(part.linear) if part.linear else []
-        self.grads = [torch.zeros_like(each) for each in self.weights]
+        self.grads = [torch.zeros_like(weight) for weight in self.weights]
         self.before: Calls = []
         self.after: Calls = []
         self.squares: list[Tensor] = []
@@ -135,20 +137,20 @@ class _Layer:
             if calls:
                 found.update(zip(names, _pooled(calls), strict=False))
         if self.weights:
-            found["weight_norm"] = _length([_square(each.detach()) for each in self.weights])
-            found["grad_norm"] = _length([_square(each) for each in self.grads])
+            found["weight_norm"] = _length([_square(weight.detach()) for weight in self.weights])
+            found["grad_norm"] = _length([_square(grad) for grad in self.grads])
         if self.squares:
             found["output_grad_norm"] = _length(self.squares)
         return found
 
     def _entered(self, act: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = _wide(inputs[0])
+        x = wide(inputs[0])
         steepest = _steepest(act)
         shares = [] if steepest is None else _shares(act, inputs, steepest)
         self.before.append((x.numel(), torch.stack([*_moments(x), *shares])))
 
     def _left(self, act: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        y = _wide(output)
+        y = wide(output)
         self.after.append((y.numel(), torch.stack([*_moments(y), (y == 0).to(y).mean()])))
 
     def _passed(self, whole: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -187,89 +189,12 @@ def _differentiate(
                 total.add_(grad)
 
 
-@torch.no_grad()
-def _compare(
-    model: nn.Module,
-    images: Tensor,
-    cast: Callable[[], AbstractContextManager[Any]],
-    layers: Sequence[_Layer],
-) -> dict[str, dict[str, float]]:
-    """Errors of the running statistics by path; each layer is plain, so it writes those of now."""
-    modules = {layer.path: _running(layer.whole) for layer in layers}
-    watched = [module for each in modules.values() for module in each]
-    if not watched:
-        return dict.fromkeys(modules, {})
-    old = {each: _statistics(each) for each in watched}
-    spreads: dict[nn.Module, Tensor] = {}
-
-    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        spreads[module] = _wide(inputs[0]).transpose(0, 1).flatten(1).var(1)
-
-    handles = [module.register_forward_pre_hook(before) for module in watched]
-    with cast():
-        model(images)
-    for handle in handles:
-        handle.remove()
-    found = {each: _errors(old[each], _statistics(each), spreads.get(each)) for each in watched}
-    return {path: _joined([found[module] for module in each]) for path, each in modules.items()}
-
-
-def _statistics(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-    """Copies of running mean and variance by channel, as far as the layer keeps them."""
-    kept = {
-        name: _wide(buffer).flatten().clone()
-        for name, buffer in module.named_buffers(recurse=False)
-        if name.startswith("running_")
-    }
-    std = kept.get("running_std")
-    return kept.get("running_mean"), kept.get("running_var", None if std is None else std.square())
-
-
-class _Errors(NamedTuple):
-    """By channel: the errors of the running mean in deviations, the logarithms of var ratios."""
-
-    means: list[Tensor]
-    logs: list[Tensor]
-
-
-def _errors(
-    old: tuple[Tensor | None, Tensor | None],
-    new: tuple[Tensor | None, Tensor | None],
-    spread: Tensor | None,
-) -> _Errors:
-    """Compare running statistics with those of now; `spread`: the input's variance by channel."""
-    (old_mean, old_var), (mean, var) = old, new
-    errors = _Errors([], [])
-    unit = spread if var is None else var
-    if old_mean is not None and mean is not None and unit is not None:
-        errors.means.append(((old_mean - mean) / unit.sqrt())[unit > 0])
-    if old_var is not None and var is not None:
-        errors.logs.append((old_var / var).log()[(old_var > 0) & (var > 0)])
-    return errors
-
-
-def _joined(errors: Sequence[_Errors]) -> dict[str, float]:
-    """The two quantities of a layer from the errors of its modules."""
-    means = [each for one in errors for each in one.means]
-    logs = [each for one in errors for each in one.logs]
-    found = {}
-    if sum(map(len, means)):
-        found["stat_error"] = torch.cat(means).square().mean().sqrt().item()
-    if sum(map(len, logs)):
-        found["stat_log_var"] = torch.cat(logs).mean().item()
-    return found
-
-
-def _running(module: nn.Module) -> list[nn.Module]:
-    return [each for each in module.modules() if isinstance(each, Running)]
-
-
 def _children(module: nn.Module) -> bool:
     return next(module.children(), None) is not None
 
 
 def _weights(module: nn.Module) -> list[Tensor]:
-    return [each for each in module.parameters() if each.dim() >= 2]
+    return [weight for weight in module.parameters() if weight.dim() >= 2]
 
 
 def _steepest(act: nn.Module) -> float | None:
@@ -287,9 +212,9 @@ def _shares(act: nn.Module, inputs: tuple[Any, ...], steepest: float) -> list[Te
         # Past the hooks; and of a copy, for it may work in place.
         y = act.forward(leaf.clone(), *rest)
         (slope,) = torch.autograd.grad(y.sum(), leaf)
-    size = _wide(slope).abs() / steepest
+    size = wide(slope).abs() / steepest
     flat = torch.zeros_like(size) if isinstance(act, nn.LeakyReLU) else size < FLAT
-    return [each.to(size).mean() for each in (flat, size > STEEP)]
+    return [values.to(size).mean() for values in (flat, size > STEEP)]
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,20 +226,15 @@ def _pooled(calls: Calls) -> list[float]:
     """Mean, standard deviation and shares of the values of all calls together."""
     sizes = torch.tensor([size for size, _ in calls], dtype=torch.float64)
     rows = torch.stack([row for _, row in calls]).cpu().double()
-    share = (sizes / sizes.sum()).unsqueeze(1)
-    mean, var, *shares = (share * rows).sum(0)
-    between = (share[:, 0] * (rows[:, 0] - mean).square()).sum()
-    return [mean.item(), (var + between).sqrt().item(), *(each.item() for each in shares)]
+    weights = (sizes / sizes.sum()).unsqueeze(1)
+    mean, var, *shares = (weights * rows).sum(0)
+    between = (weights[:, 0] * (rows[:, 0] - mean).square()).sum()
+    return [mean.item(), (var + between).sqrt().item(), *(share.item() for share in shares)]
 
 
 def _square(x: Tensor) -> Tensor:
-    return _wide(x).square().sum()
+    return wide(x).square().sum()
 
 
 def _length(squares: list[Tensor]) -> float:
     return math.sqrt(math.fsum(torch.stack(squares).tolist()))
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In float64 where the device has it: squares of small gradients are 0 in float32."""
-    return x.detach().to(torch.float32 if x.device.type == "mps" else torch.float64)

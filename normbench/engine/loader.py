@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normbench.engine.sampler import Order
-from normbench.runtime import rng
+from normbench.runtime import collectives, rng
 
 if TYPE_CHECKING:
     from normbench.data._base import Split
@@ -23,11 +24,26 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Blanks:
+class BlankSteps:
     """Blank time steps before an image: up to `most` in training, each of `rows` rows of pixels."""
 
     most: int = 0
     rows: int = 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How training images come in batches.
+
+    batch: examples of a step, all workers together; accumulate: micro-batches of a batch; seed: of
+    the run, for the order, the blank steps and the augmentation of each epoch.
+    """
+
+    order: Order = Order()
+    augment: Augment | None = None
+    batch: int = 1
+    accumulate: int = 1
+    seed: int = 0
 
 
 class Feed:
@@ -43,53 +59,67 @@ class Feed:
         scaling: Scaling,
         device: torch.device,
         memory_format: torch.memory_format,
-        blanks: Blanks | None = None,
+        blank_steps: BlankSteps | None = None,
     ) -> None:
         count, self.channels, self.height, self.width = split.images.shape
         rows = split.images.permute(0, 2, 3, 1).reshape(count, -1)  # a view: they lie like this
         self.rows, self.labels = rows.to(device), split.labels.to(device)
         self.device, self.memory_format = device, memory_format
         self.scaling = scaling.laid_out(self.channels, self.width).to(device)
-        self.blanks = blanks or Blanks()
-        self.change: Callable[[Tensor, int], Tensor] | None = None
-        self.lead = 0  # blank time steps in `slice`
-        self.batches = Order()
-        self.augment: Augment | None = None
+        self.blank_steps = blank_steps or BlankSteps()
+        self.shift: Callable[[Tensor, int], Tensor] | None = None
+        self.padding = 0  # blank time steps in `slice`
+        self.sampling = Sampling()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, index: Tensor, lead: int = 0, chances: Tensor | None = None) -> Batch:
-        """Return images (B, C, H, W) and labels (B,) at `index` (B,), after `lead` blank steps.
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield this worker's batches of an epoch, from batch number `first` on.
 
-        Where there are `chances` (B, 5), the images are augmented by them.
+        Each begins with its number of blank steps, and is augmented where training is.
+        """
+        how = self.sampling
+        order = self.order(how.seed, epoch, how.batch)
+        pad_steps = self.pad_steps(how.seed, epoch, len(order))
+        noise = self.augment_noise(how.seed, epoch, *order.shape)
+        order = collectives.mine(order, how.accumulate)
+        if isinstance(noise, Tensor):
+            noise = collectives.mine(noise, how.accumulate)
+        for batch in islice(zip(order, pad_steps, noise, strict=True), first, None):
+            yield self.gather(*batch)
+
+    def gather(self, index: Tensor, pad_steps: int = 0, noise: Tensor | None = None) -> Batch:
+        """Return images (B, C, H, W) and labels (B,) at `index` (B,), after `pad_steps` blank ones.
+
+        Where there is `noise` (B, 5), the images are augmented by it.
         """
         rows = self.rows.index_select(0, index)
-        if chances is not None and self.augment:
-            rows = self.augment(rows, chances)
-        return self._scaled(rows, lead), self.labels.index_select(0, index)
+        if noise is not None and self.sampling.augment:
+            rows = self.sampling.augment(rows, noise)
+        return self._scaled(rows, pad_steps), self.labels.index_select(0, index)
 
-    def slice(self, start: int, stop: int, lead: int | None = None) -> Batch:
-        """Return the images and labels from `start` up to `stop`, after `lead` blank steps."""
-        x = self._scaled(self.rows[start:stop], self.lead if lead is None else lead, start)
-        return x, self.labels[start:stop]
+    def slice(self, start: int, stop: int, pad_steps: int | None = None) -> Batch:
+        """Return the images and labels from `start` up to `stop`, after `pad_steps` blank steps."""
+        padding = self.padding if pad_steps is None else pad_steps
+        return self._scaled(self.rows[start:stop], padding, start), self.labels[start:stop]
 
-    def led(self, lead: int) -> Feed:
-        """Return a feed of the same images that has `lead` blank steps in its slices."""
+    def with_pad_steps(self, pad_steps: int) -> Feed:
+        """Return a feed of the same images that has so many blank steps in its slices."""
         other = copy.copy(self)
-        other.lead = lead
+        other.padding = pad_steps
         return other
 
-    def for_training(self, batches: Order, augment: Augment | None) -> Feed:
-        """Return a feed of the same images in batches of that order, which may be augmented."""
+    def for_training(self, sampling: Sampling) -> Feed:
+        """Return a feed of the same images that come in such batches."""
         other = copy.copy(self)
-        other.batches, other.augment = batches, augment
+        other.sampling = sampling
         return other
 
-    def changed(self, change: Callable[[Tensor, int], Tensor]) -> Feed:
-        """Return a feed whose slices are changed before scaling, by `change(pixels, start)`."""
+    def with_shift(self, shift: Callable[[Tensor, int], Tensor]) -> Feed:
+        """Return a feed whose slices are changed before scaling, by `shift(pixels, start)`."""
         other = copy.copy(self)
-        other.change = change
+        other.shift = shift
         return other
 
     def only(self, chosen: Tensor) -> Feed:
@@ -101,28 +131,29 @@ class Feed:
 
     def order(self, seed: int, epoch: int, batch: int) -> Tensor:
         """Return the indices (steps, batch) of an epoch; the incomplete last batch is dropped."""
-        return self.batches.batches(self.labels, batch, seed, epoch).to(self.device)
+        return self.sampling.order.batches(self.labels, batch, seed, epoch).to(self.device)
 
-    def chances(self, seed: int, epoch: int, steps: int, batch: int) -> Iterable[Tensor | None]:
-        """Draw what will happen to the images of each batch of an epoch, None for nothing."""
-        if self.augment is None:
-            return [None] * steps
-        return self.augment.chances(seed, epoch, steps, batch)
+    def augment_noise(
+        self, seed: int, epoch: int, steps: int, batch: int
+    ) -> Tensor | Sequence[None]:
+        """Draw what decides how each image of an epoch is augmented, None where none is."""
+        augment = self.sampling.augment
+        return augment.noise(seed, epoch, steps, batch) if augment else [None] * steps
 
-    def leads(self, seed: int, epoch: int, steps: int) -> list[int]:
+    def pad_steps(self, seed: int, epoch: int, steps: int) -> list[int]:
         """Draw how many blank time steps each batch of an epoch begins with, uniformly."""
-        most = self.blanks.most
+        most = self.blank_steps.most
         if not most:
             return [0] * steps
         random = rng.generator(seed, "blank", epoch)
         return torch.randint(most + 1, (steps,), generator=random).tolist()
 
-    def _scaled(self, rows: Tensor, lead: int, first: int = 0) -> Tensor:
-        above = lead * self.blanks.rows
+    def _scaled(self, rows: Tensor, pad_steps: int, first: int = 0) -> Tensor:
+        above = pad_steps * self.blank_steps.rows
         if above:
             rows = F.pad(rows, (above * self.width * self.channels, 0))
         shape = (len(rows), above + self.height, self.width, self.channels)
         x = rows.reshape(shape).permute(0, 3, 1, 2).to(torch.float32)
-        if self.change:
-            x = self.change(x, first)
+        if self.shift:
+            x = self.shift(x, first)
         return self.scaling(x).contiguous(memory_format=self.memory_format)

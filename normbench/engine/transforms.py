@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from normbench.data._base import Dataset, Split
-from normbench.runtime import rng
+from normbench.runtime import machine, rng
 
 # What is added to variances of pixels standardized by channel: a feature of little variance, and a
 # direction of little, which is mostly noise, are not blown up.
@@ -114,7 +113,7 @@ def _whitened(data: Dataset) -> Scaling:
     scale, _ = _by_channel(data)
     each = scale.expand(data.shape).permute(1, 2, 0).flatten()
     covariance = (products - torch.outer(mean, mean)) * torch.outer(each, each)
-    with _one_thread():
+    with machine.one_thread():
         variances, axes = torch.linalg.eigh(covariance)
         matrix = (axes * (variances.clamp(min=0) + WHITENING_EPS).rsqrt()) @ axes.T
     shift = -_as_image(data, mean) * scale
@@ -154,17 +153,6 @@ def _sums(images: Tensor, moment: Callable[[Tensor], Tensor]) -> tuple[Tensor, T
         x = rows[start : start + EXACT].to(torch.float32)
         first, second = first + x.sum(0).double(), second + moment(x).double()
     return first / len(rows), second / len(rows)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute by one thread: the last bits would depend on the number of them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from normbench.errors import MachineError, shown
 if TYPE_CHECKING:
     from normbench.rows import Row, TimeRow
     from normbench.runtime.storage import Appended
+    from normbench.settings.schema import Config
 
 METRICS = ("test/accuracy", "gap/accuracy")  # columns of TensorBoard's table of runs
 VARIED = ("batch", "lr", "model", "norm", "seed")  # it shows five settings at first: these
@@ -105,6 +106,24 @@ class Events:
     def _event(self, **content: Any) -> None:
         event = self.tb.Event(wall_time=time.time(), **content)
         self.records.write(event.SerializeToString())
+
+
+def hparams(config: Config) -> dict[str, str | float | bool]:
+    """Return what TensorBoard's table of runs shows: the same keys for every run."""
+    return {
+        "model": config.model["name"],
+        "norm": config.norm["name"],
+        "init": config.init["name"],
+        "batch": config.batch,
+        "worker_batch": config.worker_batch,
+        "stat_batch": config.stat_batch,
+        "gpus": config.gpus,
+        "lr": config.lr,
+        "placement": config.placement,
+        "activation": config.activation,
+        "order": config.order,
+        "seed": config.seed,
+    }
 
 
 @cache

@@ -10,6 +10,8 @@ import atexit
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 
@@ -18,8 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 PATIENCE_S = 600  # how long a worker waits for another before it gives up
-_planned = 1  # workers of the run that is being checked, before there are any
-_turns = 0  # into messages and out of them, since this worker joined
+# Workers of the run that is being checked, before there are any.
+_PLANNED = ContextVar("planned", default=1)
 
 
 def joined() -> bool:
@@ -29,7 +31,7 @@ def joined() -> bool:
 
 def world_size() -> int:
     """Return the number of workers of the run."""
-    return dist.get_world_size() if joined() else _planned
+    return dist.get_world_size() if joined() else _PLANNED.get()
 
 
 def rank() -> int:
@@ -40,12 +42,11 @@ def rank() -> int:
 @contextmanager
 def planned(workers: int) -> Iterator[None]:
     """Let `world_size` be that of a run to come, so that its layers can be checked without it."""
-    global _planned
-    before, _planned = _planned, workers
+    token = _PLANNED.set(workers)
     try:
         yield
     finally:
-        _planned = before
+        _PLANNED.reset(token)
 
 
 def back_ends() -> list[str]:
@@ -60,6 +61,8 @@ def back_ends() -> list[str]:
 class PeerLost(Exception):
     """Another worker of the group is gone, or has not answered within `PATIENCE_S`."""
 
+    reason = "rank_lost"  # of a run that fails by it
+
 
 def join(rank: int, workers: int, device: str, meeting: str) -> None:
     """Join the group of workers, once per process.
@@ -68,12 +71,10 @@ def join(rank: int, workers: int, device: str, meeting: str) -> None:
         a URL such as `file:///folder/meeting`, or `env://` for the variables that torchrun sets.
     Raises: PeerLost if they do not come together.
     """
-    global _turns
     backend = "nccl" if device == "cuda" else "gloo"
     patience = timedelta(seconds=PATIENCE_S)
     with _talking():
         dist.init_process_group(backend, meeting, patience, world_size=workers, rank=rank)
-    _turns = 0
     atexit.register(leave)
 
 
@@ -82,7 +83,7 @@ def turns() -> int:
 
     All workers come to the same messages.
     """
-    return _turns
+    return _turns(dist.group.WORLD).count if joined() else 0
 
 
 def meet() -> None:
@@ -143,7 +144,7 @@ def unlike_first(digest: str, device: str) -> list[int]:
     every = [torch.empty_like(own) for _ in range(world_size())]
     with _talking():
         dist.all_gather(every, own)
-    return [rank for rank, each in enumerate(every) if not each.equal(every[0])]
+    return [rank for rank, other in enumerate(every) if not other.equal(every[0])]
 
 
 def share(start: int, stop: int) -> tuple[int, int]:
@@ -169,14 +170,27 @@ def all_reduce_sum(tensor: Tensor, workers: int) -> Tensor:
 
 @contextmanager
 def _talking() -> Iterator[None]:
-    global _turns
-    _turns += 1
+    turns = _turns(dist.group.WORLD)
+    turns.count += 1
     try:
         yield
-        _turns += 1
+        turns.count += 1
     except RuntimeError as error:  # all that torch raises when a message does not get through
         said = str(error).partition("\n")[0]  # where in torch's source stands in brackets before it
         raise PeerLost(re.sub(r"^\[[^]]*\]\s*", "", said)) from error
+
+
+@dataclass
+class _Turns:
+    """Turns into messages and out of them."""
+
+    count: int = 0
+
+
+@cache
+def _turns(world: dist.ProcessGroup | None) -> _Turns:
+    """The turns of this worker since it joined `world`, which all its threads see."""
+    return _Turns()
 
 
 @cache

@@ -7,6 +7,8 @@ import os
 import platform
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -16,7 +18,7 @@ from typing import Any
 from normbench import __version__
 from normbench.errors import MachineError
 
-PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun tells each of its processes
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun tells each of its processes
 WORKERS_PER_CORE = 64  # with more of them they do not even come to meet
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
@@ -41,7 +43,7 @@ def resolve_device(name: str, workers: int = 1) -> str:
 
 def _with_workers(device: str, workers: int, gpus: int = 0) -> str:
     """The device, if it can have so many workers; those of torchrun are torchrun's matter."""
-    if workers == 1 or place() is not None:
+    if workers == 1 or rank_info() is not None:
         return device
     if device == "cuda" and workers > gpus:
         why = f"this machine has {gpus} CUDA device{'s' * (gpus > 1)}"
@@ -93,6 +95,23 @@ def prepare(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute by one thread until the block ends.
+
+    So no pool of threads comes to be, which a fork would not carry over, and the last bits do not
+    depend on the number of threads.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """Have the kernel send a signal to this process when its parent dies (Linux)."""
     if sys.platform == "linux":
@@ -100,7 +119,7 @@ def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Which worker of a run this process is, of how many, and which one on this machine."""
 
     rank: int
@@ -108,12 +127,12 @@ class Place:
     local: int
 
 
-def place() -> Place | None:
+def rank_info() -> RankInfo | None:
     """Read which worker torchrun made of this process, None if it was not started by torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
-    rank, workers, local = (int(os.environ[name]) for name in PLACE)
-    return Place(rank, workers, local)
+    rank, workers, local = (int(os.environ[name]) for name in RANK_VARIABLES)
+    return RankInfo(rank, workers, local)
 
 
 def take_device(device: str, number: int) -> None:
@@ -171,7 +190,7 @@ def memory_mib() -> float:
 
 
 def _may_have_gpu() -> bool:
-    """Whether it is worth importing torch to ask for a GPU."""
+    """Tell whether it is worth importing torch to ask for a GPU."""
     return sys.platform != "linux" or any(
         Path(path).exists()
         for path in ("/dev/nvidiactl", "/dev/kfd", "/proc/driver/nvidia", "/dev/dxg")

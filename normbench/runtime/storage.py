@@ -1,13 +1,12 @@
-"""Files that a crash cannot tear and a stranger cannot bend: atomic writes, locks, checked reads.
+"""Files that a crash cannot tear and a stranger cannot bend: atomic writes, checked reads.
 
 A failure of the storage is a MachineError that names the file, the bytes needed and the bytes
-free. A file that is missing, damaged, a symbolic link or in use is a FileRefused.
+free. A file that is missing, damaged or a symbolic link is a FileRefused.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -17,14 +16,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
-from normbench.errors import FileRefused, InUse, MachineError, NormbenchError, shown
+from normbench.errors import FileRefused, MachineError, NormbenchError, shown
 
 MODE = 0o644  # of new files, less the umask
 FOLDER_MODE = 0o755
 DEPTH = 10  # levels of nesting in a YAML file at most
-_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
+# Follow no link, and hand nothing down to a program that is started.
+SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _STALE = re.compile(r".+\.tmp-\d+")
 
 
@@ -46,7 +46,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
     try:
         if path.is_symlink():
             raise _link(path)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFE, MODE)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE, MODE)
         with open(handle, "wb") as file:
             file.writelines(pieces)
             file.flush()
@@ -54,7 +54,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _cannot_write(path, size, error) from error
+        raise cannot_write(path, size, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -70,9 +70,9 @@ class Appended:
         self.path = path
         self._handle: int | None = None
         try:
-            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _SAFE, MODE)
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFE, MODE)
         except OSError as error:
-            raise _cannot_write(path, 0, error) from error
+            raise cannot_write(path, 0, error) from error
 
     def write(self, data: bytes) -> None:
         """Append `data`; it has reached the system, not yet the disk, when this returns."""
@@ -82,7 +82,7 @@ class Appended:
             while data:
                 data = data[os.write(self._handle, data) :]
         except OSError as error:
-            raise _cannot_write(self.path, len(data), error) from error
+            raise cannot_write(self.path, len(data), error) from error
 
     def close(self) -> None:
         """Bring everything to the disk and close; a second call does nothing."""
@@ -92,53 +92,9 @@ class Appended:
         try:
             os.fsync(handle)
         except OSError as error:
-            raise _cannot_write(self.path, 0, error) from error
+            raise cannot_write(self.path, 0, error) from error
         finally:
             os.close(handle)
-
-
-class Lock:
-    """The right to write in a directory, held by one process until it leaves or dies.
-
-    The file `.lock` stays behind; what counts is the system's lock on it, which ends with the
-    process. The process id in it serves messages only.
-
-    Raises: InUse, naming the process, if another one holds the lock; MachineError.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._handle: int | None = None
-
-    def __enter__(self) -> Self:
-        path = self.directory / ".lock"
-        content = f"{os.getpid()}\n".encode()
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE, MODE)
-        except OSError as error:
-            raise _cannot_write(path, len(content), error) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, content, 0)
-        except BlockingIOError:
-            holder = _holder(handle)
-            os.close(handle)
-            self._refuse(holder)
-        except OSError as error:
-            os.close(handle)
-            raise _cannot_write(path, len(content), error) from error
-        self._handle = handle
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            os.close(handle)
-
-    def _refuse(self, holder: str) -> NoReturn:
-        fix = f"the same command again when {holder} has ended"
-        raise InUse(str(self.directory), f"is in use by {holder}", fix) from None
 
 
 def make_directory(path: Path) -> None:
@@ -147,10 +103,11 @@ def make_directory(path: Path) -> None:
     Raises: MachineError if the storage fails.
     """
     try:
-        for each in reversed([each for each in (path, *path.parents) if not each.exists()]):
-            each.mkdir(FOLDER_MODE, exist_ok=True)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(FOLDER_MODE, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(path, 0, error) from error
+        raise cannot_write(path, 0, error) from error
 
 
 def names(directory: Path) -> list[str]:
@@ -159,9 +116,9 @@ def names(directory: Path) -> list[str]:
     Raises: FileRefused if it cannot be read, or if it, its parent or a file in it is a link.
     """
     try:
-        for each in (directory.parent, directory):
-            if each.is_symlink():
-                raise _link(each)
+        for folder in (directory.parent, directory):
+            if folder.is_symlink():
+                raise _link(folder)
         with os.scandir(directory) as entries:
             found = list(entries)
     except (FileNotFoundError, NotADirectoryError):
@@ -188,7 +145,7 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise _cannot_write(path, 0, error) from error
+        raise cannot_write(path, 0, error) from error
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -273,14 +230,14 @@ def damaged(path: Path, why: str) -> FileRefused:
 def _opened(path: Path) -> BufferedReader:
     """Open a plain file for reading; a pipe or device in its place does not make us wait."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _SAFE)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | SAFE)
     except FileNotFoundError:
         raise damaged(path, "is missing") from None
     except OSError as error:
         raise _cannot_read(path, error) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise damaged(path, "is no plain file")
+        raise damaged(path, "is not a plain file")
     return open(handle, "rb")
 
 
@@ -292,13 +249,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _holder(handle: int) -> str:
-    """Name the process that wrote its id into a lock file, in words."""
-    text = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
-    return f"process {text}" if text.isdecimal() else "another process"
-
-
-def _cannot_write(path: Path, needed: int, error: OSError) -> NormbenchError:
+def cannot_write(path: Path, needed: int, error: OSError) -> NormbenchError:
+    """Return the error for a file that could not be written, of which `needed` bytes were left."""
     if error.errno == errno.ELOOP:
         return _link(path)
     why = f"cannot be written: {_said(error)} ({needed:,} bytes needed, {_free(path):,} free)"
@@ -315,9 +267,9 @@ def _cannot_read(path: Path, error: OSError) -> FileRefused:
 
 def _free(path: Path) -> int:
     """Bytes that this user may still write where `path` lies; 0 if that cannot be told."""
-    for each in (path, *path.parents):
+    for folder in (path, *path.parents):
         with suppress(OSError):
-            room = os.statvfs(each)
+            room = os.statvfs(folder)
             return room.f_bavail * room.f_frsize
     return 0
 
@@ -332,4 +284,4 @@ def _link(path: Path) -> FileRefused:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

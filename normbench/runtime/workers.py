@@ -1,19 +1,16 @@
-"""The processes that train one run together on this machine: starts them, hears them, ends them.
+"""The processes that train one run together on this machine: starts, supervises and ends them.
 
-The parent trains nothing. It forks one child per worker, hears each through a pipe of its own, and
-passes on what worker 0 tells. A child tells its parent every `BEAT_S` that it is alive, so that one
-which is stopped or stuck in the kernel is noticed as well as one that died; and how far it
-is in the messages to the others, so that one which lives but does not come to them is noticed too.
-However the parent ends, the kernel ends its children.
+The parent trains nothing. It forks one child per worker and passes on the messages of worker 0. A
+child tells its parent every `BEAT_S` that it is alive, so that one which is stopped or stuck in the
+kernel is noticed as well as one that died; and how far it is in the messages to the others, so that
+one which lives but does not come to them is noticed too.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -21,22 +18,24 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from typing import Any
+from functools import partial
 
-from normbench.errors import Mistake, NormbenchError, first_line
-from normbench.runtime import collectives, machine
+from normbench.errors import FileRefused, Mistake, NormbenchError, first_line
+from normbench.runtime import collectives, machine, processes
+from normbench.runtime.processes import Channel, Child, Message
 
 BEAT_S = 1.0  # between two signs of life
 SILENCE_S = 15.0  # without one, a worker is lost
 FACTOR = 10  # likewise if it needs so many times longer than another to come to the next message
-LAST_WORDS_S = 5.0  # how long the others may take to tell of a loss that one has noticed
+LAST_WORDS_S = 5.0  # how long the others may take to report a loss that one has noticed
 
-News = dict[str, Any]
-Say = Callable[[News], None]
+Send = Callable[[Message], None]
 
 
 class RankLost(NormbenchError):
     """A worker died, hangs, or was cut off from the others."""
+
+    reason = "rank_lost"
 
 
 class WorkFailed(NormbenchError):
@@ -45,37 +44,38 @@ class WorkFailed(NormbenchError):
     def __init__(self, mistakes: list[Mistake], code: int) -> None:
         Exception.__init__(self, *mistakes)
         self.mistakes, self.code = mistakes, code
+        self.reason = "data" if code == FileRefused.code else "error"
 
 
 @dataclass
 class _Worker:
-    """A child: its process, the pipe from it, when it was last heard of and how far it was then."""
+    """A child: when it was last heard of, how far it was then, and whether it has ended well."""
 
     rank: int
-    pid: int
-    pipe: int
+    child: Child
     heard: float
     turns: int = 0
-    rest: bytes = b""
     done: bool = False
 
 
 def together(
-    workers: int, device: str, work: Callable[[Say], None], port: int | None = None
-) -> Generator[News, None, None]:
-    """Run `work(say)` in `workers` processes joined in a group; yield what worker 0 says.
+    workers: int, device: str, work: Callable[[Send], None], port: int | None = None
+) -> Generator[Message, None, None]:
+    """Run `work(send)` in `workers` processes joined in a group; yield what worker 0 sends.
 
     Args: device: of the run; worker k of `cuda` takes the k-th device. work: is called in each
-        process; what the others say is dropped. The caller has not touched CUDA. port: of this
+        process; what the others send is dropped. The caller has not touched CUDA. port: of this
         machine, where they meet; None for a file.
     Raises: RankLost, naming the worker; WorkFailed with the error of a worker. No process is left
         when the generator ends, whatever ends it.
     """
     with tempfile.TemporaryDirectory(prefix="normbench-") as folder:
         meeting = f"file://{folder}/meeting" if port is None else f"tcp://127.0.0.1:{port}"
-        team = _Team(workers, device, meeting, work)
+        team = _Team(
+            [partial(_be, rank, workers, device, meeting, work) for rank in range(workers)]
+        )
         try:
-            yield from team.news()
+            yield from team.messages()
         finally:
             team.end()
 
@@ -83,32 +83,23 @@ def together(
 class _Team:
     """The workers of a run as their parent sees them."""
 
-    def __init__(
-        self, workers: int, device: str, meeting: str, work: Callable[[Say], None]
-    ) -> None:
+    def __init__(self, mains: list[Callable[[Channel], int]]) -> None:
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
         self.lost: str | None = None  # what a worker said that noticed the loss of another
         self.deadline = 0.0  # by which the lost one should have shown
         self.front = 0  # turns of the foremost worker
         self.moved, self.took = time.monotonic(), 0.0  # when it took the last, after how long
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for rank in range(workers):
-            news, end = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                for other in self.workers:
-                    os.close(other.pipe)
-                os.close(news)
-                _child(_Place(rank, workers, device, meeting), end, work)
-            os.close(end)
-            worker = _Worker(rank, pid, news, time.monotonic())
+        for rank, main in enumerate(mains):
+            siblings = [worker.child for worker in self.workers]
+            # One that waits for others hears no signal but this.
+            child = processes.fork(main, siblings, dies_by=signal.SIGKILL)
+            worker = _Worker(rank, child, time.monotonic())
             self.workers.append(worker)
-            self.selector.register(news, selectors.EVENT_READ, worker)
+            self.selector.register(child.channel.source, selectors.EVENT_READ, worker)
 
-    def news(self) -> Iterator[News]:
-        """Yield the news of worker 0 until all are done."""
+    def messages(self) -> Iterator[Message]:
+        """Yield the messages of worker 0 until all are done."""
         looked = time.monotonic()
         while not all(worker.done for worker in self.workers):
             events = self.selector.select(BEAT_S)
@@ -119,45 +110,40 @@ class _Team:
                 self.moved = now
             looked = now
             for key, _ in events:
-                yield from self._hear(key.data, now)
+                yield from self._receive(key.data, now)
             self._check(now)
 
     def end(self) -> None:
         """Kill whoever is left and wait for all."""
         for worker in self.workers:
-            with suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
+            worker.child.kill(signal.SIGKILL)
         for worker in self.workers:
-            with suppress(ChildProcessError):
-                os.waitpid(worker.pid, 0)
-            with suppress(OSError):
-                os.close(worker.pipe)
+            worker.child.reap()
         self.selector.close()
 
-    def _hear(self, worker: _Worker, now: float) -> Iterator[News]:
-        data = os.read(worker.pipe, 1 << 16)
+    def _receive(self, worker: _Worker, now: float) -> Iterator[Message]:
+        messages = worker.child.channel.receive()
         worker.heard = now
-        if not data:
-            self.selector.unregister(worker.pipe)
+        if messages is None:
+            self.selector.unregister(worker.child.channel.source)
             if not worker.done:
-                raise RankLost(f"worker {worker.rank}", self._how(worker), "the same command again")
+                why = _how_it_ended(worker.child.reap())
+                raise RankLost(f"worker {worker.rank}", why, "the same command again")
             return
-        *lines, worker.rest = (worker.rest + data).split(b"\n")
-        for line in lines:
-            news = json.loads(line)
-            if "failed" in news:
-                raise _failure(worker.rank, news["failed"])
-            if "done" in news:
-                worker.done, worker.turns = True, news["done"]
-            elif "lost" in news:
+        for message in messages:
+            if "failed" in message:
+                raise _failure(worker.rank, message["failed"])
+            if "done" in message:
+                worker.done, worker.turns = True, message["done"]
+            elif "lost" in message:
                 worker.done = True
                 if self.lost is None:
-                    self.lost = f"worker {worker.rank} was cut off: {news['lost']}"
+                    self.lost = f"worker {worker.rank} was cut off: {message['lost']}"
                     self.deadline = now + SILENCE_S + LAST_WORDS_S
-            elif "beat" in news:
-                worker.turns = news["beat"]
+            elif "beat" in message:
+                worker.turns = message["beat"]
             elif worker.rank == 0:
-                yield news
+                yield message
 
     def _check(self, now: float) -> None:
         front = max(worker.turns for worker in self.workers)
@@ -178,81 +164,62 @@ class _Team:
         if self.lost and now > self.deadline:
             raise RankLost("gpus", self.lost, "the same command again")
 
-    def _how(self, worker: _Worker) -> str:
-        _, status = os.waitpid(worker.pid, 0)
-        if os.WIFSIGNALED(status):
-            return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
-        return f"ended with code {os.waitstatus_to_exitcode(status)}"
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with code {code}"
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Which worker a child is, of how many, and where they meet."""
-
-    rank: int
-    workers: int
-    device: str
-    meeting: str
-
-
-def _child(place: _Place, pipe: int, work: Callable[[Say], None]) -> None:
-    """Be a worker; never returns."""
-    machine.end_with_parent(signal.SIGKILL)  # one that waits for others hears no other signal
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too
+def _be(
+    rank: int,
+    workers: int,
+    device: str,
+    meeting: str,
+    work: Callable[[Send], None],
+    channel: Channel,
+) -> int:
+    """Be a worker."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    say, code = _voice(pipe), 1
-    threading.Thread(target=_beat, args=(say,), daemon=True).start()
+    threading.Thread(target=_beat, args=(channel.send,), daemon=True).start()
     try:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # all workers are on this machine
-        machine.take_device(place.device, place.rank)
-        collectives.join(place.rank, place.workers, place.device, place.meeting)
-        work(say)
-        say({"done": collectives.turns()})
-        code = 0
+        machine.take_device(device, rank)
+        collectives.join(rank, workers, device, meeting)
+        work(channel.send)
+        channel.send({"done": collectives.turns()})
+        return 0
     except collectives.PeerLost as error:
-        say({"lost": str(error)})
+        channel.send({"lost": str(error)})
     except BaseException as error:
-        say({"failed": _told(error)})
-    finally:
-        os._exit(code)  # no clean-up of what belongs to the parent
+        channel.send({"failed": _as_message(error)})
+    return 1
 
 
-def _voice(pipe: int) -> Say:
-    lock = threading.Lock()
-
-    def say(news: News) -> None:
-        data = json.dumps(news).encode() + b"\n"
-        with lock:
-            while data:
-                data = data[os.write(pipe, data) :]
-
-    return say
-
-
-def _beat(say: Say) -> None:
+def _beat(send: Send) -> None:
     with suppress(OSError):
         while True:
-            say({"beat": collectives.turns()})
+            send({"beat": collectives.turns()})
             time.sleep(BEAT_S)
 
 
-def _told(error: BaseException) -> News:
+def _as_message(error: BaseException) -> Message:
     """An error as plain data."""
     mistakes = error.mistakes if isinstance(error, NormbenchError) else []
     return {
         "message": first_line(error),
-        "mistakes": [astuple(each) for each in mistakes],
+        "mistakes": [astuple(mistake) for mistake in mistakes],
         "code": error.code if isinstance(error, NormbenchError) else 1,
         "oom": machine.out_of_memory(error),
         "trace": traceback.format_exc(),
     }
 
 
-def _failure(rank: int, told: News) -> Exception:
-    """What a worker met, as an error of this process with the worker's trace as its note."""
-    error: Exception = MemoryError(told["message"])
-    if not told["oom"]:
-        mistakes = told["mistakes"] or [(f"worker {rank}", told["message"], "see error.txt")]
-        error = WorkFailed([Mistake(*each) for each in mistakes], told["code"])
-    error.add_note(told["trace"])
+def _failure(rank: int, message: Message) -> Exception:
+    """Make an error of this process from that of a worker, whose trace becomes its note."""
+    error: Exception = MemoryError(message["message"])
+    if not message["oom"]:
+        mistakes = message["mistakes"] or [(f"worker {rank}", message["message"], "see error.txt")]
+        error = WorkFailed([Mistake(*mistake) for mistake in mistakes], message["code"])
+    error.add_note(message["trace"])
     return error

@@ -47,7 +47,7 @@ def grid_around(lr: float) -> list[float]:
 
 def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     lrs = tree["tune_lrs"]
-    if tree["tune"] == "lr" and machine.place() is not None:
+    if tree["tune"] == "lr" and machine.rank_info() is not None:
         why = "needs a command that starts its workers itself, not torchrun"
         yield Mistake("tune=lr", why, f"normbench train tune=lr gpus={tree['gpus']}")
     if tree["tune"] == "none" or lrs is None:
@@ -64,7 +64,7 @@ def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
 
 def _batch_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mistake]:
     batch, gpus, images = tree["batch"], tree["gpus"], about.sizes[0]
-    place = machine.place()
+    place = machine.rank_info()
     if place is not None and place.workers != gpus:
         why = f"torchrun has started {place.workers} workers"
         yield Mistake(f"gpus={gpus}", why, f"gpus={place.workers}")

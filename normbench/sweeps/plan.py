@@ -10,7 +10,7 @@ from normbench.errors import Refused
 from normbench.results import lr_search
 from normbench.results.groups import SEEDS, Result
 from normbench.results.lr_search import LRSearch
-from normbench.runs.directory import FINAL, read_status
+from normbench.runs.reader import FINAL, read_status
 from normbench.settings.compose import Cell
 from normbench.settings.schema import Config
 

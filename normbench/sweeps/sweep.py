@@ -16,7 +16,7 @@ from normbench.results import compare, export, groups, lr_search, tables, time_t
 from normbench.results.groups import Result
 from normbench.results.lr_search import LRSearch
 from normbench.rows import Row
-from normbench.runs.directory import read_status
+from normbench.runs.reader import read_status
 from normbench.runtime import storage
 from normbench.settings.schema import Config
 from normbench.sweeps.describe import heading, labels, not_applying, searches, varying
@@ -38,13 +38,13 @@ def check(sweep: Sweep) -> list[Mistake]:
     left = {planned.config.name: planned.config for planned in sweep.cells if planned.left}
     if not left:
         return []
-    from normbench.runs import build  # imports torch, which a finished sweep does without
+    from normbench.runs.check import check_fit  # imports torch, which a finished sweep does without
 
     mistakes: dict[Mistake, None] = {}
     warnings: dict[Mistake, None] = {}
     misfits: dict[str, Refused] = {}
     for name, config in left.items():
-        error, warned = build.check(config, config.shape, config.classes)
+        error, warned = check_fit(config, config.shape, config.classes)
         warnings.update(dict.fromkeys(warned))
         if error and config.skip_invalid:
             misfits[name] = error
@@ -125,7 +125,7 @@ def _train(items: list[Item], names: Sequence[str], screen: Screen) -> None:
         for index, item in enumerate(items):
             if item.finished:
                 live.update(index, item.state, _last(item), "finished already")
-        scheduler.work(items, live.update)
+        scheduler.train_all(items, live.update)
 
 
 def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:

@@ -103,10 +103,9 @@ def case(
 
     def batches() -> Iterable[Any]:
         order = feed.order(0, 0, BATCH)
-        chances = feed.chances(0, 0, *order.shape)
+        noise = feed.augment_noise(0, 0, *order.shape)
         return (
-            feed.gather(each, 0, chance)
-            for each, chance in zip(order[:steps], chances, strict=False)
+            feed.gather(each, 0, chance) for each, chance in zip(order[:steps], noise, strict=False)
         )
 
     found = Case(
@@ -163,9 +162,9 @@ def cifar(quick: bool) -> list[Case]:
     data = Pictures(pixels, transforms.Compose(one_by_one))
 
     def agree() -> None:
-        some, chances = torch.arange(BATCH), change.chances(0, 0, 1, BATCH)[0]
-        wanted = [by_torchvision(images.images[i], chances[i].tolist()) for i in range(BATCH)]
-        close(feed.gather(some, 0, chances)[0], torch.stack(wanted))
+        some, noise = torch.arange(BATCH), change.noise(0, 0, 1, BATCH)[0]
+        wanted = [by_torchvision(images.images[i], noise[i].tolist()) for i in range(BATCH)]
+        close(feed.gather(some, 0, noise)[0], torch.stack(wanted))
 
     steps = 50 if quick else len(feed) // BATCH
     name, index = "3x32x32 crop+flip+cutout", torch.arange(IMAGES)
@@ -174,9 +173,9 @@ def cifar(quick: bool) -> list[Case]:
     return cases
 
 
-def by_torchvision(image: Tensor, chances: list[float]) -> Tensor:
+def by_torchvision(image: Tensor, noise: list[float]) -> Tensor:
     """One image changed as the draws say."""
-    (_, height, width), (down, across, mirrored, y, x) = SHAPE, chances
+    (_, height, width), (down, across, mirrored, y, x) = SHAPE, noise
     places = 2 * PAD + 1
     image = tv.pad(image, [PAD] * 4)
     image = tv.crop(image, int(down * places), int(across * places), height, width)

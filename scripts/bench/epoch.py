@@ -24,7 +24,7 @@ from torchvision import datasets, transforms
 
 from normbench.data import mnist
 from normbench.data._base import split, validation_size
-from normbench.runs.run import Job
+from normbench.runs.job import Job
 from normbench.runtime import machine
 from normbench.settings import compose
 from normbench.settings.schema import Config

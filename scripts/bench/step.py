@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from run import Case
 
 from normbench.engine.schedule import Schedule
-from normbench.runs.directory import Record
-from normbench.runs.run import Job, hparams
+from normbench.runs.directory import RunDirectory
+from normbench.runs.job import Job
+from normbench.runs.tensorboard import hparams
 from normbench.runtime import machine
 from normbench.settings import compose
 from normbench.settings.schema import Config
@@ -66,7 +67,7 @@ class Through:
         settings = {"experiment": config.experiment(), "execution": config.execution()}
         self.folder = tempfile.TemporaryDirectory()
         how = {"tb": True, "tb_axis": "examples", "hparams": hparams(config)}
-        self.record = Record(Path(self.folder.name) / "run", settings, {}, **how).__enter__()
+        self.record = RunDirectory(Path(self.folder.name) / "run", settings, {}, **how).__enter__()
         self.rows = self.job.rows()
         next(self.rows)  # the validation at step 0
 

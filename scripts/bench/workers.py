@@ -20,8 +20,9 @@ from run import CORES, Case
 from torch import Tensor
 
 from normbench.engine.train import FOLD
-from normbench.runs.run import Job
+from normbench.runs.job import Job
 from normbench.runtime import collectives, machine, workers
+from normbench.runtime.processes import Message
 from normbench.settings import compose
 from normbench.settings.schema import Config
 
@@ -76,10 +77,10 @@ def count(config: Config) -> Sent:
         setattr(dist, name, listened(getattr(dist, name), sizes))
     order = job.train.order(config.seed, 0, config.batch)[:COUNTED]
     for indices in collectives.mine(order, config.accumulate):
-        job.update(job.train.gather(indices), config.lr)
+        job.train_step(job.train.gather(indices), config.lr)
     messages, kib = len(sizes) / COUNTED, sum(sizes) / COUNTED / 1024
     sizes.clear()
-    job.update.read()
+    job.train_step.read()
     return Sent(messages, kib, len(sizes), sum(sizes) / 1024)
 
 
@@ -101,7 +102,7 @@ class Slices:
 
     def __init__(self, config: Config, plain: bool = False) -> None:
         self.config, self.plain = config, plain
-        self.news: Iterator[workers.News] | None = None
+        self.news: Iterator[Message] | None = None
         self.loss = 0.0
 
     def __call__(self) -> float:
@@ -116,7 +117,7 @@ class Slices:
         self.loss = news["loss"]
         return float(news["seconds"])
 
-    def work(self, say: workers.Say) -> None:
+    def work(self, say: workers.Send) -> None:
         """Train SLICE steps for each byte that comes: one for each worker, who await each other."""
         machine.prepare(1)
         if self.plain:
@@ -162,7 +163,7 @@ def agree(ours: Slices, baseline: Slices | Alone) -> None:
 def start(count: int) -> float:
     """Seconds until all of so many workers have met and worker 0 has said so."""
 
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         collectives.meet()
         say({"here": True})
 

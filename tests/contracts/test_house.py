@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import traceback
 from functools import cache
 from pathlib import Path
 
@@ -140,3 +141,33 @@ def test_parts_of_data_do_not_import_torch() -> None:
     for path in (PACKAGE / "data").glob("*.py"):
         top = [name for name, at_top in imports(path) if at_top]
         assert not [name for name in top if name.split(".")[0] in ("torch", "torchvision", "numpy")]
+
+
+def test_four_frames_lie_between_a_run_and_the_optimizer_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normbench.engine.train import TrainStep
+    from normbench.runs.run import run
+    from normbench.settings import compose
+
+    words = ["data=synthetic", "model=mlp", "steps=1", "tb=false", f"outputs={tmp_path}"]
+    (cell,) = compose.Grid(compose.loader()).cells(words, False)
+    assert cell.config
+    frames: list[str] = []
+
+    def step(self: object, lr: float) -> None:
+        frames.extend(
+            frame.name
+            for frame in traceback.extract_stack()
+            if Path(frame.filename).is_relative_to(PACKAGE)
+        )
+
+    start = TrainStep.__post_init__
+
+    def patched(train_step: TrainStep) -> None:
+        start(train_step)
+        monkeypatch.setattr(type(train_step.optimizer), "step", step)
+
+    monkeypatch.setattr(TrainStep, "__post_init__", patched)
+    run(cell.config)
+    assert frames == ["run", "worker", "fit", "__call__"]

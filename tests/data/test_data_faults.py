@@ -29,7 +29,7 @@ from normbench.data._known import Store
 from normbench.data.imagefolder import ImageFolder
 from normbench.data.mnist import MNIST
 from normbench.errors import DataError, FileRefused, MachineError
-from normbench.runtime import storage
+from normbench.runtime.lock import Lock
 
 MIB = 1 << 20
 
@@ -517,7 +517,7 @@ def test_a_second_process_waits_for_the_copy_and_uses_it(pets, no_decoding):
     written = description.read_bytes()
     no_decoding()
     found = []
-    with storage.Lock(copy_of(pets)):  # as if another process was at it
+    with Lock(copy_of(pets)):  # as if another process was at it
         description.unlink()
         second = threading.Thread(target=lambda: found.append(opened(pets).about()))
         second.start()

@@ -28,7 +28,7 @@ from normbench.data.cifar10 import CIFAR10
 from normbench.data.fashion_mnist import FashionMNIST
 from normbench.errors import FileRefused, InUse, MachineError, NormbenchError
 from normbench.parts import registry
-from normbench.runtime import storage
+from normbench.runtime.lock import Lock
 
 MIB = 1 << 20
 ORACLES = Path(__file__).parents[1] / "oracles/data"
@@ -549,7 +549,7 @@ def test_what_a_killed_download_left_is_removed(remote):
 
 def test_two_downloads_of_a_file_do_not_run_at_once(remote):
     remote.folder.mkdir(parents=True)
-    with storage.Lock(remote.folder):
+    with Lock(remote.folder):
         message, code = refusal(InUse, remote.fetch)
     assert "is in use by process" in message
     assert code == 3

@@ -15,7 +15,7 @@ from normbench.engine import augment
 from normbench.engine.augment import Augment
 from normbench.errors import Refused
 from normbench.runs import build
-from normbench.runs.run import Job
+from normbench.runs.job import Job
 from normbench.settings import compose, inputs
 from normbench.settings.schema import Config
 
@@ -39,10 +39,10 @@ def job(*words: str) -> Job:
     return Job(found)
 
 
-def one_by_one(image: Tensor, kinds: tuple[str, ...], chances: Tensor) -> Tensor:
+def one_by_one(image: Tensor, kinds: tuple[str, ...], noise: Tensor) -> Tensor:
     """The image (C, H, W) as torchvision's transforms leave it where they draw these numbers."""
     channels, height, width = image.shape
-    down, across, mirrored, y, x = chances
+    down, across, mirrored, y, x = noise
     if "crop" in kinds:
         padded = tv.pad(image, [4, 4, 4, 4])
         image = tv.crop(padded, int(down * 9), int(across * 9), height, width)
@@ -77,38 +77,38 @@ def pixels(count: int, shape: tuple[int, int, int]) -> Tensor:
 def test_a_batch_is_what_torchvision_makes_of_each_image(
     kinds: tuple[str, ...], shape: tuple[int, int, int], drawn: list[Any]
 ) -> None:
-    images, chances = pixels(len(drawn), shape), torch.tensor(drawn, dtype=torch.float32)
+    images, noise = pixels(len(drawn), shape), torch.tensor(drawn, dtype=torch.float32)
     rows = as_rows(images)
-    found = Augment(kinds, shape, MEAN[: shape[0]])(rows, chances)
-    pairs = zip(images, chances, strict=True)
+    found = Augment(kinds, shape, MEAN[: shape[0]])(rows, noise)
+    pairs = zip(images, noise, strict=True)
     expected = as_rows(torch.stack([one_by_one(image, kinds, each) for image, each in pairs]))
     assert torch.equal(found, expected)
     assert torch.equal(rows, as_rows(images))  # the data set itself stays as it is
 
 
 def test_crops_go_to_all_places_and_half_of_the_images_are_mirrored() -> None:
-    chances = Augment(ALL, (1, 8, 8), (0.5,)).chances(0, 0, 100, 100)
-    places = (chances[..., :2] * 9).long()
+    noise = Augment(ALL, (1, 8, 8), (0.5,)).noise(0, 0, 100, 100)
+    places = (noise[..., :2] * 9).long()
     counts = torch.bincount((places[..., 0] * 9 + places[..., 1]).flatten(), minlength=81)
     assert int(counts.min()) > 70 and int(counts.max()) < 185  # 123 expected, +- 5 deviations
-    assert float((chances[..., 2] < 0.5).double().mean()) == pytest.approx(0.5, abs=0.025)
+    assert float((noise[..., 2] < 0.5).double().mean()) == pytest.approx(0.5, abs=0.025)
 
 
 def test_draws_depend_on_seed_and_epoch_only() -> None:
     one, other = Augment(("crop",), (1, 8, 8), (0.5,)), Augment(ALL, (3, 32, 32), MEAN)
-    assert torch.equal(one.chances(3, 1, 5, 4), other.chances(3, 1, 5, 4))
-    assert not torch.equal(one.chances(3, 1, 5, 4), one.chances(3, 2, 5, 4))
-    assert not torch.equal(one.chances(3, 1, 5, 4), one.chances(4, 1, 5, 4))
+    assert torch.equal(one.noise(3, 1, 5, 4), other.noise(3, 1, 5, 4))
+    assert not torch.equal(one.noise(3, 1, 5, 4), one.noise(3, 2, 5, 4))
+    assert not torch.equal(one.noise(3, 1, 5, 4), one.noise(4, 1, 5, 4))
 
 
 def test_training_batches_are_augmented_and_then_scaled() -> None:
     plain, changed = job("augment=none").train, job("augment=crop+flip+cutout").train
     index = changed.order(0, 0, 50)[3]
-    chances = list(changed.chances(0, 0, 40, 50))[3]
-    assert changed.augment and chances is not None
+    noise = list(changed.augment_noise(0, 0, 40, 50))[3]
+    assert changed.sampling.augment and noise is not None
     twin = job("augment=none").train
-    twin.rows = changed.augment(plain.rows[index], chances)
-    x, y = changed.gather(index, 0, chances)
+    twin.rows = changed.sampling.augment(plain.rows[index], noise)
+    x, y = changed.gather(index, 0, noise)
     assert torch.equal(x, twin.slice(0, 50)[0])
     assert torch.equal(y, plain.labels[index])
 
@@ -128,9 +128,9 @@ def test_blank_time_steps_stay_before_an_augmented_image() -> None:
     (cell,) = compose.Grid(compose.loader()).cells([*words, "augment=crop+flip+cutout"], False)
     assert cell.config
     feed = Job(cell.config).train
-    chances = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
     index = torch.arange(6)
-    led, alone = (feed.gather(index, lead, chances)[0] for lead in (2, 0))
+    led, alone = (feed.gather(index, lead, noise)[0] for lead in (2, 0))
     assert led.shape[2] == 10
     assert torch.equal(led[:, :, 2:], alone)
 
@@ -140,9 +140,9 @@ def test_only_training_batches_are_augmented() -> None:
     assert torch.equal(changed.train.slice(0, 99)[0], plain.train.slice(0, 99)[0])  # statistics
     index = torch.arange(9)  # data-dependent starts
     assert torch.equal(changed.train.gather(index)[0], plain.train.gather(index)[0])
-    for name, feed in {"val": changed.judge.val, **changed.judge.tests}.items():
-        same = plain.judge.val if name == "val" else plain.judge.tests[name]
-        assert feed.augment is None
+    for name, feed in {"val": changed.evaluator.val, **changed.evaluator.tests}.items():
+        same = plain.evaluator.val if name == "val" else plain.evaluator.tests[name]
+        assert feed.sampling.augment is None
         assert torch.equal(same.slice(0, 99)[0], feed.slice(0, 99)[0])
 
 

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from engine.test_train import config, kinds
 
-from normbench.engine.train import evenly
+from normbench.engine.evaluate import evenly
 from normbench.norms._base import refresh
 from normbench.parts import registry
 from normbench.runs import build
-from normbench.runs.run import Job
+from normbench.runs.check import check_fit
+from normbench.runs.job import Job
 
 BLANK = ("data.shape=[1,8,8]", "model.width=8", "model.rows=2", "steps=9", "eval_every=9")
 
@@ -48,15 +49,15 @@ def test_a_model_that_reads_sequences_says_how_many_rows_make_a_time_step(name):
 
 def test_batches_begin_with_numbers_of_blank_steps_that_are_uniform_and_paired_by_seed():
     feed = made("blank_steps=3").train
-    drawn = feed.leads(seed=0, epoch=0, steps=4000)
+    drawn = feed.pad_steps(seed=0, epoch=0, steps=4000)
     counts = collections.Counter(drawn)
     assert set(counts) == {0, 1, 2, 3}
     assert max(abs(each - 1000) for each in counts.values()) < 100  # 3.6 deviations
     other = made("blank_steps=3", "norm=ln", "batch=32").train
-    assert drawn == other.leads(0, 0, 4000)
-    assert drawn != feed.leads(0, 1, 4000)
-    assert drawn != feed.leads(1, 0, 4000)
-    assert made().train.leads(0, 0, 5) == [0] * 5
+    assert drawn == other.pad_steps(0, 0, 4000)
+    assert drawn != feed.pad_steps(0, 1, 4000)
+    assert drawn != feed.pad_steps(1, 0, 4000)
+    assert made().train.pad_steps(0, 0, 5) == [0] * 5
 
 
 @pytest.mark.parametrize("kind", ["standardized", "raw"])
@@ -78,7 +79,7 @@ def test_training_sees_blank_steps_and_validation_none():
     job.model.register_forward_pre_hook(lambda model, x: seen.append((model.training, x[0].shape)))
     list(job.rows())
     trained = [shape[2] for training, shape in seen if training and shape[0] == 64]
-    leads = job.train.leads(0, 0, 31)[:9]
+    leads = job.train.pad_steps(0, 0, 31)[:9]
     assert [height for height in trained if height > 8] == [8 + 2 * each for each in leads if each]
     assert {shape[2] for training, shape in seen if not training} == {8}
 
@@ -128,7 +129,7 @@ def test_statistics_of_the_training_set_are_taken_over_all_numbers_of_blank_step
 
 def test_blank_steps_do_not_change_the_answer_to_rows_that_do_not_divide():
     chosen = config("model=rnn", "data.shape=[1,8,8]", "model.rows=3", "blank_steps=2")
-    assert str(build.check(chosen, (1, 8, 8), 10).error) == (
+    assert str(check_fit(chosen, (1, 8, 8), 10).error) == (
         "normbench: error: model.rows=3: the 8 rows of an image do not divide into steps of 3 "
         "(divisors: 1, 2, 4, 8)\n  try: model.rows=2"
     )

@@ -12,7 +12,7 @@ from torch import nn
 
 from normbench.norms import create
 from normbench.optimizers.sgd import SGD
-from normbench.runs.run import Job
+from normbench.runs.job import Job
 
 
 def flat(scale: float) -> tuple[nn.Module, nn.Module, object]:

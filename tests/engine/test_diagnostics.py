@@ -22,8 +22,9 @@ from normbench.inits._base import initialize
 from normbench.norms._base import ACTIVATIONS, Running, Unit, Units, apply, refresh
 from normbench.parts import registry
 from normbench.runs import directory
-from normbench.runs.directory import read_rows, read_status
-from normbench.runs.run import Job, run
+from normbench.runs.job import Job
+from normbench.runs.reader import read_rows, read_status
+from normbench.runs.run import run
 from normbench.runs.tensorboard import CHARTS, LAYER_CHARTS, load_tensorboard
 
 SHAPE = (1, 3, 2)
@@ -425,9 +426,9 @@ def test_the_probe_is_the_first_validation_images_in_batches_as_in_training(monk
     monkeypatch.setattr(
         diagnostics, "look", lambda model, batches, cast: found.append(batches) or {}
     )
-    list(job.judge.layers(0))
+    list(job.evaluator.validation(0))
     assert [len(y) for _, y in found[0]] == [64] * 7
-    assert torch.equal(torch.cat([x for x, _ in found[0]]), job.judge.val.slice(0, 448)[0])
+    assert torch.equal(torch.cat([x for x, _ in found[0]]), job.evaluator.val.slice(0, 448)[0])
 
 
 def test_the_record_has_the_layers_as_rows_but_not_among_the_results(tmp_path):

@@ -13,11 +13,11 @@ from engine.test_train import config, kinds
 from torch import nn
 
 from normbench import norms
-from normbench.engine.train import Judge, evenly
+from normbench.engine.evaluate import Evaluator, evenly
 from normbench.norms._base import Dropout, Norm, Running, check_refresh, plainly, refresh
 from normbench.parts import registry
-from normbench.runs import build
-from normbench.runs.run import Job
+from normbench.runs.check import check_fit
+from normbench.runs.job import Job
 from normbench.settings.schema import Config
 from normbench.sweeps import describe
 
@@ -95,10 +95,11 @@ def by(stats: str, chosen: Config) -> Job:
     return Job(dataclasses.replace(chosen, eval_stats=stats))
 
 
-def judged(job: Job, stats: str) -> Judge:
+def judged(job: Job, stats: str) -> Evaluator:
     """Another judge of the same model, that evaluates by `stats`."""
-    feeds = {"train": job.train, "val": job.judge.val, "test": job.judge.tests["test"]}
-    return Judge(job.update, feeds, dataclasses.replace(job.plan, eval_stats=stats))
+    feeds = {"train": job.train, "val": job.evaluator.val, "test": job.evaluator.tests["test"]}
+    step, budget = job.train_step, dataclasses.replace(job.budget, eval_stats=stats)
+    return Evaluator(job.model, step.cast, step.norm, feeds, budget)
 
 
 # ---- one layer ----
@@ -200,7 +201,7 @@ def test_evaluation_by_batch_is_that_of_training_in_batches_of_one_statistic(wor
     bounds = [500 * k // (500 // size) for k in range(500 // size + 1)]
     loss, hits = 0.0, 0
     for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        x, y = job.judge.tests["test"].slice(start, stop)
+        x, y = job.evaluator.tests["test"].slice(start, stop)
         logits = by_hand(job.model, x.flatten(1).double())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
         hits += int((logits.argmax(1) == y).sum())
@@ -233,7 +234,7 @@ def test_evaluation_by_dataset_averages_the_moments_of_training_batches(batch, s
         by_hand(job.model, x.flatten(1).double(), seen=seen)
         found.append(torch.stack(seen))
     moments = torch.stack(found).mean(0)
-    x, y = job.judge.tests["test"].slice(0, 500)
+    x, y = job.evaluator.tests["test"].slice(0, 500)
     logits = by_hand(job.model, x.flatten(1).double(), moments)
     assert test["test/loss"] == pytest.approx(float(F.cross_entropy(logits, y)), rel=1e-5)
     assert test["test/accuracy"] == float((logits.argmax(1) == y).double().mean())
@@ -254,7 +255,7 @@ def test_the_gap_is_that_of_training_to_the_chosen_evaluation():
 @pytest.mark.parametrize("words", [("norm=gn",), ("norm=none", "dropout=0.2"), ("norm=wn",)])
 def test_without_running_statistics_all_evaluations_are_the_same(words):
     chosen = short(*words)
-    assert by("dataset", chosen).judge.stats == "running"
+    assert by("dataset", chosen).evaluator.stats == "running"
     one, *others = (list(by(stats, chosen).rows()) for stats in STATS)
     assert all(one == other for other in others)
 
@@ -270,7 +271,8 @@ def test_statistics_taken_anew_repair_what_running_ones_miss_in_a_short_run_of_c
     )
     list(job.rows())
     accuracy = {
-        stats: judged(job, stats).test()["test/accuracy"] for stats in ("running", "dataset")
+        stats: next(judged(job, stats).test(0)).values["test/accuracy"]
+        for stats in ("running", "dataset")
     }
     assert accuracy["running"] < 0.2
     assert accuracy["dataset"] > 0.5
@@ -291,12 +293,12 @@ class Foreign(Norm):
 def test_running_statistics_out_of_reach_are_refused_with_dataset(monkeypatch):
     monkeypatch.setattr("normbench.norms.create", lambda name, **options: Foreign())
     chosen = dataclasses.replace(config("norm=bn"), eval_stats="dataset")
-    error = build.check(chosen, (1, 8, 8), 10).error
+    error = check_fit(chosen, (1, 8, 8), 10).error
     assert str(error) == (
         "normbench: error: norm=bn: the running statistics of BatchNorm1d cannot be taken anew "
         "from the training set\n  try: eval_stats=running"
     )
-    assert build.check(dataclasses.replace(chosen, eval_stats="batch"), (1, 8, 8), 10).error is None
+    assert check_fit(dataclasses.replace(chosen, eval_stats="batch"), (1, 8, 8), 10).error is None
 
 
 def test_statistics_that_no_layer_offers_are_refused_too():

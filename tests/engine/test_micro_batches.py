@@ -10,8 +10,10 @@ from normbench import norms
 from normbench.cli.main import main
 from normbench.norms._base import Running
 from normbench.runs import build
-from normbench.runs.directory import read_status
-from normbench.runs.run import Job, run
+from normbench.runs.check import check_fit
+from normbench.runs.job import Job
+from normbench.runs.reader import read_status
+from normbench.runs.run import run
 
 CUT = ("bn", "brn", "evalnorm", "bin", "evonorm_b0")  # take parts of a batch
 WHOLE = ("mean", "cmbn", "wn+mean")  # take the batches of several workers, never a part
@@ -115,9 +117,9 @@ def test_another_window_than_accumulate_is_refused_before_anything_is_created(
 def test_what_works_but_may_not_be_meant_is_warned_of(words, subjects):
     chosen = config(*words.split())
     about = build.data(chosen)
-    found = build.check(chosen, about.shape, 10).warnings
+    found = check_fit(chosen, about.shape, 10).warnings
     assert [each.subject for each in found] == subjects
-    assert Job(chosen).update.norm.warnings(build.model(chosen, about.shape, 10)) == found
+    assert Job(chosen).train_step.norm.warnings(build.model(chosen, about.shape, 10)) == found
 
 
 @pytest.mark.parametrize(("name", "warned"), [("ws+evonorm_s0", 0), ("gn+ws", 0), ("ws+agc", 1)])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from normbench.engine.sampler import Order
 from normbench.errors import Refused
-from normbench.runs.run import Job
+from normbench.runs.job import Job
 from normbench.runtime import rng
 from normbench.settings import compose
 from normbench.settings.schema import ORDERS, Config

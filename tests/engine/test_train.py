@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from normbench.engine.loader import Feed
 from normbench.engine.transforms import standardized
 from normbench.rows import Row
-from normbench.runs.run import Job
+from normbench.runs.job import Job
 from normbench.settings import compose
 from normbench.settings.schema import Config
 
@@ -146,7 +146,7 @@ def test_it_learns() -> None:
 def test_evaluation_is_loss_and_accuracy_of_all_images() -> None:
     job = Job(config("steps=5", "norm=bn"))
     found = list(job.rows())
-    x, y = job.judge.tests["test"].slice(0, 500)
+    x, y = job.evaluator.tests["test"].slice(0, 500)
     with torch.no_grad():
         logits = job.model.eval()(x)
     test = kinds(found, "test")[0].values
@@ -167,7 +167,7 @@ def test_gap_leaves_buffers_and_random_numbers_as_they_are() -> None:
     job = Job(config("norm=bn", "dropout=0.3", "steps=5"))
     list(job.rows())
     before = copy.deepcopy(job.model.state_dict())
-    job.judge.validate(5)
+    list(job.evaluator.validation(5))
     after = job.model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
 

@@ -16,7 +16,7 @@ from normbench.cli.main import main
 from normbench.data._base import Dataset, Split
 from normbench.engine import transforms
 from normbench.runs import build
-from normbench.runs.run import Job
+from normbench.runs.job import Job
 from normbench.settings import inputs, schema
 from normbench.settings.schema import Config
 
@@ -157,7 +157,7 @@ def test_whitened_inputs_are_float32_under_autocast(data: Dataset) -> None:
 def test_a_run_sees_the_scaled_images_in_all_its_parts(kind: str) -> None:
     job = Job(config("model=cnn", COLOURS, f"inputs={kind}"))
     data = build.data(job.config)
-    for feed, split in ((job.train, data.train), (job.judge.val, data.val)):
+    for feed, split in ((job.train, data.train), (job.evaluator.val, data.val)):
         x, y = feed.slice(3, 40)
         expected = scaled(kind, data, split.images[3:40])
         np.testing.assert_allclose(x.flatten(1).double().numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -329,18 +329,18 @@ def test_the_mixture_does_not_depend_on_the_seed() -> None:
 
 def test_each_domain_has_a_test_of_its_own() -> None:
     job, values = after_test("mix=inverted")
-    second = transforms.inverted_half(job.judge.tests["test"].labels)
+    second = transforms.inverted_half(job.evaluator.tests["test"].labels)
     share = float(second.double().mean())
     parts = [values[f"test/accuracy/{name}"] for name in ("plain", "inverted")]
     assert values["test/accuracy"] == pytest.approx((1 - share) * parts[0] + share * parts[1])
-    found = {name: feed.slice(0, len(feed))[0] for name, feed in job.judge.tests.items()}
+    found = {name: feed.slice(0, len(feed))[0] for name, feed in job.evaluator.tests.items()}
     assert found["plain"].equal(found["test"][~second])
     assert found["inverted"].equal(found["test"][second])
 
 
 def test_the_tests_of_the_domains_take_batch_statistics_of_one_domain() -> None:
     job, values = after_test("mix=inverted", "norm=bn", "eval_stats=batch", "batch=50")
-    feed, loss = job.judge.tests["inverted"], 0.0
+    feed, loss = job.evaluator.tests["inverted"], 0.0
     assert len(feed) == 250
     model = job.model.train().requires_grad_(False)
     for start in range(0, 250, 50):

@@ -22,8 +22,9 @@ from normbench.inits._greedy import Decoder, units_of
 from normbench.inits.autoencoder import AutoEncoder
 from normbench.norms._base import Unit
 from normbench.runs import build, run
-from normbench.runs.directory import read_rows, read_status
-from normbench.runs.run import Job
+from normbench.runs.check import check_fit
+from normbench.runs.job import Job
+from normbench.runs.reader import read_rows, read_status
 from normbench.runtime import rng
 from normbench.settings import compose
 
@@ -291,7 +292,7 @@ def test_how_often_rows_are_written_changes_no_weight():
 
 def test_only_training_images_are_looked_at():
     made, twin = job(), job()
-    for feed in (twin.judge.val, *twin.judge.tests.values()):
+    for feed in (twin.evaluator.val, *twin.evaluator.tests.values()):
         feed.rows = torch.zeros_like(feed.rows)
     twin.train.labels = torch.zeros_like(twin.train.labels)
     rows = [row for row in made.rows() if row.kind == "pretrain"]
@@ -412,7 +413,7 @@ def test_with_on_nan_fail_it_is_an_error(tmp_path):
 
 
 def offered(*words):
-    return str(build.check(chosen(*words), (1, 8, 8), 10).error)
+    return str(check_fit(chosen(*words), (1, 8, 8), 10).error)
 
 
 @pytest.mark.parametrize("small", [2**19, 0])
@@ -437,7 +438,7 @@ def offered(*words):
     ],
 )
 def test_what_cannot_be_pretrained_is_refused(words, text, small, monkeypatch):
-    monkeypatch.setattr(build, "SMALL", small)
+    monkeypatch.setattr("normbench.runs.check.SMALL", small)
     assert offered(*words).endswith(text)
 
 

@@ -19,8 +19,8 @@ from normbench.models.rnn import RNN
 from normbench.norms import create
 from normbench.norms._base import Unit, Units, apply, calibrate, plainly
 from normbench.parts import registry
-from normbench.runs import build
-from normbench.runs.run import Job
+from normbench.runs.check import check_fit
+from normbench.runs.job import Job
 from normbench.settings import compose, schema
 
 INITS, NORMS = own("init"), own("norm")
@@ -77,14 +77,14 @@ def offered(*words):
     line = ["data=synthetic", "data.shape=[1,12,12]", "steps=2", *words]
     (cell,) = compose.Grid(compose.loader()).cells(line, False)
     about = schema.data_about({"data": cell.config.data})
-    return build.check(cell.config, about.shape, about.classes)
+    return check_fit(cell.config, about.shape, about.classes)
 
 
 @pytest.fixture(params=["small", "hollow"])
 def trial(request, monkeypatch):
     """The check of a cell by a small batch, and without memory as that of a large one."""
     if request.param == "hollow":
-        monkeypatch.setattr(build, "SMALL", 0)
+        monkeypatch.setattr("normbench.runs.check.SMALL", 0)
 
 
 @pytest.mark.parametrize("name", INITS)

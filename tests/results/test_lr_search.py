@@ -402,11 +402,11 @@ def test_no_tuning_run_looks_at_the_test_set(tuned: Tuned) -> None:
 
 
 def test_a_job_of_a_tuning_run_does_not_have_the_test_set() -> None:
-    from normbench.runs.run import Job
+    from normbench.runs.job import Job
 
     (config,) = cells("tune=lr", "shifts=[invert]")
-    assert Job(config.tuning_run(0.1, 0)).judge.tests == {}
-    assert set(Job(config).judge.tests) == {"test", "invert"}
+    assert Job(config.tuning_run(0.1, 0)).evaluator.tests == {}
+    assert set(Job(config).evaluator.tests) == {"test", "invert"}
 
 
 def test_the_results_have_the_chosen_rate_in_their_configuration(tuned: Tuned) -> None:

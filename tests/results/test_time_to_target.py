@@ -15,7 +15,7 @@ from normbench.results.export import csv
 from normbench.results.groups import Result
 from normbench.results.tables import Table, TableCell
 from normbench.rows import Row
-from normbench.runs.run import Job
+from normbench.runs.job import Job
 
 EASY = ("norm=bn", "epochs=3", "batch=32", "eval_every=0.25")
 

@@ -13,7 +13,8 @@ from runtime.test_storage import file_limit
 from normbench.errors import FileRefused, InUse, MachineError
 from normbench.rows import Row, TimeRow
 from normbench.runs import tensorboard
-from normbench.runs.directory import Record, read_config, read_rows, read_status, write_error
+from normbench.runs.directory import RunDirectory, write_error
+from normbench.runs.reader import read_config, read_rows, read_status
 from normbench.runtime import storage
 
 FIELDS = (
@@ -31,7 +32,7 @@ ROWS = [
 
 def begin(directory, experiment=None, tb=False, **execution):
     experiment = {"norm": {"name": "gn", "groups": 4}, "batch": 2, "seed": 0, **(experiment or {})}
-    return Record(
+    return RunDirectory(
         directory,
         {"experiment": experiment, "execution": {"outputs": "outputs", **execution}},
         {"python": "3.11"},
@@ -54,7 +55,7 @@ def abandoned(directory, **options):
     """Leave a run half done, as a process that is killed does."""
     with begin(directory, **options) as run:
         run.write(ROWS[0])
-        run.time(TimeRow(0, 0, {"wall_s": 0.0}))
+        run.write(TimeRow(0, 0, {"wall_s": 0.0}))
         write_error(directory, "an old trace")
     return directory
 
@@ -129,8 +130,8 @@ def test_equal_runs_write_equal_metrics(directory):
 
 def test_times_are_kept_apart_and_marked_with_the_process(directory):
     with begin(directory) as run:
-        run.time(TimeRow(50, 100, {"wall_s": 1.5}))
-        run.time(TimeRow(60, 120, {"wall_s": 1.6}))
+        run.write(TimeRow(50, 100, {"wall_s": 1.5}))
+        run.write(TimeRow(60, 120, {"wall_s": 1.6}))
     lines = list(map(json.loads, (directory / "timing.jsonl").read_text().splitlines()))
     assert [line["wall_s"] for line in lines] == [1.5, 1.6]
     assert len({line["process"] for line in lines}) == 1
@@ -407,8 +408,8 @@ def test_a_damaged_folder_is_never_taken_for_a_new_run(directory, name, content)
         ("step", True, "step is True"),
         ("step", "\x1b[2J", r"step is \\x1b\[2J"),
         ("attempts", None, "attempts is None"),
-        ("resumed_at", ["x"], "resumed_at is no list of steps"),
-        ("warnings", [1], "warnings is no list of texts"),
+        ("resumed_at", ["x"], "resumed_at is not a list of steps"),
+        ("warnings", [1], "warnings is not a list of texts"),
         ("final", {"a": {}}, "final holds more than numbers"),
         ("train_s", "long", "train_s is long"),
     ],
@@ -439,17 +440,17 @@ def test_a_status_made_to_harm_is_refused(directory, content):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("experiment: {}", "has not the two maps"),
-        ("experiment: {}\nexecution: {}\nhydra: {}", "has not the two maps"),
-        ("experiment: 1\nexecution: {}", "experiment is no map"),
+        ("experiment: {}", "does not consist of the two maps"),
+        ("experiment: {}\nexecution: {}\nhydra: {}", "does not consist of the two maps"),
+        ("experiment: 1\nexecution: {}", "experiment is not a map"),
         ("experiment: {hydra: {}}\nexecution: {}", "holds the key hydra"),
         ("experiment: {defaults: []}\nexecution: {}", "holds the key defaults"),
         ("experiment: {hydra.searchpath: [x]}\nexecution: {}", "holds the key hydra.searchpath"),
         ("experiment: {norm: {_target_: os.system}}\nexecution: {}", "holds the key _target_"),
         ("experiment: {1: 2}\nexecution: {}", "holds the key 1"),
         ("experiment: {lr: '${oc.env:HOME}'}\nexecution: {}", "lr holds an interpolation"),
-        ("experiment: {a: [[1]]}\nexecution: {}", "a is no number, word or null"),
-        ("experiment: {a: 2020-01-01}\nexecution: {}", "a is no number, word or null"),
+        ("experiment: {a: [[1]]}\nexecution: {}", "a is not a number, word or null"),
+        ("experiment: {a: 2020-01-01}\nexecution: {}", "a is not a number, word or null"),
         ("[" * 10_000, "nested too deep"),
     ],
 )
@@ -470,7 +471,7 @@ def test_a_damaged_row_is_refused_with_its_line(directory):
     path = finished(directory) / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], lines[1].replace(b"50", b"5x"), *lines[2:]]))
-    with pytest.raises(FileRefused, match=r"metrics\.jsonl: line 2 is no row"):
+    with pytest.raises(FileRefused, match=r"metrics\.jsonl: line 2 is not a row"):
         read_rows(directory)
 
 

@@ -18,7 +18,7 @@ from runtime.test_workers import await_gone
 
 from normbench.cli.main import main
 from normbench.errors import FileRefused, NormbenchError
-from normbench.runs.directory import read_status
+from normbench.runs.reader import read_status
 from normbench.runs.run import run
 from normbench.runtime import collectives, machine, workers
 from normbench.settings import compose
@@ -293,7 +293,7 @@ def test_runs_that_go_on_together_have_a_core_for_each_worker(
         (live.add if state == "running" else live.discard)(index)
         most = max(most, len(live))
 
-    scheduler.work(items, tell)
+    scheduler.train_all(items, tell)
     assert [item.state for item in items] == ["finished"] * len(items)
     assert most == together
 

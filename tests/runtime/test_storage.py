@@ -13,11 +13,12 @@ import pytest
 
 from normbench.errors import FileRefused, InUse, MachineError
 from normbench.runtime import storage
+from normbench.runtime.lock import Lock
 
 HOLD = """
 import sys
 from pathlib import Path
-from normbench.runtime.storage import Lock
+from normbench.runtime.lock import Lock
 with Lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -173,7 +174,7 @@ def test_a_second_process_is_refused_with_the_id_of_the_first(tmp_path):
     with (
         holder(tmp_path) as process,
         pytest.raises(InUse, match=f"is in use by process {process.pid}") as caught,
-        storage.Lock(tmp_path),
+        Lock(tmp_path),
     ):
         pass
     assert caught.value.code == 3
@@ -182,32 +183,32 @@ def test_a_second_process_is_refused_with_the_id_of_the_first(tmp_path):
 def test_a_lock_ends_with_its_process_even_when_it_is_killed(tmp_path):
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
-    with storage.Lock(tmp_path):
+    with Lock(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_lock_is_free_again_afterwards_and_its_file_stays(tmp_path):
-    with storage.Lock(tmp_path):
+    with Lock(tmp_path):
         pass
     assert os.listdir(tmp_path) == [".lock"]
-    with storage.Lock(tmp_path):
+    with Lock(tmp_path):
         pass
 
 
 def test_a_child_that_only_forked_does_not_need_to_end_for_a_new_lock(tmp_path):
-    with storage.Lock(tmp_path):
+    with Lock(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        with storage.Lock(tmp_path):
+        with Lock(tmp_path):
             pass
     finally:
         child.communicate()
 
 
 def test_a_lock_file_full_of_nonsense_is_not_repeated_in_the_message(tmp_path):
-    with storage.Lock(tmp_path):
+    with Lock(tmp_path):
         (tmp_path / ".lock").write_bytes(b"\x1b[2J evil")
-        with pytest.raises(InUse, match="in use by another process"), storage.Lock(tmp_path):
+        with pytest.raises(InUse, match="in use by another process"), Lock(tmp_path):
             pass
 
 
@@ -254,7 +255,7 @@ def test_a_file_of_a_gibibyte_is_refused_by_its_size(tmp_path):
 
 def test_a_pipe_in_the_place_of_a_file_does_not_make_us_wait(tmp_path):
     os.mkfifo(tmp_path / "status.json")
-    with pytest.raises(FileRefused, match="is no plain file"):
+    with pytest.raises(FileRefused, match="is not a plain file"):
         storage.read_bytes(tmp_path / "status.json", 1000)
 
 
@@ -268,8 +269,8 @@ def test_a_missing_file_is_named(tmp_path):
     [
         ("", "is not JSON"),
         ("{", "is not JSON"),
-        ('{"a": NaN}', "NaN is no JSON number"),
-        ('{"a": -Infinity}', "-Infinity is no JSON number"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ('{"a": -Infinity}', "-Infinity is not a JSON number"),
         ("[" * 100_000, "nested too deep"),
         ("9" * 10_000, "is not JSON"),
         (b"\xff\xfe\xfd", "is not JSON"),

@@ -15,15 +15,16 @@ import torch
 
 from normbench.errors import FileRefused, NormbenchError
 from normbench.runtime import collectives, machine, workers
+from normbench.runtime.processes import Message
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 
 
-def hear(work: Callable[[workers.Say], None], count: int = 3) -> list[workers.News]:
+def hear(work: Callable[[workers.Send], None], count: int = 3) -> list[Message]:
     return list(workers.together(count, "cpu", work))
 
 
-def forever(say: workers.Say) -> None:
+def forever(say: workers.Send) -> None:
     """What each worker does until one is lost: talk to the others."""
     say({"pid": os.getpid()})
     while True:
@@ -52,7 +53,7 @@ def children() -> list[int]:
 
 
 def test_worker_0_tells_what_all_did_together():
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         x = torch.arange(3.0) + collectives.rank()
         collectives.average(x)
         say({"mean": x.tolist(), "rank": collectives.rank(), "workers": collectives.world_size()})
@@ -61,7 +62,7 @@ def test_worker_0_tells_what_all_did_together():
 
 
 def test_tensors_of_worker_0_reach_the_others():
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         x = torch.full((2,), float(collectives.rank()))
         collectives.from_first([x])
         say({"sum": collectives.total(x).tolist()})
@@ -70,7 +71,7 @@ def test_tensors_of_worker_0_reach_the_others():
 
 
 def test_other_digests_are_found():
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         say(
             {
                 "unlike": collectives.unlike_first(
@@ -84,7 +85,7 @@ def test_other_digests_are_found():
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 9), (4, 14), (3, 5)])
 def test_shares_are_disjoint_and_complete(start, stop):
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         mine = torch.zeros(20)
         first, last = collectives.share(start, stop)
         mine[first:last] = 1
@@ -96,7 +97,7 @@ def test_shares_are_disjoint_and_complete(start, stop):
 
 @pytest.mark.parametrize("rank", range(3))
 def test_a_killed_worker_is_named_and_no_process_is_left(rank):
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         if collectives.rank() == rank:
             os.kill(os.getpid(), signal.SIGKILL)
         forever(say)
@@ -107,7 +108,7 @@ def test_a_killed_worker_is_named_and_no_process_is_left(rank):
 
 
 def test_a_stopped_worker_is_noticed_within_30_seconds_and_killed_too():
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         if collectives.rank() == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
         forever(say)
@@ -121,7 +122,7 @@ def test_a_stopped_worker_is_noticed_within_30_seconds_and_killed_too():
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_worker_that_lives_and_does_not_come_on_is_noticed_within_30_seconds(rank):
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         collectives.meet()
         if collectives.rank() == rank:
             time.sleep(1000)
@@ -140,7 +141,7 @@ def test_workers_that_all_need_long_are_not_taken_for_lost(monkeypatch):
     monkeypatch.setattr(workers, "SILENCE_S", 0.5)
     monkeypatch.setattr(workers, "BEAT_S", 0.1)
 
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         for seconds in (0.0, 1.0, 0.0, 1.5):
             # Worker 1 takes three times as long as the others, which then wait for it.
             time.sleep(seconds * (3 if collectives.rank() == 1 else 1))
@@ -151,7 +152,7 @@ def test_workers_that_all_need_long_are_not_taken_for_lost(monkeypatch):
 
 
 def test_an_error_of_a_worker_comes_with_its_trace():
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         if collectives.rank() == 1:
             raise ZeroDivisionError("by nothing")
         forever(say)
@@ -165,7 +166,7 @@ def test_an_error_of_a_worker_comes_with_its_trace():
 
 
 def test_an_expected_error_keeps_its_message_and_code():
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         raise FileRefused("images.npy", "is another one", "the same data everywhere")
 
     with pytest.raises(NormbenchError) as error:
@@ -177,7 +178,7 @@ def test_an_expected_error_keeps_its_message_and_code():
 
 
 def test_a_worker_without_memory_is_told_as_such():
-    def work(say: workers.Say) -> None:
+    def work(say: workers.Send) -> None:
         raise MemoryError("1 GiB")
 
     with pytest.raises(MemoryError, match="1 GiB") as error:

@@ -1,0 +1,171 @@
+"""Everything that one run has in memory: model, optimizer, batches, evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from normbench.engine import augment, transforms
+from normbench.engine.budget import Budget, Diverged
+from normbench.engine.evaluate import Evaluator, average_running
+from normbench.engine.loader import BlankSteps, Feed, Sampling
+from normbench.engine.sampler import Order
+from normbench.engine.schedule import Schedule
+from normbench.engine.train import StepOptions, TrainStep, fit
+from normbench.errors import FileRefused
+from normbench.inits._base import InitContext
+from normbench.norms._base import calibrate, plainly
+from normbench.rows import Row, finite
+from normbench.runs import build
+from normbench.runtime import collectives
+from normbench.settings import inputs
+from normbench.settings.schema import Config, part
+
+if TYPE_CHECKING:
+    from normbench.data._base import Dataset
+
+# Examples from which data-dependent starts are set, where the batch is not larger: the variance of
+# two values says nothing, and wn at batch 2 then starts with lengths that end at chance.
+CALIBRATION = 64
+
+
+class Job:
+    """The parts of one run, made and joined; `rows` trains."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        data = build.data(config)
+        device = torch.device(config.device)
+        memory_format = build.memory_format(config)
+        scaling, blanks = build.scaling(config), BlankSteps(config.blank_steps, config.step_rows)
+        feeds = {
+            name: Feed(getattr(data, name), scaling, device, memory_format, blanks)
+            for name in (("train", "val") if config.tuning else ("train", "val", "test"))
+        }
+        if not config.tuning:
+            feeds |= _tests(config, feeds["test"])
+        model = build.model(config, data.shape, len(data.classes))
+        self.model = model.to(device).to(memory_format=memory_format)
+        self.stepper = part("optimizer", config.optimizer).bind(self.model)
+        norm = build.norm(config)
+        self._agree()
+        options = StepOptions(config.accumulate, config.precision, config.clip)
+        self.train_step = TrainStep(self.model, self.stepper, norm, options)
+        self.budget = _budget(config)
+        self.train = feeds["train"] = feeds["train"].for_training(_sampling(config, data, device))
+        self.evaluator = Evaluator(self.model, self.train_step.cast, norm, feeds, self.budget)
+        self.evaluator.facts = batches(config)
+
+    def rows(self) -> Iterator[Row]:
+        """Start from data what asks for it, train, and return every row of the run."""
+        config = self.config
+        schedule = Schedule(config.schedule, config.lr, self.budget.steps, config.warmup)
+        start = self._pretraining()
+        return fit(self.train, self.train_step, schedule, self.evaluator, self.budget, start)
+
+    def state_sha256(self) -> str:
+        """Digest all model and optimizer tensors: name, dtype, shape and bytes, by name."""
+        average_running(self.model)
+        total = hashlib.sha256()
+        tensors: dict[str, Tensor] = {
+            **{f"model.{name}": tensor for name, tensor in self.model.state_dict().items()},
+            **{f"optimizer.{name}": tensor for name, tensor in self.stepper.state_dict().items()},
+        }
+        for name, tensor in sorted(tensors.items()):
+            plain = tensor.detach().cpu().contiguous()
+            total.update(f"{name}\0{plain.dtype}\0{tuple(plain.shape)}\0".encode())
+            total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
+
+    def _agree(self) -> None:
+        """See to it that all workers train the same, from the same values.
+
+        Raises: FileRefused if they have not the same configuration and data.
+        """
+        if collectives.world_size() == 1:
+            return
+        config = self.config
+        own = hashlib.sha256(f"{config.sha256} {config.seed} {config.digest}".encode())
+        unlike = collectives.unlike_first(own.hexdigest(), config.device)
+        if unlike:
+            who = f"worker {unlike[0]}" if len(unlike) == 1 else f"workers {unlike}"
+            why = f"{who} had another configuration or other data than worker 0"
+            raise FileRefused(str(config.directory), why, "the same command and data everywhere")
+        collectives.from_first([self.stepper.params, *self.model.buffers()])
+
+    def _pretraining(self) -> Iterator[Row]:
+        """Let the norm set itself from training images, then the initializer, which may train.
+
+        Raises: Diverged, after its row, if a number is not finite.
+        """
+        config, facts = self.config, self.evaluator.facts
+        # By an iid batch, whatever the order: runs that differ in it start from the same weights.
+        order = Order().batches(self.train.labels, config.batch, config.seed, 0).flatten()
+        first = order[: max(config.batch, CALIBRATION)].to(self.train.device)
+        images = self.train.gather(first)[0]
+        with plainly(self.model):  # these examples are one set, however batches are cut
+            calibrate(self.model, images)
+            context = InitContext(
+                gather=lambda index: self.train.gather(index)[0],
+                count=len(self.train),
+                first=images,
+                norm=self.train_step.norm,
+                cast=self.train_step.cast,
+                seed=config.seed,
+                log_every=config.log_every,
+            )
+            for row in build.init(config).calibrate(self.model, context):
+                yield row
+                facts |= {"pretrain/steps": row.step, "pretrain/examples": row.examples}
+                for quantity, value in row.values.items():
+                    if finite(value) is None:
+                        raise Diverged(row.step, quantity)
+        collectives.from_first([self.stepper.params])
+
+
+def batches(config: Config) -> dict[str, int]:
+    """Return the examples of a step, of one worker's forward, and behind one batch statistic."""
+    return {
+        "batch/global": config.batch,
+        "batch/worker": config.worker_batch,
+        "batch/statistics": config.stat_batch,
+    }
+
+
+def _sampling(config: Config, data: Dataset, device: torch.device) -> Sampling:
+    """Say how training images come in batches, and how they are augmented."""
+    order = Order(config.order, config.order_alpha, config.order_classes, config.reshuffle)
+    kinds = inputs.augmentations(config.augment)
+    change = augment.Augment(kinds, data.shape, data.mean, device) if kinds else None
+    return Sampling(order, change, config.batch, config.accumulate, config.seed)
+
+
+def _tests(config: Config, feed: Feed) -> dict[str, Feed]:
+    """The test images once more for each shift, number of blank steps and domain, by name."""
+    feeds = [feed.with_shift(transforms.Shift(*inputs.read_shift(word))) for word in config.shifts]
+    feeds += [feed.with_pad_steps(steps) for steps in config.test_blank_steps]
+    if config.mix != "none":
+        second = transforms.inverted_half(feed.labels)
+        feeds += [feed.only(~second), feed.only(second)]
+    return dict(zip(config.tests, feeds, strict=True))
+
+
+def _budget(config: Config) -> Budget:
+    assert config.steps and config.eval_every
+    return Budget(
+        steps=config.steps,
+        batch=config.batch,
+        accumulate=config.accumulate,
+        steps_per_epoch=config.steps_per_epoch,
+        log_every=config.log_every,
+        eval_steps=max(1, round(config.eval_every * config.steps_per_epoch)),
+        seed=config.seed,
+        stat_batch=config.stat_batch,
+        eval_stats=config.eval_stats,
+        diagnose=config.diagnose,
+        target=config.target,
+    )
