@@ -115,14 +115,16 @@ def test_rows_come_in_their_order() -> None:
         ("test", 20),
         ("end", 20),
     ]
-    assert [row.step for row in kinds(found, "train")] == [5, 10, 15, 20]
+    assert [row.step for row in kinds(found, "train")] == [5, 10, 12, 15, 20]
+    before = [found[place - 1] for place, row in enumerate(found) if row.kind == "val" and place]
+    assert [(row.kind, row.step) for row in before] == [("train", 12), ("train", 20)]
     assert found[-1].values == {"state": "finished"}
     assert all(row.examples == 32 * row.step for row in found)
 
 
 def test_training_rows_are_means_since_the_last_one() -> None:
-    every = kinds(rows("steps=12", "log_every=1", "norm=gn"), "train")
-    fours = kinds(rows("steps=12", "log_every=4", "norm=gn"), "train")
+    every = kinds(rows("steps=12", "log_every=1", "norm=gn", "eval_every=1"), "train")
+    fours = kinds(rows("steps=12", "log_every=4", "norm=gn", "eval_every=1"), "train")
     for place, row in enumerate(fours):
         losses = [each.values["train/loss"] for each in every[4 * place : 4 * place + 4]]
         assert row.values["train/loss"] == pytest.approx(sum(losses) / 4, rel=1e-6)  # type: ignore[arg-type]
