@@ -7,13 +7,18 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from normbench.cli.parser import Parser, quoted, screen
 from normbench.errors import NormbenchError
 from normbench.sweeps.command import Command, entered, running
+
+if TYPE_CHECKING:
+    from normbench.display.screen import Screen
+    from normbench.settings.compose import Cell
+    from normbench.sweeps.plan import Sweep
 
 EXAMPLES = (
     "normbench train norm=gn batch=2",
@@ -115,23 +120,33 @@ def _job(composed: Any) -> int:
         return error.code
 
 
+def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
+    """Plan the runs of checked cells, see whether their parts fit, and download missing data.
+
+    Raises: Refused with all misfits; FileRefused if data is not here and may not be downloaded.
+    """
+    from normbench.cli import data
+    from normbench.sweeps import plan, sweep
+
+    work = plan.Sweep(cells)
+    absent = data.missing(cell.config for cell in work.cells if cell.left)
+    for warning in sweep.check(work):
+        shown.warn(warning.text)
+    if not any(cell.config.dry_run for cell in work.cells):
+        data.fetch(absent, shown)
+    return work
+
+
 def _checked(options: argparse.Namespace) -> Command | None:
     """Check every cell before Hydra starts; None if there is nothing to start."""
-    from normbench.cli import data
     from normbench.settings import compose
-    from normbench.sweeps import describe, plan, sweep
+    from normbench.sweeps import describe
 
-    grid = compose.Grid(compose.loader(options.config_dir))
-    work = plan.Sweep(grid.cells(options.overrides, options.multirun))
-    absent = data.missing(cell.config for cell in work.cells if cell.left)
-    warnings = sweep.check(work)
-    shown = screen(options)
-    for warning in warnings:
-        shown.warn(warning.text)
+    grid, shown = compose.Grid(compose.loader(options.config_dir)), screen(options)
+    work = planned(grid.cells(options.overrides, options.multirun), shown)
     if any(cell.config.dry_run for cell in work.cells):
         shown.text("\n".join(describe.plan_lines(work)))
         return None
-    data.fetch(absent, shown)
     return Command(work, shown, options.multirun)
 
 

@@ -22,7 +22,7 @@ FLOORS = (
     "runs",
     "sweeps",
     "cli",
-    "__main__",
+    "__main__ api",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 PART_FOLDERS = ("data", "inits", "optimizers", "norms", "models")
@@ -94,7 +94,7 @@ def test_no_import_comes_back_to_where_it_began() -> None:
 
 def test_the_top_folder_holds_rooms_and_the_ground_floor() -> None:
     entries = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
-    assert entries - {"__pycache__", "configs"} == {*FLOOR, "py.typed"}
+    assert entries - {"__pycache__", "configs"} == {*FLOOR, "py.typed", "__init__.pyi"}
 
 
 @pytest.mark.parametrize("folder", PART_FOLDERS)

@@ -1,0 +1,135 @@
+"""The commands as functions of `normbench`: the same checks, the same runs, the same bits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from normbench.cli.parser import quoted
+from normbench.cli.train import planned, task
+from normbench.display.screen import Screen
+from normbench.errors import FileRefused, Mistake, Refused
+from normbench.parts.options import leaves, written
+from normbench.results.groups import Result
+from normbench.rows import Row
+from normbench.runs.reader import read_config, read_status
+from normbench.settings import compose
+from normbench.settings.schema import Config, data_about
+from normbench.sweeps import sweep as sweeps
+from normbench.sweeps.command import Command, entered
+
+FURTHER = "test/accuracy/"  # what the metrics of further tests begin with
+ONE_RUN = {"seeds": 1, "tune": "none", "dry_run": False}  # what the config of one run has
+
+
+def config(*overrides: str, **settings: Any) -> Config:
+    """Compose and check the configuration of one run: `config("norm=gn", batch=2)`.
+
+    Args: overrides: `KEY=VALUE` as on the command line. settings: further ones by keyword; None is
+        null, a path is taken as it stands, any other text is read as on the command line.
+    Raises: Refused (a NormbenchError) with all mistakes; FileRefused if the data is not here.
+    """
+    (cell,) = _cells(overrides, settings, multirun=False)
+    assert cell.config is not None
+    for key, usual in ONE_RUN.items():
+        if (value := getattr(cell.config, key)) != usual:
+            text = f"{key}={written(value)}"
+            fix = "normbench.sweep(...)" if key != "dry_run" else "dry_run=false"
+            raise Refused(Mistake(text, "is not for one run that is to be trained", fix))
+    return cell.config
+
+
+def run(config: Config, on_row: Callable[[Row], None] | None = None) -> Result:
+    """Train one configuration in this process, or read what came of it if it is finished.
+
+    Args: config: as `normbench.config` makes it. on_row: is called with each recorded row.
+    Returns: how the run ended and its last value of each metric; `settings` are all that make its
+        numbers, as flat dotted keys.
+    Raises: Refused if the parts do not fit; NormbenchError if the run fails. A run that diverges
+        is a result.
+    """
+    (item,) = planned([compose.Cell((), config)], _silent()).items
+    if not item.finished:
+        from normbench.runs import run as runs  # imports torch, which a finished run does without
+
+        item.state = runs.run(item.config, on_row or (lambda row: None))
+    return replace(item.result(), settings=_flat(item.config.experiment()))
+
+
+def sweep(*overrides: str, **settings: Any) -> list[Result]:
+    """Train every combination of lists, as `normbench train -m` does: `sweep("norm=none,bn")`.
+
+    What is finished is not trained again; the sweep's folder is written.
+
+    Args: as of `config`; a list of values is a text, `norm="none,bn"`.
+    Returns: one result for each run, a failed one among them, in the order of the sweep; `settings`
+        are those that were given, with the seed.
+    Raises: Refused (a NormbenchError) with all mistakes, before anything is trained.
+    """
+    silent = _silent()
+    work = planned(_cells(overrides, settings, multirun=True), silent)
+    if any(cell.config.dry_run for cell in work.cells):
+        raise Refused(Mistake("dry_run=true", "is not for runs to be trained", "dry_run=false"))
+    with entered(Command(work, silent, multirun=True)):
+        task(None)
+    sweeps.conclude(work, silent, multirun=True)
+    return [item.result() for item in work.items]
+
+
+def load_results(outputs: str | Path = "outputs") -> list[Result]:
+    """Read what came of all runs below a folder of outputs; imports no torch.
+
+    Returns: one result for each run that has begun, sorted by directory; `settings` are all that
+        make its numbers, as flat dotted keys.
+    Raises: FileRefused if there is no such folder, or a run's files are damaged.
+    """
+    runs = Path(outputs) / "runs"
+    if not runs.is_dir():
+        fix = "the folder that outputs=DIR named"
+        raise FileRefused(str(runs), "is not a folder of runs", fix)
+    found = [_recorded(folder) for folder in sorted(runs.glob("*/seed*"))]
+    return [result for result in found if result is not None]
+
+
+def _cells(
+    overrides: tuple[str, ...], settings: Mapping[str, Any], multirun: bool
+) -> list[compose.Cell]:
+    texts = [
+        quoted(key, str(value)) if isinstance(value, Path) else f"{key}={written(value)}"
+        for key, value in settings.items()
+    ]
+    return compose.Grid(compose.loader()).cells([*overrides, *texts], multirun)
+
+
+def _silent() -> Screen:
+    return Screen(quiet=True, stream=io.StringIO(), out=io.StringIO())
+
+
+def _recorded(folder: Path) -> Result | None:
+    """Read one run's folder; None if no run began there."""
+    status = read_status(folder)
+    if status is None:
+        return None
+    experiment = read_config(folder)["experiment"]
+    final = status.get("final") or {}
+    diverged = status["state"] == "diverged"  # then it counts as chance level
+    return Result(
+        directory=str(folder),
+        settings=_flat(experiment),
+        state=status["state"],
+        final=final,
+        message=status.get("message"),
+        classes=data_about(experiment).classes if diverged else 10,
+        target=experiment["target"],
+        length=(experiment["steps"] or 0) * experiment["batch"],
+        train_s=status.get("train_s"),
+        tests=[key.removeprefix(FURTHER) for key in final if key.startswith(FURTHER)],
+    )
+
+
+def _flat(experiment: Mapping[str, Any]) -> dict[str, object]:
+    """Name the parts by their groups, and everything else by its dotted key."""
+    return {key.removesuffix(".name"): value for key, value in leaves(experiment)}
