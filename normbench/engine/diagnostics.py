@@ -39,8 +39,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.engine.running_error import running_layers, statistics_errors, wide
-from normbench.norms._base import OverTime, Running, Unit, buffers_kept, plainly, trained
-from normbench.norms._sums import precise
+from normbench.norms._base import OverTime, Running, Unit
+from normbench.norms._modes import batch_statistics, preserve_buffers, train_mode
+from normbench.norms._sums import at_least_float32
 
 FLAT, STEEP = 0.1, 0.9  # of the largest |derivative|
 # The largest |derivative| of torch's activations; others declare theirs as `steepest`.
@@ -73,9 +74,9 @@ def look(
     """
     places = count(1)
     layers = [_Layer(path, part, places) for path, part in _parts(model)]
-    with buffers_kept(model), trained(model), _watched(layers):
+    with preserve_buffers(model), train_mode(model), _watched(layers):
         _differentiate(model, batches, cast, layers)
-    with plainly(model):
+    with batch_statistics(model):
         modules = {layer.path: running_layers(layer.whole) for layer in layers}
         errors = statistics_errors(model, torch.cat([x for x, _ in batches]), cast, modules)
     seen = sorted((layer for layer in layers if layer.place), key=lambda layer: layer.place)
@@ -208,7 +209,7 @@ def _shares(act: nn.Module, inputs: tuple[Any, ...], steepest: float) -> list[Te
     """The shares of saturated values and of those in the linear zone."""
     x, *rest = inputs
     with torch.enable_grad():
-        leaf = precise(x.detach()).requires_grad_()
+        leaf = at_least_float32(x.detach()).requires_grad_()
         # Past the hooks; and of a copy, for it may work in place.
         y = act.forward(leaf.clone(), *rest)
         (slope,) = torch.autograd.grad(y.sum(), leaf)

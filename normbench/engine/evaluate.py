@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from normbench.engine import diagnostics
 from normbench.engine.budget import Budget
 from normbench.engine.loader import Feed
-from normbench.norms._base import Dropout, Norm, buffers_kept, plainly, refresh
+from normbench.norms._base import Dropout, Norm
+from normbench.norms._modes import batch_statistics, preserve_buffers, update_bn
 from normbench.rows import Row
 from normbench.runtime import collectives, rng
 
@@ -131,15 +132,15 @@ class Evaluator:
     def _evaluating(self) -> Iterator[None]:
         """Let the model evaluate by the statistics of the run until the block ends."""
         if self.stats == "batch":
-            with plainly(self.model):
+            with batch_statistics(self.model):
                 yield
         elif self.stats == "dataset":
-            with buffers_kept(self.model):
+            with preserve_buffers(self.model):
                 self._refresh()
                 self.model.eval()
                 yield
         else:
-            with buffers_kept(self.model) if self.workers > 1 else nullcontext():
+            with preserve_buffers(self.model) if self.workers > 1 else nullcontext():
                 average_running(self.model)
                 self.model.eval()
                 yield
@@ -150,7 +151,7 @@ class Evaluator:
         shares = enumerate(self._shares(len(self.train), size))
         paddings = self.train.blank_steps.most + 1  # each number of blank steps in turn
         with self.cast():
-            refresh(self.model, (self.train.slice(*pair, n % paddings)[0] for n, pair in shares))
+            update_bn(self.model, (self.train.slice(*pair, n % paddings)[0] for n, pair in shares))
         average_running(self.model)
 
     @torch.inference_mode()
@@ -172,7 +173,7 @@ class Evaluator:
         """Hits among the first `images` in training mode, in batches of `size`."""
         kept = [dropout.generator for dropout in self.dropouts]
         self._seed("noise", step)
-        with buffers_kept(self.model):
+        with preserve_buffers(self.model):
             self.model.train()
             bounds = (collectives.share(*pair) for pair in evenly(images, size))
             hits = [self._judged(self.val, *pair)[1] for pair in bounds]

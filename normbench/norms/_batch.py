@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, Running, check_count, check_rank
-from normbench.norms._sums import by_moments, precise, spread
+from normbench.norms._batch_moments import batch_norm
+from normbench.norms._sums import at_least_float32, by_moments
 from normbench.parts.options import option
 from normbench.runtime import collectives
 
@@ -60,7 +61,7 @@ class BatchOptions(Protocol):
     def norm_batch(self) -> int | str: ...
 
 
-class Sets(NamedTuple):
+class StatGroups(NamedTuple):
     """The sets of samples that share statistics in one forward.
 
     They are contiguous chunks of `rows` samples, of which the last may have fewer; or, with all of
@@ -71,7 +72,9 @@ class Sets(NamedTuple):
     workers: int = 1
 
 
-def sets_of(layer: nn.Module, x: Tensor, norm_batch: int | str, chunks: bool = True) -> Sets:
+def stat_groups(
+    layer: nn.Module, x: Tensor, norm_batch: int | str, chunks: bool = True
+) -> StatGroups:
     """Find the sets of samples for a training forward of `x` (N, C, ...), from its shape alone.
 
     Args: norm_batch: `worker`, `global`, or samples a set: less than N cuts chunks of equal size as
@@ -81,21 +84,21 @@ def sets_of(layer: nn.Module, x: Tensor, norm_batch: int | str, chunks: bool = T
         cut would be, or if `norm_batch` is no multiple of N that divides the workers.
     """
     samples, positions, over = x.shape[0], math.prod(x.shape[2:]), "per channel"
-    sets, smallest = Sets(samples), samples
+    groups, smallest = StatGroups(samples), samples
     if norm_batch == "global":
-        sets = Sets(samples, collectives.world_size())
+        groups = StatGroups(samples, collectives.world_size())
     elif isinstance(norm_batch, int) and norm_batch < samples:
         if not chunks:
             why = f"{type(layer).__name__} does not cut a worker's {samples} samples into chunks"
             raise NormError("norm_batch", norm_batch, why, "worker")
         count = -(-samples // norm_batch)
-        sets, over = Sets(-(-samples // count)), "per channel and chunk"
-        smallest = samples - (count - 1) * sets.rows
+        groups, over = StatGroups(-(-samples // count)), "per channel and chunk"
+        smallest = samples - (count - 1) * groups.rows
     elif isinstance(norm_batch, int) and samples:
-        sets = Sets(samples, _joined(norm_batch, samples))
+        groups = StatGroups(samples, _joined(norm_batch, samples))
     values = smallest * positions
-    check_count(layer, x.shape, values * sets.workers, over)
-    return sets
+    check_count(layer, x.shape, values * groups.workers, over)
+    return groups
 
 
 def _joined(norm_batch: int, samples: int) -> int:
@@ -155,36 +158,38 @@ class BatchLayer(Running):
         """Normalize `x` (N, C, ...) without its batch."""
         raise NotImplementedError
 
-    def sets(self, x: Tensor) -> Sets:
+    def stat_groups(self, x: Tensor) -> StatGroups:
         """Find the sets of samples of a training forward."""
-        return sets_of(self, x, self.norm_batch, self.chunks)
+        return stat_groups(self, x, self.norm_batch, self.chunks)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` and, in training, update the running statistics."""
         check_rank(self, x, self.dims)
         if not self.training:
             return self.evaluate(x)
-        return self.train_forward(x, sets_of(self, x, "worker") if self.plain else self.sets(x))
+        return self.train_forward(
+            x, stat_groups(self, x, "worker") if self.plain else self.stat_groups(x)
+        )
 
-    def train_forward(self, x: Tensor, sets: Sets) -> Tensor:
+    def train_forward(self, x: Tensor, groups: StatGroups) -> Tensor:
         """Normalize each set of samples, then update the buffers."""
-        y, new = by_chunk(x, sets.rows, lambda part, k: self.normalize(part, k, sets.workers))
+        y, new = by_chunk(x, groups.rows, lambda part, k: self.normalize(part, k, groups.workers))
         with torch.no_grad():
-            self.update(x, sets, new)
+            self.update(x, groups, new)
         return y.to(x.dtype)
 
-    def update(self, x: Tensor, sets: Sets, new: Sequence[Tensor]) -> None:
+    def update(self, x: Tensor, groups: StatGroups, new: Sequence[Tensor]) -> None:
         """Let each of `tracked` follow its values (K, C), one for each chunk, and count."""
         steps = getattr(self, self.counter)
         for name, values in zip(self.tracked, new, strict=True):
-            follow(getattr(self, name), values, self.share(self.momentum), steps)
+            ema_by_chunk_(getattr(self, name), values, self.share(self.momentum), steps)
         steps.add_(1)
 
     def gains(self, times: int) -> tuple[Tensor | None, Tensor | None]:
         """Return weight and bias for `times` chunks side by side, (times*C,) each, if learned."""
         learned = self.weight, self.bias
         weight, bias = (
-            each if each is None else repeated(precise(each), times) for each in learned
+            each if each is None else repeated(at_least_float32(each), times) for each in learned
         )
         return weight, bias
 
@@ -204,11 +209,11 @@ class BatchNorm(BatchLayer):
         super().__init__(channels, dims, options)
         self.eps = eps
 
-    def train_forward(self, x: Tensor, sets: Sets) -> Tensor:
+    def train_forward(self, x: Tensor, groups: StatGroups) -> Tensor:
         """Leave all to torch's kernel where the statistics are those of the whole batch."""
         momentum = self.share(self.momentum)
-        if sets != Sets(x.shape[0]) or momentum is None or self.eps == 0:
-            return super().train_forward(x, sets)
+        if groups != StatGroups(x.shape[0]) or momentum is None or self.eps == 0:
+            return super().train_forward(x, groups)
         mean, var = self.running_mean, self.running_var
         y = F.batch_norm(x, mean, var, self.weight, self.bias, True, momentum, self.eps)
         self.num_batches_tracked.add_(1)
@@ -216,8 +221,8 @@ class BatchNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Normalize by the moments of the set; the running variance follows the unbiased one."""
-        kind = repeated(precise(self.running_mean), times)
-        y, mean, var, count = batch_norm(x, kind, self.gains(times), self.eps, workers)
+        like = repeated(at_least_float32(self.running_mean), times)
+        y, mean, var, count = batch_norm(x, like, self.gains(times), self.eps, workers)
         return y, (mean, var * (count / (count - 1)))
 
     def evaluate(self, x: Tensor) -> Tensor:
@@ -259,7 +264,7 @@ def by_chunk(x: Tensor, rows: int, normalize: Part) -> tuple[Tensor, list[Tensor
     return y, [each.view(times, channels) for each in new]
 
 
-def follow(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor) -> None:
+def ema_by_chunk_(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor) -> None:
     """Let a running statistic take `values` (K, ...) in order, each with momentum/K.
 
     Without momentum: the plain average over all forwards, of which `steps` are done.
@@ -276,191 +281,3 @@ def follow(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor
         shares = (momentum / count) * keep**age
         # not by a matrix product, which autocast takes in half precision
         buffer.mul_(keep**count).add_((shares.unsqueeze(1) * values).sum(0))
-
-
-class Centred(NamedTuple):
-    """What is left of features (N, C, ...) minus a constant per channel, and its moments.
-
-    `shift` (C,) is the constant, the mean up to rounding; `mean`, `var` (C,) are the moments of
-    what is left, so a large mean costs no digits; var is biased, `values` () are behind them.
-    """
-
-    x: Tensor
-    shift: Tensor
-    mean: Tensor
-    var: Tensor
-    values: Tensor
-
-
-@torch.no_grad()
-def centre(x: Tensor, workers: int = 1) -> Centred:
-    """Take the moments of `x`, in float32 or better, in two passes, so that none is lost."""
-    total, count = totals(x, workers)
-    shift = total / count
-    left = x - spread(shift, x.dim() - 2)
-    mean, second = left.sum(_axes(x)), _squares(left)
-    if workers > 1:
-        mean, second = over_workers(torch.stack([mean, second]), workers).unbind()
-    mean = mean / count
-    return Centred(left, shift, mean, (second / count - mean.square()).clamp_min(0), count)
-
-
-def totals(x: Tensor, workers: int = 1) -> tuple[Tensor, Tensor]:
-    """Return the sum of `x` over samples and positions of `workers` workers, and their number."""
-    total = x.sum(_axes(x))
-    count = total.new_full((1,), x.numel() / x.shape[1])
-    if workers == 1:
-        return total, count[0]
-    both = over_workers(torch.cat([total, count]), workers)
-    return both[:-1], both[-1].detach()
-
-
-def moments(x: Tensor, workers: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and biased variance (C,) of `x` (N, C, ...) with gradient, and their count."""
-    wide = precise(x)
-    found = centre(wide.detach(), workers)
-    mean, var = _Moments.apply(wide, *found[1:], workers)
-    return mean, var, found.values
-
-
-def batch_norm(
-    x: Tensor,
-    kind: Tensor,
-    gains: tuple[Tensor | None, Tensor | None],
-    eps: float,
-    workers: int,
-) -> tuple[Tensor, Tensor, Tensor, float | Tensor]:
-    """Normalize `x` (N, C, ...) by the moments of `workers` workers, then apply weight and bias.
-
-    Args: kind: a tensor of the shape and type of statistics, (C,); gains: weight and bias (C,).
-    Returns: y, mean, biased var (C,) without gradient, and the count of values behind them.
-    """
-    if workers > 1 or eps == 0:  # which torch's kernel refuses
-        weight, bias = gains
-        found = centre(precise(x.detach()), workers)
-        weight = torch.ones_like(found.mean) if weight is None else weight
-        bias = torch.zeros_like(found.mean) if bias is None else bias
-        y = standardize(x, found, weight, bias, eps, workers)
-        return y, found.shift + found.mean, found.var, found.values
-    count = x.numel() / x.shape[1]
-    mean, var = torch.zeros_like(kind), torch.zeros_like(kind)
-    y = F.batch_norm(x, mean, var, *gains, True, 1.0, eps)
-    return y, mean, var * ((count - 1) / count), count
-
-
-def standardize(
-    x: Tensor, found: Centred, scale: Tensor, shift: Tensor, eps: float, workers: int
-) -> Tensor:
-    """Return `(x - mean) / sqrt(var + eps) * scale + shift` with gradients through mean and var.
-
-    Args: found: `centre(x)`; scale, shift: (C,), constants or learned values.
-    """
-    scale, shift = scale.to(found.x.dtype), shift.to(found.x.dtype)
-    left, _, mean, var, values = found
-    y: Tensor = _Standardize.apply(precise(x), left, mean, var, scale, shift, values, eps, workers)
-    return y
-
-
-def over_workers(tensor: Tensor, workers: int) -> Tensor:
-    """Return the sum over `workers` workers; the gradient is summed over them as well."""
-    if workers == 1:
-        return tensor
-    total: Tensor = _OverWorkers.apply(tensor, workers)
-    return total
-
-
-class _OverWorkers(torch.autograd.Function):
-    """The sum over workers, whose losses are summed as well."""
-
-    @staticmethod
-    def forward(tensor: Tensor, workers: int) -> Tensor:
-        return collectives.all_reduce_sum(tensor, workers)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.workers = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return over_workers(grad, ctx.workers), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, tensor: Tensor, workers: int) -> tuple[Tensor, int | None]:
-        return over_workers(tensor, workers), in_dims[0]  # elementwise: a lane is one more axis
-
-
-class _Moments(torch.autograd.Function):
-    """Mean and variance found by `centre`, with their gradient."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        x: Tensor, shift: Tensor, mean: Tensor, var: Tensor, values: Tensor, workers: int
-    ) -> tuple[Tensor, Tensor]:
-        return shift + mean, var.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        x, shift, mean, _, values, ctx.workers = inputs
-        ctx.save_for_backward(x, shift, mean, values)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, shift, mean, values = ctx.saved_tensors
-        of_mean, of_var = over_workers(torch.stack(grads) / values, ctx.workers).unbind()
-        slope = 2 * of_var
-        grad = (x - spread(shift, x.dim() - 2)) * spread(slope, x.dim() - 2) + spread(
-            of_mean - slope * mean, x.dim() - 2
-        )
-        return grad, None, None, None, None, None
-
-
-class _Standardize(torch.autograd.Function):
-    """The last step of batch normalization on centred values, with the gradient of all steps."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, left: Tensor, *rest: Any) -> Tensor:
-        mean, var, scale, shift, _, eps, _ = rest
-        return by_moments(left, mean, var, scale, shift, eps)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, left, mean, var, scale, _, values, ctx.eps, ctx.workers = inputs
-        ctx.save_for_backward(left, mean, var, scale, values)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        left, mean, var, scale, values = ctx.saved_tensors
-        backward, every = torch.ops.aten.native_batch_norm_backward, [True, True, True]
-        root = (var + ctx.eps).rsqrt()
-        if ctx.workers == 1:
-            found = backward(grad, left, scale, None, None, mean, root, True, ctx.eps, every)
-            return _placed(*found)
-        # with constant moments first, then what flows through those of all workers
-        found = backward(grad, left, scale, mean, var, mean, root, False, ctx.eps, every)
-        through, of_scale, of_shift = found
-        of_both = over_workers(torch.stack([of_scale, of_shift]) / values, ctx.workers)
-        slope = -scale * root.square() * of_both[0]
-        offset = -scale * root * of_both[1] - slope * mean
-        through = through + left * spread(slope, left.dim() - 2) + spread(offset, left.dim() - 2)
-        return _placed(through, of_scale, of_shift)
-
-
-def _placed(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients where `_Standardize` takes their tensors."""
-    return x, None, None, None, scale, shift, None, None, None
-
-
-def _axes(x: Tensor) -> tuple[int, ...]:
-    return 0, *range(2, x.dim())
-
-
-def _squares(x: Tensor) -> Tensor:
-    """The sum of squares over samples and positions, (C,)."""
-    if x.dim() > 2 and x.is_contiguous():  # the fast reduction over the last axis of a CPU tensor
-        norms: Tensor = torch.linalg.vector_norm(x.flatten(2), dim=2)
-        return norms.square().sum(0)
-    return x.square().sum(_axes(x))

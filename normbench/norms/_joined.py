@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normbench.norms._batch import Centred, over_workers
+from normbench.norms._batch_moments import Centred, over_workers
 from normbench.norms._moments import frozen
-from normbench.norms._sums import channel_sums, precise, spread
+from normbench.norms._sums import at_least_float32, channel_sums, per_position
 
 
 class Joined(NamedTuple):
@@ -43,7 +43,7 @@ def normalize_joined(
     share = joined.share.to(left.dtype).expand_as(mean)
     constants = frozen(torch.stack([mean, inverse, share]))
     y: Tensor = _Joined.apply(
-        precise(x), left, found.mean, found.values, constants, weight, bias, workers
+        at_least_float32(x), left, found.mean, found.values, constants, weight, bias, workers
     )
     return y
 
@@ -63,7 +63,7 @@ class _Joined(torch.autograd.Function):
         constants, weight, bias, _ = rest
         mean, inverse, _ = constants
         scale, dims = inverse * weight, x.dim() - 2
-        return (left * spread(scale, dims)).add_(spread(bias - mean * scale, dims))
+        return (left * per_position(scale, dims)).add_(per_position(bias - mean * scale, dims))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -81,6 +81,6 @@ class _Joined(torch.autograd.Function):
         of_mean = 2 * (own - mean) * of_var - share * scale * of_bias
         both = over_workers(torch.stack([of_mean, of_var]) / values, ctx.workers)
         slope, dims = 2 * both[1], left.dim() - 2
-        grad_x = (grad * spread(scale, dims)).add_(left * spread(slope, dims))
-        grad_x.add_(spread(both[0] - slope * own, dims))
+        grad_x = (grad * per_position(scale, dims)).add_(left * per_position(slope, dims))
+        grad_x.add_(per_position(both[0] - slope * own, dims))
         return grad_x, *[None] * 4, of_weight, of_bias, None

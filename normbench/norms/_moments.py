@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normbench.norms._sums import channel_sums, spread
+from normbench.norms._sums import channel_sums, per_position
 
 
 def row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,8 +40,8 @@ def normalized(
     return y
 
 
-def track(buffer: Tensor, new: Tensor, share: float | Tensor) -> None:
-    """Let a running statistic follow: (1 - share) * old + share * new, in place."""
+def ema_(buffer: Tensor, new: Tensor, share: float | Tensor) -> None:
+    """Move a running statistic in place: (1 - share) * old + share * new."""
     buffer.mul_(1 - share).add_(share * new.detach())
 
 
@@ -88,8 +88,8 @@ class _RowMoments(torch.autograd.Function):
         x, mean = ctx.saved_tensors
         size, dims = math.prod(x.shape[2:]), x.dim() - 2
         slope = grads[1] * (2 / size)
-        grad: Tensor = x * spread(slope, dims)
-        return grad.add_(spread(grads[0] / size - slope * mean, dims))
+        grad: Tensor = x * per_position(slope, dims)
+        return grad.add_(per_position(grads[0] / size - slope * mean, dims))
 
 
 class _ScaleShift(torch.autograd.Function):
@@ -99,8 +99,8 @@ class _ScaleShift(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        y: Tensor = x * spread(scale, x.dim() - 2)
-        return y.add_(spread(shift, x.dim() - 2))
+        y: Tensor = x * per_position(scale, x.dim() - 2)
+        return y.add_(per_position(shift, x.dim() - 2))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -112,4 +112,4 @@ class _ScaleShift(torch.autograd.Function):
         products, sums = channel_sums(grad, x)
         if scale.dim() == 1:
             products, sums = products.sum(0), sums.sum(0)
-        return grad * spread(scale, x.dim() - 2), products, sums
+        return grad * per_position(scale, x.dim() - 2), products, sums

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def precise(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Return `x` in float32 or better."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -22,7 +22,7 @@ def by_moments(
     return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, cudnn)
 
 
-def spread(values: Tensor, dims: int) -> Tensor:
+def per_position(values: Tensor, dims: int) -> Tensor:
     """Append `dims` axes of length 1, so that values (C,) or (N, C) fit (N, C, ...)."""
     return values[(..., *[None] * dims)]
 

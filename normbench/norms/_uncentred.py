@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from normbench.norms._sums import channel_sums, per_channel, spread
+from normbench.norms._sums import channel_sums, per_channel, per_position
 
 
 class RootMeanSquare(torch.autograd.Function):
@@ -27,8 +27,8 @@ class RootMeanSquare(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dims, rows = x.dim() - 2, x.reshape(x.shape[0], groups, -1)
         inverse = (_mean_square(rows) + eps).rsqrt()
-        y = x * spread(_scale(inverse, weight, x.shape[1]), dims)
-        return y if bias is None else y.add_(spread(bias, dims)), inverse
+        y = x * per_position(_scale(inverse, weight, x.shape[1]), dims)
+        return y if bias is None else y.add_(per_position(bias, dims)), inverse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -50,9 +50,9 @@ class RootMeanSquare(torch.autograd.Function):
             products = products.reshape(x.shape[0], ctx.groups, -1).sum(2)
         cubed = inverse.pow(3) * products
         pull = per_channel(-cubed / (x.shape[1:].numel() // ctx.groups), channels)
-        grad = g * spread(_scale(inverse, weight, channels), dims)
+        grad = g * per_position(_scale(inverse, weight, channels), dims)
         return (
-            torch.addcmul(grad, x, spread(pull, dims)),  # in place vmap has no rule for it
+            torch.addcmul(grad, x, per_position(pull, dims)),  # in place vmap has no rule for it
             grad_weight,
             sums.sum(0) if ctx.biased else None,
             -cubed.sum() / 2 if ctx.learned else None,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from normbench.norms._base import Running, check_count, check_rank, groups_of
 from normbench.norms._batch import RunningStatistics
-from normbench.norms._moments import track, unautocast
-from normbench.norms._sums import precise
+from normbench.norms._moments import ema_, unautocast
+from normbench.norms._sums import at_least_float32
 from normbench.parts.options import option
 
 
@@ -66,7 +66,7 @@ class Whitening(Running):
         if self.training:
             self.check(x.shape, x.shape[0] * math.prod(x.shape[2:]))
         with unautocast(x):
-            columns = self._columns(precise(x))
+            columns = self._columns(at_least_float32(x))
             if self.training:
                 z, proj = self._train(columns)
             else:
@@ -85,8 +85,8 @@ class Whitening(Running):
             cov + self.eps * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
         )
         with torch.no_grad():
-            track(self.running_mean, mean[0], self.share(self.momentum))
-            track(self.running_proj, proj, self.share(self.momentum))
+            ema_(self.running_mean, mean[0], self.share(self.momentum))
+            ema_(self.running_proj, proj, self.share(self.momentum))
             self.steps.add_(1)
         return z, proj
 

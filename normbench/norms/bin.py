@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from normbench.errors import NormError
 from normbench.norms._base import check_count, check_rank
-from normbench.norms._batch import BatchLayer, BatchStatistics, batch_norm, repeated
-from normbench.norms._sums import by_moments, precise
+from normbench.norms._batch import BatchLayer, BatchStatistics, repeated
+from normbench.norms._batch_moments import batch_norm
+from normbench.norms._sums import at_least_float32, by_moments
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,16 @@ class BatchInstanceNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Mix the moments of the set with those of each sample."""
-        wide, kind = precise(x), repeated(precise(self.running_mean), times)
+        wide, like = at_least_float32(x), repeated(at_least_float32(self.running_mean), times)
         batch, instance, bias = self._mixture(times)
-        y, mean, var, values = batch_norm(wide, kind, (batch, bias), self.eps, workers)
+        y, mean, var, values = batch_norm(wide, like, (batch, bias), self.eps, workers)
         unbiased = var * (values / (values - 1))
         return y + self._of_instances(wide, instance), (mean, unbiased)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Mix the running statistics with those of each sample."""
-        wide, (batch, instance, bias) = precise(x), self._mixture(1)
-        mean, var = precise(self.running_mean), precise(self.running_var)
+        wide, (batch, instance, bias) = at_least_float32(x), self._mixture(1)
+        mean, var = at_least_float32(self.running_mean), at_least_float32(self.running_var)
         y = by_moments(wide, mean, var, batch, bias, self.eps)
         return (y + self._of_instances(wide, instance)).to(x.dtype)
 
@@ -86,7 +87,7 @@ class BatchInstanceNorm(BatchLayer):
 
     def _mixture(self, times: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Scale of the batch part, scale of the instance part, and bias, (times*C,) each."""
-        gate, (weight, bias) = repeated(precise(self.gate), times), self.gains(times)
+        gate, (weight, bias) = repeated(at_least_float32(self.gate), times), self.gains(times)
         if weight is None:
             return gate, 1 - gate, bias
         return gate * weight, (1 - gate) * weight, bias

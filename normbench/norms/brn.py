@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._batch import BatchLayer, BatchStatistics, centre, repeated, standardize
+from normbench.norms._batch import BatchLayer, BatchStatistics, repeated
+from normbench.norms._batch_moments import centre, standardize
 from normbench.norms._moments import frozen
-from normbench.norms._sums import by_moments, precise
+from normbench.norms._sums import at_least_float32, by_moments
 from normbench.parts.options import option
 
 SCHEDULE = {"start": 5000, "rmax_end": 40000, "dmax_end": 25000}  # the paper's, for long runs
@@ -101,7 +102,7 @@ class BatchRenorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Normalize by the moments of the set, corrected within the limits."""
-        wide, eps = precise(x), self.options.eps
+        wide, eps = at_least_float32(x), self.options.eps
         found = centre(wide.detach(), workers)
         mean, dev = found.shift + found.mean, (found.var + eps).sqrt()
         with torch.no_grad():
@@ -127,8 +128,8 @@ class BatchRenorm(BatchLayer):
 
     def _progress(self, end: int | None) -> Tensor:
         """How far the schedule is between its start and `end`, 0 .. 1."""
-        start, kind = self.options.start, self.running_std.dtype
+        start, dtype = self.options.start, self.running_std.dtype
         assert start is not None and end is not None
         if end <= start:
-            return (self.steps >= start).to(kind)
-        return ((self.steps - start).to(kind) / (end - start)).clamp(0, 1)
+            return (self.steps >= start).to(dtype)
+        return ((self.steps - start).to(dtype) / (end - start)).clamp(0, 1)

@@ -11,10 +11,11 @@ from torch.nn.grad import conv2d_weight
 
 from normbench.errors import NormError
 from normbench.norms._base import Running, check_count, check_rank
-from normbench.norms._batch import Centred, RunningStatistics, centre
+from normbench.norms._batch import RunningStatistics
+from normbench.norms._batch_moments import Centred, centre
 from normbench.norms._joined import Joined, normalize_joined
-from normbench.norms._moments import normalized, track, unautocast
-from normbench.norms._sums import precise
+from normbench.norms._moments import ema_, normalized, unautocast
+from normbench.norms._sums import at_least_float32
 from normbench.norms._weights import Linear
 from normbench.parts.options import option
 
@@ -115,12 +116,12 @@ class CrossIterationBatchNorm(Linear):
         affine = self.norm.weight, self.norm.bias
         if not self.training:
             mean, var = self.norm.running_mean, self.norm.running_var
-            return normalized(precise(z), mean, var, self.norm.eps, affine).to(z.dtype)
+            return normalized(at_least_float32(z), mean, var, self.norm.eps, affine).to(z.dtype)
         check_count(self, x.shape, z.numel() // self.shape[0], "per channel")
-        found = centre(precise(z.detach()))
+        found = centre(at_least_float32(z.detach()))
         with torch.no_grad(), unautocast(x):
             joined = self._joined(found)
-            self._store(precise(x.detach()), precise(z.detach()), found)
+            self._store(at_least_float32(x.detach()), at_least_float32(z.detach()), found)
         return normalize_joined(z, found, joined, self.norm.eps, affine, 1).to(z.dtype)
 
     def _joined(self, found: Centred) -> Joined:
@@ -205,6 +206,6 @@ class RunningNorm(Running):
 
     def update(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch of `count` values a channel."""
-        track(self.running_mean, mean, self.share(self.momentum))
-        track(self.running_var, var * (count / (count - 1)), self.share(self.momentum))
+        ema_(self.running_mean, mean, self.share(self.momentum))
+        ema_(self.running_var, var * (count / (count - 1)), self.share(self.momentum))
         self.steps.add_(1)

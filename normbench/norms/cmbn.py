@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from normbench.errors import Mistake, NormError
 from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer, BatchStatistics, Sets, centre
+from normbench.norms._batch import BatchLayer, BatchStatistics, StatGroups
+from normbench.norms._batch_moments import centre
 from normbench.norms._joined import Joined, normalize_joined
-from normbench.norms._moments import normalized, track
-from normbench.norms._sums import precise
+from normbench.norms._moments import ema_, normalized
+from normbench.norms._sums import at_least_float32
 from normbench.parts.options import option
 
 
@@ -91,7 +92,7 @@ class CrossMiniBatchNorm(BatchLayer):
 
         Returns: y; the joined mean and variance, and those of this micro-batch.
         """
-        found = centre(precise(x.detach()), workers)
+        found = centre(at_least_float32(x.detach()), workers)
         with torch.no_grad():
             mean, var = (found.shift + found.mean).double(), found.var.double()
             joined = self._joined(mean, var)
@@ -114,17 +115,19 @@ class CrossMiniBatchNorm(BatchLayer):
     def evaluate(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""
         statistics = self.running_mean, self.running_var
-        return normalized(precise(x), *statistics, self.eps, (self.weight, self.bias)).to(x.dtype)
+        return normalized(at_least_float32(x), *statistics, self.eps, (self.weight, self.bias)).to(
+            x.dtype
+        )
 
-    def update(self, x: Tensor, sets: Sets, new: Sequence[Tensor]) -> None:
+    def update(self, x: Tensor, groups: StatGroups, new: Sequence[Tensor]) -> None:
         """Add the micro-batch to the sums; at the end of a window update the running statistics."""
         joined_mean, joined_var, mean, var = (each[0] for each in new)
         index = self.index + 1
         done = index == self.window
         assert self.momentum is not None
         share = self.share(self.momentum * done.double())
-        track(self.running_mean, joined_mean, share)
-        track(self.running_var, joined_var, share)
+        ema_(self.running_mean, joined_mean, share)
+        ema_(self.running_var, joined_var, share)
         sums = self.past + torch.stack([mean, var + mean.square()])
         self.past.copy_(torch.where(done, 0.0, sums))
         self.index.copy_(torch.where(done, 0, index))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_rank
-from normbench.norms._sums import channel_sums, precise, spread, window_sums
+from normbench.norms._sums import at_least_float32, channel_sums, per_position, window_sums
 from normbench.parts.options import option
 
 
@@ -66,7 +66,7 @@ class DivisiveNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` of shape (N, C, ...)."""
         check_rank(self, x, self.dims)
-        y: Tensor = _Divided.apply(precise(x), self.weight, self.bias, *self.how)[0]
+        y: Tensor = _Divided.apply(at_least_float32(x), self.weight, self.bias, *self.how)[0]
         return y.to(x.dtype)
 
 
@@ -90,7 +90,7 @@ class _Divided(torch.autograd.Function):
         if weight is None or bias is None:
             return unit.clone(), unit, inverse
         dims = x.dim() - 2
-        return (unit * spread(weight, dims)).add_(spread(bias, dims)), unit, inverse
+        return (unit * per_position(weight, dims)).add_(per_position(bias, dims)), unit, inverse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -104,7 +104,7 @@ class _Divided(torch.autograd.Function):
         g, grad_weight, grad_bias = grads[0], None, None
         if weight is not None:
             grad_weight, grad_bias = (each.sum(0) for each in channel_sums(g, unit))
-            g = g * spread(weight, g.dim() - 2)
+            g = g * per_position(weight, g.dim() - 2)
         pull = _local(_average(g * unit) * inverse.square(), ctx.sup_window) / inverse
         grad = torch.addcmul(g * inverse, unit, pull, value=-1)
         return grad - _local(_average(grad), ctx.sum_window), grad_weight, grad_bias, *[None] * 3

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm, check_rank
-from normbench.norms._sums import channel_sums, precise, spread
+from normbench.norms._sums import at_least_float32, channel_sums, per_position
 from normbench.parts.options import option
 
 
@@ -49,7 +49,7 @@ class DynamicTanh(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Squash `x` of shape (N, C, ...)."""
         check_rank(self, x, self.dims)
-        y: Tensor = _ScaledTanh.apply(precise(x), self.alpha, self.weight, self.bias)[0]
+        y: Tensor = _ScaledTanh.apply(at_least_float32(x), self.alpha, self.weight, self.bias)[0]
         return y.to(x.dtype)
 
 
@@ -66,7 +66,7 @@ class _ScaledTanh(torch.autograd.Function):
         if weight is None or bias is None:
             return bent.clone(), bent
         dims = x.dim() - 2
-        return (bent * spread(weight, dims)).add_(spread(bias, dims)), bent
+        return (bent * per_position(weight, dims)).add_(per_position(bias, dims)), bent
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -82,5 +82,5 @@ class _ScaledTanh(torch.autograd.Function):
             return slope * alpha, (slope * x).sum(), None, None
         products, sums = channel_sums(grads[0], bent)
         bends = channel_sums(slope, x)[0].sum(0)
-        grad = slope * spread(weight * alpha, x.dim() - 2)
+        grad = slope * per_position(weight * alpha, x.dim() - 2)
         return grad, (bends * weight).sum(), products.sum(0), sums.sum(0)

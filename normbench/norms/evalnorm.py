@@ -10,17 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.norms._batch import (
-    BatchLayer,
-    BatchStatistics,
-    Sets,
-    batch_norm,
-    follow,
-    over_workers,
-    repeated,
-)
+from normbench.norms._batch import BatchLayer, BatchStatistics, StatGroups, ema_by_chunk_, repeated
+from normbench.norms._batch_moments import batch_norm, over_workers
 from normbench.norms._moments import normalized, row_moments
-from normbench.norms._sums import precise
+from normbench.norms._sums import at_least_float32
 from normbench.parts.options import option
 
 
@@ -76,44 +69,48 @@ class EvalBatchNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Normalize by the moments of the set; the running variance follows the biased one."""
-        kind = repeated(precise(self.running_mean), times)
-        y, mean, var, _ = batch_norm(x, kind, self.gains(times), self.eps, workers)
+        like = repeated(at_least_float32(self.running_mean), times)
+        y, mean, var, _ = batch_norm(x, like, self.gains(times), self.eps, workers)
         return y, (mean, var)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Normalize each sample by the running statistics and its own."""
-        wide, alpha = precise(x), self._alpha()
+        wide, alpha = at_least_float32(x), self._alpha()
         means, variances = row_moments(wide)
         mean, own, running = self._mixed(means, variances, alpha)
         beta = self._beta(alpha)
         var = beta * own + (1 - beta) * running
         return normalized(wide, mean, var, self.eps, (self.weight, self.bias)).to(x.dtype)
 
-    def update(self, x: Tensor, sets: Sets, new: Sequence[Tensor]) -> None:
+    def update(self, x: Tensor, groups: StatGroups, new: Sequence[Tensor]) -> None:
         """Update what evaluation mixes and in which shares."""
         if self.alpha == "fit":
-            self._fit(*row_moments(precise(x)), sets, new)
-        super().update(x, sets, new)
-        samples = over_workers(torch.full_like(self.batch, sets.rows), sets.workers)
+            self._fit(*row_moments(at_least_float32(x)), groups, new)
+        super().update(x, groups, new)
+        samples = over_workers(torch.full_like(self.batch, groups.rows), groups.workers)
         self.batch.copy_(torch.maximum(self.batch, samples))
 
-    def _fit(self, means: Tensor, variances: Tensor, sets: Sets, new: Sequence[Tensor]) -> None:
+    def _fit(
+        self, means: Tensor, variances: Tensor, groups: StatGroups, new: Sequence[Tensor]
+    ) -> None:
         """Update the fit of alpha, then with it that of beta, from the moments of the samples."""
-        mean, var = (each.repeat_interleave(sets.rows, 0)[: len(means)] for each in new)
+        mean, var = (each.repeat_interleave(groups.rows, 0)[: len(means)] for each in new)
         gap = means - self.running_mean
         products = (mean - self.running_mean) * gap
-        self._follow(self.alpha_sums, products, gap.square(), sets)
+        self._follow(self.alpha_sums, products, gap.square(), groups)
         if self.beta is None:
             _, own, running = self._mixed(means, variances, self._alpha())
             gap = own - running
-            self._follow(self.beta_sums, (var - running) * gap, gap.square(), sets)
+            self._follow(self.beta_sums, (var - running) * gap, gap.square(), groups)
 
-    def _follow(self, buffer: Tensor, products: Tensor, squares: Tensor, sets: Sets) -> None:
+    def _follow(
+        self, buffer: Tensor, products: Tensor, squares: Tensor, groups: StatGroups
+    ) -> None:
         """Update averages (2,) by the sums of (N, C) over the samples of each set and channels."""
         by_sample = torch.stack([products, squares]).sum(2)
-        missing = -by_sample.shape[1] % sets.rows
-        sums = F.pad(by_sample, (0, missing)).reshape(2, -1, sets.rows).sum(2).T
-        follow(buffer, over_workers(sums, sets.workers), self.momentum, self.steps)
+        missing = -by_sample.shape[1] % groups.rows
+        sums = F.pad(by_sample, (0, missing)).reshape(2, -1, groups.rows).sum(2).T
+        ema_by_chunk_(buffer, over_workers(sums, groups.workers), self.momentum, self.steps)
 
     def _mixed(
         self, means: Tensor, variances: Tensor, alpha: float | Tensor

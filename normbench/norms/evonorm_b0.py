@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._batch import BatchLayer, BatchStatistics, moments
+from normbench.norms._batch import BatchLayer, BatchStatistics
+from normbench.norms._batch_moments import moments
 from normbench.norms._moments import row_moments
-from normbench.norms._sums import channel_sums, precise, spread
+from normbench.norms._sums import at_least_float32, channel_sums, per_position
 from normbench.parts.options import option
 
 
@@ -62,7 +63,7 @@ class BatchEvoNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Divide chunks by their own deviations; the running variance follows the unbiased one."""
-        wide = precise(x)
+        wide = at_least_float32(x)
         means, variances = row_moments(wide)
         inside = moments(variances, workers)[0]
         between, samples = moments(means, workers)[1:]
@@ -72,7 +73,7 @@ class BatchEvoNorm(BatchLayer):
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Divide by the running deviation or the function of the input."""
-        wide = precise(x)
+        wide = at_least_float32(x)
         return self._divided(wide, self.running_var, row_moments(wide)[1], 1).to(x.dtype)
 
     def _divided(self, x: Tensor, batch: Tensor, sample: Tensor, times: int) -> Tensor:
@@ -97,8 +98,8 @@ class _Divided(torch.autograd.Function):
         x: Tensor, floor: Tensor, offset: Tensor, v: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
         dims = x.dim() - 2
-        divisor = _above(x, floor, offset, v).relu_().add_(spread(floor, dims))
-        return (x / divisor).mul_(spread(weight, dims)).add_(spread(bias, dims))
+        divisor = _above(x, floor, offset, v).relu_().add_(per_position(floor, dims))
+        return (x / divisor).mul_(per_position(weight, dims)).add_(per_position(bias, dims))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -109,7 +110,7 @@ class _Divided(torch.autograd.Function):
         x, floor, offset, v, weight = ctx.saved_tensors
         dims = x.dim() - 2
         above = _above(x, floor, offset, v)
-        divisor = above.relu().add_(spread(floor, dims))
+        divisor = above.relu().add_(per_position(floor, dims))
         direct = grad / divisor  # here and below without the factor weight
         of_weight = channel_sums(direct, x)[0].sum(0)
         of_bias = grad.sum((0, *range(2, x.dim())))
@@ -117,7 +118,9 @@ class _Divided(torch.autograd.Function):
         linear = torch.ops.aten.threshold_backward(through, above, 0.0)
         of_v, of_offset = channel_sums(linear, x)
         of_floor = through.sum((0, *range(2, x.dim()))) - of_offset.sum(0)
-        grad_x = direct.mul_(spread(weight, dims)).sub_(linear.mul_(spread(v * weight, dims)))
+        grad_x = direct.mul_(per_position(weight, dims)).sub_(
+            linear.mul_(per_position(v * weight, dims))
+        )
         return (
             grad_x,
             -weight * of_floor,
@@ -131,5 +134,5 @@ class _Divided(torch.autograd.Function):
 def _above(x: Tensor, floor: Tensor, offset: Tensor, v: Tensor) -> Tensor:
     """By how much the linear function of `x` is above the floor."""
     dims = x.dim() - 2
-    above: Tensor = x * spread(v, dims)
-    return above.add_(spread(offset - floor, dims))
+    above: Tensor = x * per_position(v, dims)
+    return above.add_(per_position(offset - floor, dims))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm, check_count, check_rank, groups_of
-from normbench.norms._sums import channel_sums, per_channel, precise, spread
+from normbench.norms._sums import at_least_float32, channel_sums, per_channel, per_position
 from normbench.parts.options import option
 
 
@@ -62,7 +62,7 @@ class SampleEvoNorm(nn.Module):
         check_rank(self, x, self.dims)
         check_count(self, x.shape, x.shape[1:].numel() // self.groups, "per group")
         affine = self.weight, self.bias
-        y: Tensor = _GatedNorm.apply(precise(x), self.v, *affine, self.groups, self.eps)[0]
+        y: Tensor = _GatedNorm.apply(at_least_float32(x), self.v, *affine, self.groups, self.eps)[0]
         return y.to(x.dtype)
 
 
@@ -81,10 +81,10 @@ class _GatedNorm(torch.autograd.Function):
         _, mean, inverse = torch.native_group_norm(
             rows, None, None, samples, groups, size, groups, eps
         )
-        gate = (x * spread(v, dims)).sigmoid_()
+        gate = (x * per_position(v, dims)).sigmoid_()
         scale = per_channel(inverse, x.shape[1])
-        y = (x * gate).mul_(spread(scale if weight is None else scale * weight, dims))
-        return y if bias is None else y.add_(spread(bias, dims)), gate, mean, inverse
+        y = (x * gate).mul_(per_position(scale if weight is None else scale * weight, dims))
+        return y if bias is None else y.add_(per_position(bias, dims)), gate, mean, inverse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -108,9 +108,9 @@ class _GatedNorm(torch.autograd.Function):
         # through the variance: d inverse / dx = -inverse^3 (x - mean) / count
         pull = products.reshape(x.shape[0], ctx.groups, -1).sum(2) * inverse.pow(3)
         pull = -pull / (x.shape[1:].numel() // ctx.groups)
-        grad = torch.addcmul(gated, bent, spread(v, dims)).mul_(spread(scale, dims))
-        grad = torch.addcmul(grad, x, spread(per_channel(pull, x.shape[1]), dims))
-        grad = grad.sub_(spread(per_channel(pull * mean, x.shape[1]), dims))
+        grad = torch.addcmul(gated, bent, per_position(v, dims)).mul_(per_position(scale, dims))
+        grad = torch.addcmul(grad, x, per_position(per_channel(pull, x.shape[1]), dims))
+        grad = grad.sub_(per_position(per_channel(pull * mean, x.shape[1]), dims))
         return grad, grad_v, grad_weight, grad_bias, None, None
 
 

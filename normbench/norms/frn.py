@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normbench.errors import Mistake
 from normbench.norms._base import TLU, Norm, check_rank
-from normbench.norms._sums import precise
+from normbench.norms._sums import at_least_float32
 from normbench.norms._uncentred import RootMeanSquare
 from normbench.parts.options import option
 
@@ -75,5 +75,7 @@ class FilterResponse(nn.Module):
         """Normalize `x` of shape (N, C, ...)."""
         check_rank(self, x, self.dims)
         eps = self.eps if self.eps_learned is None else self.eps + self.eps_learned.abs()
-        y: Tensor = RootMeanSquare.apply(precise(x), self.weight, self.bias, eps, x.shape[1])[0]
+        y: Tensor = RootMeanSquare.apply(
+            at_least_float32(x), self.weight, self.bias, eps, x.shape[1]
+        )[0]
         return y.to(x.dtype)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from normbench.norms._batch import BatchNorm, RunningStatistics, Sets, sets_of
+from normbench.norms._batch import BatchNorm, RunningStatistics, StatGroups, stat_groups
 from normbench.parts.options import option
 
 
@@ -50,7 +50,7 @@ class GhostBN(RunningStatistics):
 class GhostBatchNorm(BatchNorm):
     """Batch normalization of chunks, which never joins workers."""
 
-    def sets(self, x: Tensor) -> Sets:
+    def stat_groups(self, x: Tensor) -> StatGroups:
         """Cut the batch where it is larger than a chunk."""
         whole = x.shape[0] <= int(self.norm_batch)
-        return sets_of(self, x, "worker" if whole else self.norm_batch)
+        return stat_groups(self, x, "worker" if whole else self.norm_batch)

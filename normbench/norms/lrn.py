@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normbench.errors import NormError
 from normbench.norms._base import Norm, check_rank
-from normbench.norms._sums import precise, window_sums
+from normbench.norms._sums import at_least_float32, window_sums
 from normbench.parts.options import option
 
 
@@ -62,7 +62,7 @@ class LocalResponseNorm(nn.Module):
         """Normalize `x` of shape (N, C, ...)."""
         check_rank(self, x, self.dims)
         args = (self.size, self.alpha, self.beta, self.k)
-        y: Tensor = _LocalResponse.apply(precise(x), *args)[0]
+        y: Tensor = _LocalResponse.apply(at_least_float32(x), *args)[0]
         return y.to(x.dtype)
 
 

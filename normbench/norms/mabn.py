@@ -12,8 +12,8 @@ from torch.linalg import vector_norm
 from normbench.errors import NormError
 from normbench.norms._base import Running, check_rank
 from normbench.norms._batch import RunningStatistics
-from normbench.norms._moments import frozen, track
-from normbench.norms._sums import channel_sums, precise, spread
+from normbench.norms._moments import ema_, frozen
+from normbench.norms._sums import at_least_float32, channel_sums, per_position
 from normbench.norms._weights import Linear
 from normbench.parts.options import option
 
@@ -107,7 +107,7 @@ class MovingAverageBatchNorm(Running):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x`; training writes one window, the backward pass after it the other."""
         check_rank(self, x, self.dims)
-        wide = precise(x)
+        wide = at_least_float32(x)
         weight = torch.ones_like(self.running_var) if self.weight is None else self.weight
         bias = torch.zeros_like(weight) if self.bias is None else self.bias
         if self.training:
@@ -118,7 +118,7 @@ class MovingAverageBatchNorm(Running):
             y: Tensor = _DividedByPast.apply(wide, weight, bias, self.past_gz, constants)
         else:
             scale = weight * (self.running_var + self.options.eps).rsqrt()
-            y = wide * spread(scale, self.dims) + spread(bias, self.dims)
+            y = wide * per_position(scale, self.dims) + per_position(bias, self.dims)
         return y.to(x.dtype)
 
     @torch.no_grad()
@@ -134,7 +134,7 @@ class MovingAverageBatchNorm(Running):
         ratio = ((square + options.eps) / (self.running_var + options.eps)).sqrt()
         early = (t <= max(UNCLIPPED, options.warmup)) | self.plain
         ratio = torch.where(early, 1.0, ratio.clamp(1 / CLIP, CLIP))
-        track(self.running_var, square, self.share(self.momentum))
+        ema_(self.running_var, square, self.share(self.momentum))
         self.steps.add_(1)
         inv = (square + options.eps).rsqrt()
         rows = torch.stack([inv, ratio, plain.to(inv.dtype).expand_as(inv)])
@@ -154,7 +154,9 @@ class _DividedByPast(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor, constants: Tensor) -> Tensor:
         dims = x.dim() - 2
-        return (x * spread(weight * constants[:2].prod(0), dims)).add_(spread(bias, dims))
+        return (x * per_position(weight * constants[:2].prod(0), dims)).add_(
+            per_position(bias, dims)
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -171,5 +173,7 @@ class _DividedByPast(torch.autograd.Function):
         past.copy_(torch.where(constants[3:] > 0, now, past))
         used = torch.where(alone > 0, now, past.mean(0))
         dims = x.dim() - 2
-        grad_x = (grad * spread(weight * ratio * inv, dims)).sub_(x * spread(inv**2 * used, dims))
+        grad_x = (grad * per_position(weight * ratio * inv, dims)).sub_(
+            x * per_position(inv**2 * used, dims)
+        )
         return grad_x, grad_weight, sums.sum(0), None, None

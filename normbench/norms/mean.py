@@ -9,8 +9,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer, totals
-from normbench.norms._sums import precise, spread
+from normbench.norms._batch import BatchLayer
+from normbench.norms._batch_moments import totals
+from normbench.norms._sums import at_least_float32, per_position
 from normbench.parts.options import option
 
 
@@ -54,14 +55,14 @@ class MeanOnlyBatchNorm(BatchLayer):
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Subtract the mean of the set, with gradient."""
-        wide = precise(x)
+        wide = at_least_float32(x)
         total, values = totals(wide, workers)
         mean = total / values
         return self._centred(wide, mean), (mean.detach(),)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Subtract the running mean."""
-        return self._centred(precise(x), self.running_mean).to(x.dtype)
+        return self._centred(at_least_float32(x), self.running_mean).to(x.dtype)
 
     def _centred(self, x: Tensor, mean: Tensor) -> Tensor:
-        return x - spread(mean if self.bias is None else mean - self.bias, x.dim() - 2)
+        return x - per_position(mean if self.bias is None else mean - self.bias, x.dim() - 2)

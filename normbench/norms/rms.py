@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm, check_rank
-from normbench.norms._sums import precise
+from normbench.norms._sums import at_least_float32
 from normbench.norms._uncentred import RootMeanSquare
 from normbench.parts.options import option
 
@@ -55,9 +55,9 @@ class RMSNorm(nn.Module):
         """Normalize `x` of shape (N, C, ...)."""
         check_rank(self, x, self.dims)
         if not self.per_position or self.dims == 0:
-            y: Tensor = RootMeanSquare.apply(precise(x), self.weight, None, self.eps, 1)[0]
+            y: Tensor = RootMeanSquare.apply(at_least_float32(x), self.weight, None, self.eps, 1)[0]
             return y.to(x.dtype)
-        last = precise(x).movedim(1, -1)
+        last = at_least_float32(x).movedim(1, -1)
         rows = last.reshape(-1, x.shape[1])
         y = RootMeanSquare.apply(rows, self.weight, None, self.eps, 1)[0]
         return y.reshape(last.shape).movedim(-1, 1).to(x.dtype)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from normbench.norms._base import Running, check_count, check_rank
 from normbench.norms._batch import RunningStatistics
-from normbench.norms._moments import normalized, row_moments, track
-from normbench.norms._sums import precise
+from normbench.norms._moments import ema_, normalized, row_moments
+from normbench.norms._sums import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class SwitchNorm(Running):
             check_count(self, x.shape, size, "per channel and sample")
         if self.training and self.batch:
             check_count(self, x.shape, x.shape[0] * size, "per channel")
-        wide = precise(x)
+        wide = at_least_float32(x)
         mean, var = self._mixed(*row_moments(wide), size)
         return normalized(wide, mean, var, self.eps, (self.weight, self.bias)).to(x.dtype)
 
@@ -101,8 +101,8 @@ class SwitchNorm(Running):
             mean, var = self._over(0, means, within)
             members.append((mean, var))
             with torch.no_grad():
-                track(self.running_mean, mean[0], self.share(self.momentum))
-                track(self.running_var, var[0], self.share(self.momentum))
+                ema_(self.running_mean, mean[0], self.share(self.momentum))
+                ema_(self.running_var, var[0], self.share(self.momentum))
                 self.steps.add_(1)
         elif self.batch:
             members.append((self.running_mean, self.running_var))

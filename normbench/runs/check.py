@@ -11,7 +11,8 @@ from torch import nn
 
 from normbench.errors import InitError, Mistake, NormError, PartError, Refused
 from normbench.models._base import Shape
-from normbench.norms._base import Norm, apply, check_refresh, plainly
+from normbench.norms._base import Norm, apply
+from normbench.norms._modes import batch_statistics, check_update_bn
 from normbench.runs import build
 from normbench.runtime import collectives, machine
 from normbench.settings.schema import Config, part
@@ -65,7 +66,7 @@ def _tried(
             start.check(built)
             built.train()(torch.zeros(batch, *shape))
             if config.eval_stats == "dataset":
-                check_refresh(build.norm(config), config.norm["name"], built)
+                check_update_bn(build.norm(config), config.norm["name"], built)
             if own:
                 _settled(config, built, torch.zeros(own, *shape))
         if not small and type(build.norm(config)).linear is not Norm.linear:
@@ -78,7 +79,7 @@ def _tried(
 def _settled(config: Config, built: nn.Module, images: torch.Tensor) -> None:
     """Put as many images through the model at once as the initializer does."""
     try:
-        with plainly(built):
+        with batch_statistics(built):
             built(images)
     except NormError as error:
         _, why, fix = astuple(error.mistakes[0])
@@ -89,7 +90,7 @@ def _settled(config: Config, built: nn.Module, images: torch.Tensor) -> None:
 def _weighed(config: Config, shape: Shape, classes: int) -> None:
     """Let a norm of weights see theirs, which there are none of on the meta device."""
     built = build.model(config, shape, classes).train()
-    with torch.no_grad(), plainly(built):
+    with torch.no_grad(), batch_statistics(built):
         built(torch.zeros(2, *shape))
 
 

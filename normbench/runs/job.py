@@ -18,7 +18,7 @@ from normbench.engine.schedule import Schedule
 from normbench.engine.train import StepOptions, TrainStep, fit
 from normbench.errors import FileRefused
 from normbench.inits._base import InitContext
-from normbench.norms._base import calibrate, plainly
+from normbench.norms._modes import batch_statistics, calibrate
 from normbench.rows import Row, finite
 from normbench.runs import build
 from normbench.runtime import collectives
@@ -107,7 +107,7 @@ class Job:
         order = Order().batches(self.train.labels, config.batch, config.seed, 0).flatten()
         first = order[: max(config.batch, CALIBRATION)].to(self.train.device)
         images = self.train.gather(first)[0]
-        with plainly(self.model):  # these examples are one set, however batches are cut
+        with batch_statistics(self.model):  # these examples are one set, however batches are cut
             calibrate(self.model, images)
             context = InitContext(
                 gather=lambda index: self.train.gather(index)[0],

@@ -23,7 +23,8 @@ from torch import nn
 
 from normbench.errors import ModelError, PartError
 from normbench.inits._base import LAYERS, initialize
-from normbench.norms._base import PLACES, Dropout, Unit, Units, apply, calibrate
+from normbench.norms._base import PLACES, Dropout, Unit, Units, apply
+from normbench.norms._modes import calibrate
 from normbench.parts import registry
 
 NAMES = own("model")
@@ -134,12 +135,12 @@ def fitted(name, norm, placement="auto"):
     """Build, fill and train a model by one step; return the refusal where it does not apply."""
     try:
         with default_dtype(torch.float64):
-            return trained(name, norm, placement)
+            return train_mode(name, norm, placement)
     except PartError as refusal:
         return refusal
 
 
-def trained(name, norm, placement):
+def train_mode(name, norm, placement):
     how = create(norm)
     model = filled(build(name, norm, placement=placement))
     apply(how, model)

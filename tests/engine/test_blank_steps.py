@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from engine.test_train import config, kinds
 
 from normbench.engine.evaluate import evenly
-from normbench.norms._base import refresh
+from normbench.norms._modes import update_bn
 from normbench.parts import registry
 from normbench.runs import build
 from normbench.runs.check import check_fit
@@ -120,7 +120,7 @@ def test_statistics_of_the_training_set_are_taken_over_all_numbers_of_blank_step
     batches = []
     for place, (start, stop) in enumerate(evenly(2000, 64)):
         batches.append(padded(job, place % 3, "train")[0][start:stop])
-    refresh(job.model, batches)
+    update_bn(job.model, batches)
     with torch.no_grad():
         loss = F.cross_entropy(job.model.eval()(x), y)
     found = kinds(rows, "test")[0].values["test/loss/blank4"]

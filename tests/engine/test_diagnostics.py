@@ -19,7 +19,8 @@ from normbench import norms
 from normbench.engine import diagnostics
 from normbench.engine.diagnostics import look
 from normbench.inits._base import initialize
-from normbench.norms._base import ACTIVATIONS, Running, Unit, Units, apply, refresh
+from normbench.norms._base import ACTIVATIONS, Running, Unit, Units, apply
+from normbench.norms._modes import update_bn
 from normbench.parts import registry
 from normbench.runs import directory
 from normbench.runs.job import Job
@@ -275,7 +276,7 @@ def test_a_running_mean_alone_is_measured_in_deviations_of_what_the_layer_is_giv
 def test_running_statistics_of_the_probe_itself_are_without_error(name):
     model, (x, y) = build("cnn", name, (1, 4, 4), {}), probe(40, (1, 4, 4))
     before = seen(model, (x, y))
-    refresh(model, [x])
+    update_bn(model, [x])
     after = seen(model, (x, y))
     for path in ("one", "two"):
         told = {"stat_error", "stat_log_var"} & after[path].keys()
@@ -322,7 +323,7 @@ def test_the_gradient_by_the_output_of_a_cell_is_that_of_all_time_steps():
 def test_statistics_of_a_cell_are_those_of_all_its_time_steps():
     model, (x, y) = build("rnn", "bn"), probe()
     found = seen(model, (x, y))
-    refresh(model, [x])
+    update_bn(model, [x])
     assert found["norm"].keys() == {"output_grad_norm", "stat_error", "stat_log_var"}
     assert seen(model, (x, y))["norm"]["stat_error"] == pytest.approx(0, abs=1e-9)
 
@@ -386,7 +387,7 @@ CELLS = [
 ]
 
 
-def trained(*words):
+def train_mode(*words):
     given = {word.partition("=")[0] for word in words}
     model = [] if "model" not in given or "model=cnn" in words else ["model.width=16"]
     job = Job(config("steps=6", "eval_every=0.05", "log_every=2", "batch=32", *model, *words))
@@ -395,16 +396,16 @@ def trained(*words):
 
 @pytest.mark.parametrize("words", CELLS, ids=" ".join)
 def test_a_run_in_full_has_the_bits_of_a_light_one(words):
-    light, digest = trained(*words, "diagnose=light")
-    full, same = trained(*words, "diagnose=full")
+    light, digest = train_mode(*words, "diagnose=light")
+    full, same = train_mode(*words, "diagnose=full")
     assert [row for row in full if row.kind != "layers"] == light
     assert same == digest
     assert len(kinds(full, "layers")) == len(kinds(full, "val")) == 3
 
 
 def test_off_leaves_out_gap_and_gradient_norm_and_nothing_else():
-    light, digest = trained("norm=bn", "diagnose=light")
-    off, same = trained("norm=bn", "diagnose=off")
+    light, digest = train_mode("norm=bn", "diagnose=light")
+    off, same = train_mode("norm=bn", "diagnose=off")
     assert same == digest
     assert {"gap/accuracy", "optim/grad_norm"} <= {key for row in light for key in row.values}
     for one, other in zip(light, off, strict=True):
@@ -413,7 +414,7 @@ def test_off_leaves_out_gap_and_gradient_norm_and_nothing_else():
 
 
 def test_a_row_on_the_layers_follows_each_validation():
-    rows, _ = trained("diagnose=full")
+    rows, _ = train_mode("diagnose=full")
     order = [(row.kind, row.step) for row in rows if row.kind != "train"]
     expected = [(kind, step) for step in (0, 3, 6) for kind in ("val", "layers")]
     assert order[:-2] == expected

@@ -14,7 +14,8 @@ from torch import nn
 
 from normbench import norms
 from normbench.engine.evaluate import Evaluator, evenly
-from normbench.norms._base import Dropout, Norm, Running, check_refresh, plainly, refresh
+from normbench.norms._base import Dropout, Norm, Running
+from normbench.norms._modes import batch_statistics, check_update_bn, update_bn
 from normbench.parts import registry
 from normbench.runs.check import check_fit
 from normbench.runs.job import Job
@@ -115,7 +116,7 @@ def test_refreshed_statistics_are_plain_averages_of_those_of_each_batch_alone(ca
     module = case.moved()
     train(case, module, range(3))
     before, found = state(module), batches(case)
-    refresh(module, found)
+    update_bn(module, found)
     after, own_values = module.state_dict(), []
     for x in found:
         oracle = oracle_beside(case, module)
@@ -137,7 +138,7 @@ def test_a_plain_training_forward_takes_the_moments_of_the_whole_batch_and_keeps
         if key.endswith("steps"):
             buffer.fill_(50_000)  # late in training, where schedules have come to their end
     before, x = state(module), batches(case)[0]
-    with torch.no_grad(), plainly(module.eval()):
+    with torch.no_grad(), batch_statistics(module.eval()):
         y = module(x)
     expected = oracle_beside(case, module).train(x.clone().requires_grad_()).detach()
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
@@ -152,7 +153,7 @@ def test_training_goes_on_after_a_refresh_that_was_put_back_as_if_there_was_none
     train(case, module, range(3))
     twin = copy.deepcopy(module)
     kept = state(module)
-    refresh(module, batches(case))
+    update_bn(module, batches(case))
     module.load_state_dict(kept)
     train(case, module, range(3, 6))
     train(case, twin, range(3, 6))
@@ -162,7 +163,7 @@ def test_training_goes_on_after_a_refresh_that_was_put_back_as_if_there_was_none
 def test_dropout_is_off_while_statistics_are_refreshed():
     layer = norms.create("bn").layer(3, 0)
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
-    refresh(nn.Sequential(Dropout(0.5), nn.Dropout(0.5), layer).train(), [x])
+    update_bn(nn.Sequential(Dropout(0.5), nn.Dropout(0.5), layer).train(), [x])
     torch.testing.assert_close(layer.running_mean, x.mean(0))
 
 
@@ -310,7 +311,7 @@ def test_statistics_that_no_layer_offers_are_refused_too():
     with pytest.raises(
         ValueError, match="norm=hidden: the running statistics cannot be taken anew"
     ):
-        check_refresh(Foreign(), "hidden", nn.Sequential(Hidden()))
+        check_update_bn(Foreign(), "hidden", nn.Sequential(Hidden()))
 
 
 def test_the_setting_is_part_of_the_experiment_and_its_default_changes_no_name():

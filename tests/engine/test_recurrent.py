@@ -11,7 +11,8 @@ from normbench import norms
 from normbench.errors import ModelError, PartError
 from normbench.models.lstm import LSTM
 from normbench.models.rnn import RNN
-from normbench.norms._base import OverTime, Units, apply, plainly, refresh
+from normbench.norms._base import OverTime, Units, apply
+from normbench.norms._modes import batch_statistics, update_bn
 
 SHAPE = (1, 5, 4)
 STEPS, WIDTH, EPS, MOMENTUM = 5, 6, 1e-5, 0.1
@@ -228,12 +229,12 @@ def test_refreshed_statistics_of_a_step_are_averages_over_the_sequences_that_rea
     heights = (2, 5, 3, 5, 4)
     batches = [images(count=9, height=height, seed=10 + height) for height in heights]
     found = [[] for _ in range(STEPS)]
-    with torch.no_grad(), plainly(model):
+    with torch.no_grad(), batch_statistics(model):
         for batch in batches:
             model(batch)
             for layer, means in list(zip(model.norm.layers, found, strict=True))[: batch.shape[2]]:
                 means.append((layer.running_mean.clone(), layer.running_var.clone()))
-    refresh(model, batches)
+    update_bn(model, batches)
     assert [len(each) for each in found] == [5, 5, 4, 3, 2]
     for layer, each in zip(model.norm.layers, found, strict=True):
         means, variances = zip(*each, strict=True)
@@ -245,7 +246,7 @@ def test_a_step_that_no_sequence_reaches_keeps_its_statistics():
     model = make(RNN(width=WIDTH), "bn")
     model.train()(images())
     before = [layer.running_mean.clone() for layer in model.norm.layers]
-    refresh(model, [images(height=3, seed=5)])
+    update_bn(model, [images(height=3, seed=5)])
     kept = [
         layer.running_mean.equal(mean)
         for layer, mean in zip(model.norm.layers, before, strict=True)

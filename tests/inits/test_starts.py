@@ -17,7 +17,8 @@ from normbench.models.resnet20 import ResNet20
 from normbench.models.resnet56 import ResNet56
 from normbench.models.rnn import RNN
 from normbench.norms import create
-from normbench.norms._base import Unit, Units, apply, calibrate, plainly
+from normbench.norms._base import Unit, Units, apply
+from normbench.norms._modes import batch_statistics, calibrate
 from normbench.parts import registry
 from normbench.runs.check import check_fit
 from normbench.runs.job import Job
@@ -47,7 +48,7 @@ def built(init, model=None, norm="none", act="relu", placement="auto", **options
     set_gains(net, init)
     init.check(net)
     context = InitContext(None, 0, images(), chosen, nullcontext, 0, 50)
-    with plainly(net):
+    with batch_statistics(net):
         calibrate(net, context.first)
         list(init.calibrate(net, context))
     return net
@@ -67,7 +68,7 @@ def linear_outputs(net, x):
     for path, layer in net.named_modules():
         if isinstance(layer, LAYERS) or path.endswith("linear"):
             layer.register_forward_hook(look(path))
-    with torch.no_grad(), plainly(net):
+    with torch.no_grad(), batch_statistics(net):
         net(x)
     return found
 
@@ -220,7 +221,7 @@ FIXED = [norm for norm in NORMS if None in scales(norm).values()]
 def test_a_linear_layer_declares_what_its_output_is_a_multiple_of(norm):
     layer, scale = list(linear_layers(with_norm(norm)))[1]
     x = images(8)[:, :, :6, :6].expand(8, 16, 6, 6) * torch.arange(1, 17).reshape(-1, 1, 1)
-    with torch.no_grad(), plainly(layer):
+    with torch.no_grad(), batch_statistics(layer):
         before = layer(x)
         bias = dict(layer.named_parameters()).get("bias")
         shift = 0.0 if bias is None or scale is None else bias.reshape(-1, 1, 1)

@@ -12,7 +12,8 @@ from torch.nn.utils import parametrizations
 
 from normbench.errors import NormError
 from normbench.norms import create
-from normbench.norms._base import Dropout, Units, calibrate
+from normbench.norms._base import Dropout, Units
+from normbench.norms._modes import calibrate
 
 LAYERS = {
     "linear": (lambda: nn.Linear(7, 5), (16, 7)),

@@ -1,0 +1,137 @@
+"""Forwards for statistics: training mode without dropout, buffers put back, batch norms updated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from normbench.errors import NormError
+from normbench.norms._base import Dropout, Norm, OverTime, Running
+
+
+def calibrate(model: nn.Module, batch: Tensor) -> None:
+    """Let each module that has `calibrate` set itself from its input, predecessors already set.
+
+    One forward of `batch` in training mode, without dropout, so that no random number is drawn. A
+    module that is called several times, once per time step, sets itself at the first. Buffers and
+    modes of all layers are put back afterwards. Does nothing when no module asks.
+    """
+    hooks: dict[nn.Module, RemovableHandle] = {}
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        hooks.pop(module).remove()
+        module.calibrate(inputs[0])  # type: ignore[operator]
+
+    for module in model.modules():
+        if hasattr(module, "calibrate"):
+            hooks[module] = module.register_forward_pre_hook(before)
+    if not hooks:
+        return
+    with torch.no_grad(), preserve_buffers(model), train_mode(model):
+        model(batch)
+    for hook in hooks.values():
+        hook.remove()
+
+
+@torch.no_grad()
+def update_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set all running statistics to their plain averages over `batches`, with fixed weights.
+
+    Each batch goes forward once in training mode, without dropout, every layer `plain`. A layer
+    averages over the batches that reach it, for a late time step the long sequences. All other
+    buffers stay as they are.
+    """
+    layers = [each for each in model.modules() if isinstance(each, Running)]
+    means = {layer: [torch.zeros_like(each) for each in _statistics(layer)] for layer in layers}
+    counts = dict.fromkeys(layers, 0)
+    with batch_statistics(model):
+        for batch in batches:
+            model(batch)
+            idle = _idle(model)
+            for layer in (each for each in layers if each not in idle):
+                counts[layer] += 1
+                for mean, buffer in zip(means[layer], _statistics(layer), strict=True):
+                    mean.add_((buffer - mean) / counts[layer])
+    for layer in (each for each in layers if counts[each]):
+        for mean, buffer in zip(means[layer], _statistics(layer), strict=True):
+            buffer.copy_(mean)
+
+
+def _idle(model: nn.Module) -> set[nn.Module]:
+    """The layers of time steps that the last forward, of a short sequence, did not reach."""
+    found = [each for each in model.modules() if isinstance(each, OverTime)]
+    late = [step for each in found for step in each.layers[each.last + 1 :]]
+    return {each for step in late for each in step.modules()}
+
+
+def check_update_bn(norm: Norm, name: str, model: nn.Module) -> None:
+    """Raise NormError if `update_bn` misses running statistics of the norm in `model`."""
+    layers = list(model.modules())
+    missed = {
+        type(each).__name__
+        for each in layers
+        if not isinstance(each, Running) and any(True for _ in _statistics(each))
+    }
+    if missed or (norm.has_modes() and not any(isinstance(each, Running) for each in layers)):
+        where = " of " + ", ".join(sorted(missed)) if missed else ""
+        why = f"the running statistics{where} cannot be taken anew from the training set"
+        raise NormError("", name, why, "eval_stats=running")
+
+
+def _statistics(layer: nn.Module) -> Iterator[Tensor]:
+    for name, buffer in layer.named_buffers(recurse=False):
+        if name.startswith("running_"):
+            yield buffer
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Put the model into training mode, without dropout, all layers with statistics `plain`.
+
+    Modes and buffers are put back when the block ends.
+    """
+    layers = [each for each in model.modules() if isinstance(each, Running)]
+    with preserve_buffers(model), train_mode(model):
+        for layer in layers:
+            layer.plain = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.plain = False
+
+
+@contextmanager
+def train_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model, but for its dropout, into training mode until the block ends."""
+    with preserve_modes(model):
+        for module in model.modules():
+            module.training = not isinstance(module, Dropout | nn.modules.dropout._DropoutNd)
+        yield
+
+
+@contextmanager
+def preserve_buffers(model: nn.Module) -> Iterator[None]:
+    """Put all buffers back as they were when the block ends."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+@contextmanager
+def preserve_modes(model: nn.Module) -> Iterator[None]:
+    """Put every module back into training or evaluation mode when the block ends."""
+    kept = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in kept:
+            module.training = training
