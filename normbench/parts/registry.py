@@ -19,7 +19,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from normbench.errors import Mistake, Refused
 from normbench.parts import source
+from normbench.parts.moved import moved
 from normbench.parts.options import Declared, Options, declarations
 
 # configuration group: (folder and entry-point group, base class)
@@ -96,8 +98,7 @@ def find(group: str, name: str) -> type[Any]:
     """Import a part and return its class. The only look-up of code by name in normbench."""
     foreign = _foreign(group).get(name)
     if foreign is not None:
-        loaded: type[Any] = foreign.load()
-        return loaded
+        return _loaded(group, name, foreign)
     folder, base = KINDS[group]
     module = importlib.import_module(f"normbench.{folder}.{name}")
     found: type[Any] = getattr(module, source.read(_folder(folder) / f"{name}.py", base).name)
@@ -114,8 +115,25 @@ def _folder(folder: str) -> Path:
     return Path(__file__).resolve().parents[1] / folder
 
 
+def _loaded(group: str, name: str, entry: EntryPoint) -> type[Any]:
+    """Import a part of another package.
+
+    Raises: Refused if it is written for an earlier layout of normbench.
+    """
+    try:
+        part: type[Any] = entry.load()
+    except ImportError as error:
+        places = moved(error)
+        if places is None:
+            raise
+        old, new = places
+        why = f"{entry.module} is written for an earlier normbench: {old} is now {new}"
+        raise Refused(Mistake(f"{group}={name}", why, f"{new} in {entry.module}")) from error
+    return part
+
+
 def _loaded_facts(group: str, name: str, entry: EntryPoint) -> Facts:
-    kind, base = entry.load(), KINDS[group][1]
+    kind, base = _loaded(group, name, entry), KINDS[group][1]
     if not (inspect.isclass(kind) and issubclass(kind, Options)):
         raise TypeError(f"entry point {entry.value} is no part: it does not derive from a base")
     options = {each.name: each for each in declarations(kind)}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from normbench.parts.moved import NOW
 
 ROOT = Path(__file__).parents[2]
 SCRATCH = '''"""A scratch norm."""
@@ -94,3 +97,31 @@ def test_a_new_norm_trains_is_listed_and_is_checked(path: Path, tmp_path: Path) 
     assert "norm.floor=-1: must be above 0" in wrong.stderr
     near = run(path, tmp_path, *TRAIN, "norm=scrach")
     assert near.stderr.splitlines()[1].startswith("  try: norm=scratch ")
+
+
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        ("normbench.parts.options import option", "normbench.options import option"),
+        ("torch import Tensor", "normbench.inits._base import Lessons"),
+    ],
+)
+def test_a_norm_for_an_earlier_layout_is_told_the_new_name(
+    now: str, before: str, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere.py").write_text(SCRATCH.replace(f"from {now}", f"from {before}"))
+    about = tmp_path / "elsewhere-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[normbench.norms]\nscratch = elsewhere:Scratch\n")
+    done = run(tmp_path, tmp_path, *TRAIN, "norm=scratch")
+    old = before.removesuffix(" import option").replace(" import ", ".")
+    (line, _) = done.stderr.splitlines()
+    start = "normbench: error: norm=scratch: elsewhere is written for an earlier normbench: "
+    assert line == f"{start}{old} is now {NOW[old]}"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("new", sorted(set(NOW.values())))
+def test_what_a_part_is_told_is_there(new: str) -> None:
+    assert pkgutil.resolve_name(new)
