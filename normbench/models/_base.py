@@ -1,4 +1,4 @@
-"""What every model shares: the class `Model`, and the refusal of images that are too small."""
+"""The base of models: the class `Model`, and the refusal of images that are too small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How recurrent nets read an image: from top to bottom, some rows at each time step."""
+"""Reading of images by recurrent nets: from top to bottom, some rows at each time step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def steps_of(shape: Shape, rows: int) -> int:
             f"the {height} rows of an image do not divide into steps of {rows} "
             f"(divisors: {', '.join(map(str, works))})"
         )
-        raise ModelError("rows", rows, why, min(works, key=lambda each: abs(each - rows)))
+        raise ModelError("rows", rows, why, min(works, key=lambda divisor: abs(divisor - rows)))
     return height // rows
 
 

@@ -23,9 +23,11 @@ def create(name: str, **options: Any) -> Norm:
     """
     known = registry.names("norm")
     members = name.split("+")
-    strange = [each for each in members if each not in known]
+    strange = [member for member in members if member not in known]
     if strange:
-        near = "+".join(each if each in known else _nearest(each, known) for each in members)
+        near = "+".join(
+            member if member in known else _nearest(member, known) for member in members
+        )
         why = "no norm has this name" if strange == [name] else f"no norm is called {strange[0]!r}"
         raise NormError("", name, why, near)
     if len(members) > 1:
@@ -46,7 +48,7 @@ def _chained(members: list[str], options: Mapping[str, Any]) -> Norm:
     made = {}
     for key, given in options.items():
         if key not in members:
-            owners = [each for each in members if key in registry.facts("norm", each).options]
+            owners = [member for member in members if key in registry.facts("norm", member).options]
             fix = f"norm.{owners[0]}.{key}=" if owners else f"options of {' and '.join(members)}"
             raise NormError(key, given, f"{name} has no member of this name", fix)
         if not isinstance(given, Mapping):
@@ -58,8 +60,8 @@ def _chained(members: list[str], options: Mapping[str, Any]) -> Norm:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    """The norm that is also called `name`, else the one whose name is most like it."""
+    """Find the norm that is also called `name`, else the one whose name is most like it."""
     others = {
-        alias: each for each in known for alias in registry.facts("norm", each).constants["aliases"]
+        alias: name for name in known for alias in registry.facts("norm", name).constants["aliases"]
     }
     return others.get(name) or nearest(name, known)

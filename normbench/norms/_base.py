@@ -1,4 +1,4 @@
-"""What every norm shares: the class `Norm` with its hooks, and `Units`, which puts norms in models.
+"""The base of norms: the class `Norm` with its hooks, and `Units`, which puts norms in models.
 
 `Units` is the only place that knows the order of linear layer, norm, activation and dropout.
 Models are written against it and never name a norm.
@@ -65,7 +65,7 @@ class Norm(Options):
         """
         count = steps if self.has_modes() else 1
         layers = [self.layer(channels, 0) for _ in range(count)]
-        return None if layers[0] is None else OverTime([each for each in layers if each])
+        return None if layers[0] is None else OverTime([layer for layer in layers if layer])
 
     def resolve(self, accumulate: int) -> Norm:
         """Return the norm for a run of `accumulate` micro-batches per optimizer step.
@@ -363,7 +363,7 @@ class Units:
         return Unit([("linear", linear), norm, *acts])
 
     def _biased(self, direct: bool) -> bool:
-        """Whether a linear layer has a bias; `direct`: the norm is what comes next."""
+        """Decide whether a linear layer has a bias; `direct`: the norm comes next."""
         return (self.norm.bias or not direct) if self.bias == "auto" else self.bias == "on"
 
     def _act(self, channels: int, dims: int) -> nn.Module:
@@ -402,7 +402,7 @@ def check_count(layer: nn.Module, shape: Sequence[int], count: int, over: str) -
 
 def divisors(number: int) -> list[int]:
     """List the divisors of `number` in ascending order."""
-    return [each for each in range(1, number + 1) if number % each == 0]
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
 def groups_of(groups: int | None, channels: int) -> int:
@@ -412,8 +412,8 @@ def groups_of(groups: int | None, channels: int) -> int:
     Raises: NormError if `groups` does not divide `channels`.
     """
     if groups is None:
-        usable = [each for each in divisors(channels) if channels // each >= 2] or [1]
-        return min(usable, key=lambda each: (abs(each - 8), -each))
+        usable = [count for count in divisors(channels) if channels // count >= 2] or [1]
+        return min(usable, key=lambda count: (abs(count - 8), -count))
     if channels % groups:
         works = divisors(channels)
         raise NormError(
@@ -421,7 +421,7 @@ def groups_of(groups: int | None, channels: int) -> int:
             groups,
             f"{channels} channels do not divide into {groups} groups "
             f"(divisors: {', '.join(map(str, works))})",
-            min(works, key=lambda each: abs(each - groups)),
+            min(works, key=lambda count: abs(count - groups)),
         )
     return groups
 

@@ -1,4 +1,4 @@
-"""What norms with batch statistics share: sets of samples, their moments, running statistics."""
+"""The base of norms with batch statistics: groups of samples, chunks, running statistics."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def stat_groups(
         far as possible, more joins workers. A single worker has no more than its N to offer.
         chunks: whether the layer can be cut.
     Raises: NormError if a set has a single value per channel or none, if a layer that is not to be
-        cut would be, or if `norm_batch` is no multiple of N that divides the workers.
+        cut would be, or if `norm_batch` is not a multiple of N that divides the workers.
     """
     samples, positions, over = x.shape[0], math.prod(x.shape[2:]), "per channel"
     groups, smallest = StatGroups(samples), samples
@@ -102,13 +102,13 @@ def stat_groups(
 
 
 def _joined(norm_batch: int, samples: int) -> int:
-    """How many workers of `samples` each make up `norm_batch` samples."""
+    """Count the workers of `samples` each that make up `norm_batch` samples."""
     world = collectives.world_size()
     workers = norm_batch // samples
     if world == 1:
         return 1
     if norm_batch % samples or world % workers:
-        works = [str(each * samples) for each in range(1, world + 1) if world % each == 0]
+        works = [str(count * samples) for count in range(1, world + 1) if world % count == 0]
         raise NormError(
             "norm_batch",
             norm_batch,
@@ -189,7 +189,8 @@ class BatchLayer(Running):
         """Return weight and bias for `times` chunks side by side, (times*C,) each, if learned."""
         learned = self.weight, self.bias
         weight, bias = (
-            each if each is None else repeated(at_least_float32(each), times) for each in learned
+            value if value is None else repeated(at_least_float32(value), times)
+            for value in learned
         )
         return weight, bias
 
@@ -248,7 +249,7 @@ def by_chunk(x: Tensor, rows: int, normalize: Part) -> tuple[Tensor, list[Tensor
     samples, channels = x.shape[:2]
     if rows == samples:
         y, new = normalize(x, 1)
-        return y, [each.unsqueeze(0) for each in new]
+        return y, [row.unsqueeze(0) for row in new]
     whole = samples // rows * rows
     if whole < samples:
         # Copies, since torch 2.11 has kernels that take no slices of a stack of models.
@@ -257,11 +258,11 @@ def by_chunk(x: Tensor, rows: int, normalize: Part) -> tuple[Tensor, list[Tensor
             by_chunk(x[whole:].clone(), samples - whole, normalize),
         ]
         outputs, found = zip(*parts, strict=True)
-        return torch.cat(outputs), [torch.cat(each) for each in zip(*found, strict=True)]
+        return torch.cat(outputs), [torch.cat(rows) for rows in zip(*found, strict=True)]
     times = samples // rows
     y, new = normalize(torch.unflatten(x, 0, (times, rows)).transpose(0, 1).flatten(1, 2), times)
     y = torch.unflatten(y, 1, (times, channels)).transpose(0, 1).flatten(0, 1)
-    return y, [each.view(times, channels) for each in new]
+    return y, [values.view(times, channels) for values in new]
 
 
 def ema_by_chunk_(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor) -> None:

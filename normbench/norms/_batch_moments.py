@@ -190,7 +190,7 @@ class _Standardize(torch.autograd.Function):
 
 
 def _placed(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients where `_Standardize` takes their tensors."""
+    """Put the gradients where `_Standardize` takes their tensors."""
     return x, None, None, None, scale, shift, None, None, None
 
 
@@ -199,7 +199,7 @@ def _axes(x: Tensor) -> tuple[int, ...]:
 
 
 def _squares(x: Tensor) -> Tensor:
-    """The sum of squares over samples and positions, (C,)."""
+    """Sum the squares over samples and positions, (C,)."""
     if x.dim() > 2 and x.is_contiguous():  # the fast reduction over the last axis of a CPU tensor
         norms: Tensor = torch.linalg.vector_norm(x.flatten(2), dim=2)
         return norms.square().sum(0)

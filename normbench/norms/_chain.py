@@ -148,11 +148,11 @@ def naming(member: str) -> Iterator[None]:
     except NormError as error:
         error.mistakes = [
             replace(
-                each,
-                subject=_inside(member, each.subject),
-                fix=_inside(member, each.fix),
+                mistake,
+                subject=_inside(member, mistake.subject),
+                fix=_inside(member, mistake.fix),
             )
-            for each in error.mistakes
+            for mistake in error.mistakes
         ]
         raise
 

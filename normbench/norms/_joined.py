@@ -74,7 +74,7 @@ class _Joined(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         left, own, values, constants, weight = ctx.saved_tensors
         mean, inverse, share = constants
-        products, of_bias = (each.sum(0) for each in channel_sums(grad, left))
+        products, of_bias = (sums.sum(0) for sums in channel_sums(grad, left))
         of_weight = inverse * (products - mean * of_bias)
         scale = inverse * weight
         of_var = -share * scale * inverse * of_weight / 2

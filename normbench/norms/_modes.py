@@ -45,40 +45,40 @@ def update_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
     averages over the batches that reach it, for a late time step the long sequences. All other
     buffers stay as they are.
     """
-    layers = [each for each in model.modules() if isinstance(each, Running)]
-    means = {layer: [torch.zeros_like(each) for each in _statistics(layer)] for layer in layers}
+    layers = [module for module in model.modules() if isinstance(module, Running)]
+    means = {layer: [torch.zeros_like(buffer) for buffer in _statistics(layer)] for layer in layers}
     counts = dict.fromkeys(layers, 0)
     with batch_statistics(model):
         for batch in batches:
             model(batch)
             idle = _idle(model)
-            for layer in (each for each in layers if each not in idle):
+            for layer in (reached for reached in layers if reached not in idle):
                 counts[layer] += 1
                 for mean, buffer in zip(means[layer], _statistics(layer), strict=True):
                     mean.add_((buffer - mean) / counts[layer])
-    for layer in (each for each in layers if counts[each]):
+    for layer in (reached for reached in layers if counts[reached]):
         for mean, buffer in zip(means[layer], _statistics(layer), strict=True):
             buffer.copy_(mean)
 
 
 def _idle(model: nn.Module) -> set[nn.Module]:
-    """The layers of time steps that the last forward, of a short sequence, did not reach."""
-    found = [each for each in model.modules() if isinstance(each, OverTime)]
-    late = [step for each in found for step in each.layers[each.last + 1 :]]
-    return {each for step in late for each in step.modules()}
+    """Find the layers of time steps that the last forward, of a short sequence, did not reach."""
+    found = [over_time for over_time in model.modules() if isinstance(over_time, OverTime)]
+    late = [step for over_time in found for step in over_time.layers[over_time.last + 1 :]]
+    return {module for step in late for module in step.modules()}
 
 
 def check_update_bn(norm: Norm, name: str, model: nn.Module) -> None:
     """Raise NormError if `update_bn` misses running statistics of the norm in `model`."""
     layers = list(model.modules())
     missed = {
-        type(each).__name__
-        for each in layers
-        if not isinstance(each, Running) and any(True for _ in _statistics(each))
+        type(layer).__name__
+        for layer in layers
+        if not isinstance(layer, Running) and any(True for _ in _statistics(layer))
     }
-    if missed or (norm.has_modes() and not any(isinstance(each, Running) for each in layers)):
+    if missed or (norm.has_modes() and not any(isinstance(layer, Running) for layer in layers)):
         where = " of " + ", ".join(sorted(missed)) if missed else ""
-        why = f"the running statistics{where} cannot be taken anew from the training set"
+        why = f"the running statistics{where} cannot be taken again from the training set"
         raise NormError("", name, why, "eval_stats=running")
 
 
@@ -94,7 +94,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
     Modes and buffers are put back when the block ends.
     """
-    layers = [each for each in model.modules() if isinstance(each, Running)]
+    layers = [module for module in model.modules() if isinstance(module, Running)]
     with preserve_buffers(model), train_mode(model):
         for layer in layers:
             layer.plain = True

@@ -1,4 +1,4 @@
-"""Reductions that norms share, in the form that is fast on a CPU."""
+"""Reductions over positions and groups, in the form that is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def channel_sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     rows = x.shape[0] * x.shape[1]
     zeros, ones = x.new_zeros(1, rows), x.new_ones(1, rows)
     # Not every version of torch looks at the strides, such as those of the gradient of a mean.
-    both = (each.reshape(1, rows, -1).contiguous() for each in (g, x))
+    both = (tensor.reshape(1, rows, -1).contiguous() for tensor in (g, x))
     _, products, sums = torch.ops.aten.native_group_norm_backward(
         *(*both, zeros, ones, ones[0]),
         *(1, rows, x.shape[2:].numel(), rows, [False, True, True]),

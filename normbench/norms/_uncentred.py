@@ -1,4 +1,4 @@
-"""What norms share that divide by a root mean square and subtract no mean."""
+"""The base of norms that divide by a root mean square and subtract no mean."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class RootMeanSquare(torch.autograd.Function):
 
 
 def _mean_square(rows: Tensor) -> Tensor:
-    """E[x^2] over the last axis."""
+    """Return E[x^2] over the last axis."""
     count = rows.shape[-1]
     return rows[..., 0].square() if count == 1 else vector_norm(rows, dim=-1).square() / count
 
 
 def _scale(inverse: Tensor, weight: Tensor | None, channels: int) -> Tensor:
-    """The factor of each channel of each sample, (N, C)."""
+    """Return the factor of each channel of each sample, (N, C)."""
     scale = per_channel(inverse, channels)
     return scale if weight is None else scale * weight

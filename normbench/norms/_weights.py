@@ -1,4 +1,4 @@
-"""What norms of weights share: a layer that takes the place of a Linear or Conv2d."""
+"""The base of norms of weights: a layer that takes the place of a Linear or Conv2d."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What norms share that decorrelate groups of channels: covariances, projections, running state."""
+"""The base of norms that decorrelate groups of channels: covariances, projections, state."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ class AGC(Norm):
     def _clip(self, parameter: Tensor, gradient: Tensor) -> None:
         axes = tuple(range(1, parameter.dim())) or None
         size, long = (
-            torch.linalg.vector_norm(each, dim=axes, keepdim=axes is not None)
-            for each in (parameter, gradient)
+            torch.linalg.vector_norm(tensor, dim=axes, keepdim=axes is not None)
+            for tensor in (parameter, gradient)
         )
         limit = self.factor * size.clamp_min(self.eps)
         gradient.mul_(torch.where(long >= limit, limit / long.clamp_min(1e-6), 1))

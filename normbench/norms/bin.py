@@ -86,7 +86,7 @@ class BatchInstanceNorm(BatchLayer):
             self.gate.clamp_(0, 1)
 
     def _mixture(self, times: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Scale of the batch part, scale of the instance part, and bias, (times*C,) each."""
+        """Return the scales of the batch and the instance part, and bias, (times*C,) each."""
         gate, (weight, bias) = repeated(at_least_float32(self.gate), times), self.gains(times)
         if weight is None:
             return gate, 1 - gate, bias

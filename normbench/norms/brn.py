@@ -71,7 +71,7 @@ class BRN(BatchStatistics):
         """Return the layer with its running statistics and schedule."""
         for name, number, share in self._schedule():
             if number is None:
-                why = "is a share of a run's training forwards, here is none"
+                why = "is a share of a run's training forwards, there is no run here"
                 fix = f"norm.{name}={SCHEDULE[name]} norm.{name}_share=null"
                 raise self.error(f"{name}_share", share, why, fix)
         return BatchRenorm(channels, dims, self)
@@ -127,7 +127,7 @@ class BatchRenorm(BatchLayer):
         return self.running_std.clamp_min(math.sqrt(self.options.eps))
 
     def _progress(self, end: int | None) -> Tensor:
-        """How far the schedule is between its start and `end`, 0 .. 1."""
+        """Return how far the schedule is between its start and `end`, 0 .. 1."""
         start, dtype = self.options.start, self.running_std.dtype
         assert start is not None and end is not None
         if end <= start:

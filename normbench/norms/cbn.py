@@ -93,7 +93,7 @@ class CrossIterationBatchNorm(Linear):
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         if options.burnin is None:
             share = options.burnin_share
-            why = "is a share of a run's training forwards, here is no run"
+            why = "is a share of a run's training forwards, there is no run here"
             raise NormError("burnin_share", share, why, "norm.burnin=0 norm.burnin_share=null")
         self.burnin, self.window = options.burnin, options.window
         if isinstance(layer, nn.Conv2d):
@@ -159,14 +159,14 @@ class CrossIterationBatchNorm(Linear):
         self.norm.update(mean, found.var, z.numel() // self.shape[0])
 
     def _mean_slope(self, x: Tensor, z: Tensor) -> Tensor:
-        """The derivative of E[z] by the weight: the same for all output channels of a group."""
+        """Derive E[z] by the weight: the same for all output channels of a group."""
         groups = self.how.get("groups", 1)
         ones = z.new_full((z.shape[0], groups, *z.shape[2:]), self.shape[0] / z.numel())
         slope = self._slope(x, ones, self.weight[:groups])
         return slope.repeat_interleave(self.shape[0] // groups, 0)
 
     def _slope(self, x: Tensor, upstream: Tensor, weight: Tensor) -> Tensor:
-        """The gradient of the `weight` that maps `x`, given that of its output."""
+        """Return the gradient of the `weight` that maps `x`, given that of its output."""
         if not self.how:
             return upstream.mT @ x
         slope: Tensor = conv2d_weight(x, weight.shape, upstream, **self.how)  # type: ignore[no-untyped-call]
@@ -174,16 +174,16 @@ class CrossIterationBatchNorm(Linear):
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
-    """The padding of a convolution in numbers."""
+    """Return the padding of a convolution in numbers."""
     if isinstance(layer.padding, tuple):
         return layer.padding
     if layer.padding == "valid":
         return (0, 0)
     reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    if any(each % 2 for each in reach):
+    if any(width % 2 for width in reach):
         why = f"cannot pad a kernel {tuple(layer.kernel_size)} to the same size on both sides"
         raise NormError("", "CrossIterationBatchNorm", why, "an odd kernel size")
-    return tuple(each // 2 for each in reach)
+    return tuple(width // 2 for width in reach)
 
 
 class RunningNorm(Running):

@@ -27,7 +27,7 @@ class CmBN(BatchStatistics):
     V = (second_1 + ... + second_i) / i - M^2, at micro-batch i of `window`;  mean_j = E[x],
     second_j = E[x^2] of micro-batch j over samples and positions, detached for j < i; x:
     (N, C, ...); all statistics, weight, bias: (C,). After micro-batch `window`, and after each
-    optimizer step, the joining starts anew. Evaluation takes running_mean and running_var, which
+    optimizer step, the joining starts again. Evaluation takes running_mean and running_var, which
     follow M and V (biased) of whole windows.
 
     Args: window: micro-batches of an optimizer step, equal to the run's `accumulate`; null takes it
@@ -80,7 +80,7 @@ class CrossMiniBatchNorm(BatchLayer):
     def __init__(self, channels: int, dims: int, options: CmBN) -> None:
         super().__init__(channels, dims, options)
         if options.window is None:
-            why = "is the number of micro-batches of a run's step, here is no run"
+            why = "is the number of micro-batches of a run's step, there is no run here"
             raise NormError("window", None, why, 4)
         self.eps, self.window = options.eps, options.window
         self.register_buffer("index", torch.tensor(0))
@@ -121,7 +121,7 @@ class CrossMiniBatchNorm(BatchLayer):
 
     def update(self, x: Tensor, groups: StatGroups, new: Sequence[Tensor]) -> None:
         """Add the micro-batch to the sums; at the end of a window update the running statistics."""
-        joined_mean, joined_var, mean, var = (each[0] for each in new)
+        joined_mean, joined_var, mean, var = (moment[0] for moment in new)
         index = self.index + 1
         done = index == self.window
         assert self.momentum is not None

@@ -108,7 +108,7 @@ class CosineLinear(Linear):
 
 
 def _pads(layer: nn.Conv2d) -> list[int]:
-    """The zeros that a convolution adds left, right, above and below."""
+    """Return the zeros that a convolution adds left, right, above and below."""
     if isinstance(layer.padding, str):
         same = layer.padding == "same"
         total = [

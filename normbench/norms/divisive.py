@@ -103,7 +103,7 @@ class _Divided(torch.autograd.Function):
         weight, unit, inverse = ctx.saved_tensors
         g, grad_weight, grad_bias = grads[0], None, None
         if weight is not None:
-            grad_weight, grad_bias = (each.sum(0) for each in channel_sums(g, unit))
+            grad_weight, grad_bias = (sums.sum(0) for sums in channel_sums(g, unit))
             g = g * per_position(weight, g.dim() - 2)
         pull = _local(_average(g * unit) * inverse.square(), ctx.sup_window) / inverse
         grad = torch.addcmul(g * inverse, unit, pull, value=-1)
@@ -111,12 +111,12 @@ class _Divided(torch.autograd.Function):
 
 
 def _average(x: Tensor) -> Tensor:
-    """The mean over channels, (N, 1, ...); `x` itself where the windows run over features."""
+    """Average over channels, (N, 1, ...); `x` itself where the windows run over features."""
     return x if x.dim() == 2 else x.sum(1, keepdim=True) / x.shape[1]
 
 
 def _local(x: Tensor, window: int) -> Tensor:
-    """The mean over a zero-padded window around each place, always of the full window."""
+    """Average over a zero-padded window around each place, always of the full window."""
     half = window // 2
     for axis in range(min(2, x.dim() - 1), x.dim()):
         x = window_sums(x, axis, half, half) / window

@@ -94,7 +94,7 @@ class EvalBatchNorm(BatchLayer):
         self, means: Tensor, variances: Tensor, groups: StatGroups, new: Sequence[Tensor]
     ) -> None:
         """Update the fit of alpha, then with it that of beta, from the moments of the samples."""
-        mean, var = (each.repeat_interleave(groups.rows, 0)[: len(means)] for each in new)
+        mean, var = (moment.repeat_interleave(groups.rows, 0)[: len(means)] for moment in new)
         gap = means - self.running_mean
         products = (mean - self.running_mean) * gap
         self._follow(self.alpha_sums, products, gap.square(), groups)
@@ -132,5 +132,5 @@ class EvalBatchNorm(BatchLayer):
 
 
 def _ratio(sums: Tensor) -> Tensor:
-    """The least squares slope as a share, 0 before there are any sums."""
+    """Return the least squares slope as a share, 0 before there are any sums."""
     return (sums[0] / sums[1].clamp_min(torch.finfo(sums.dtype).tiny)).clamp(0, 1)

@@ -80,7 +80,7 @@ class BatchEvoNorm(BatchLayer):
         floor, offset = (batch + self.eps).sqrt(), (sample + self.eps).sqrt()
         weight = torch.ones_like(self.v) if self.weight is None else self.weight
         bias = torch.zeros_like(self.v) if self.bias is None else self.bias
-        learned = (each.repeat(times) for each in (self.v, weight, bias))
+        learned = (vector.repeat(times) for vector in (self.v, weight, bias))
         y: Tensor = _Divided.apply(x, floor, offset, *learned)
         return y
 
@@ -132,7 +132,7 @@ class _Divided(torch.autograd.Function):
 
 
 def _above(x: Tensor, floor: Tensor, offset: Tensor, v: Tensor) -> Tensor:
-    """By how much the linear function of `x` is above the floor."""
+    """Return by how much the linear function of `x` is above the floor."""
     dims = x.dim() - 2
     above: Tensor = x * per_position(v, dims)
     return above.add_(per_position(offset - floor, dims))

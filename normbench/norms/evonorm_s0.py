@@ -115,5 +115,5 @@ class _GatedNorm(torch.autograd.Function):
 
 
 def _totals(x: Tensor) -> Tensor:
-    """Sums per channel."""
+    """Sum per channel."""
     return x.sum((0, *range(2, x.dim())))

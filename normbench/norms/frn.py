@@ -52,7 +52,7 @@ class FRN(Norm):
     def warnings(self, model: nn.Module, beside: Sequence[Norm] = ()) -> list[Mistake]:
         """Return a warning if there are dense layers before it."""
         kind, why = FilterResponse, "after a dense layer it divides each value by its own size"
-        dense = any(isinstance(each, kind) and each.dims == 0 for each in model.modules())
+        dense = any(isinstance(module, kind) and module.dims == 0 for module in model.modules())
         return [Mistake("norm=frn", f"{why} and learns slowly", "norm=ln")] if dense else []
 
 

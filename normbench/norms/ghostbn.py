@@ -39,7 +39,7 @@ class GhostBN(RunningStatistics):
 
     @property
     def norm_batch(self) -> int:
-        """The samples behind one statistic."""
+        """Return the samples behind one statistic."""
         return self.size
 
     def layer(self, channels: int, dims: int) -> nn.Module:

@@ -93,5 +93,5 @@ class _LocalResponse(torch.autograd.Function):
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
-    """A power of positive values, in a third of the time of torch.pow."""
+    """Raise positive values to a power, in a third of the time of torch.pow."""
     return base.log().mul_(exponent).exp_()

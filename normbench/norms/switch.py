@@ -48,7 +48,7 @@ class Switch(RunningStatistics):
         return SwitchNorm(channels, dims, self)
 
     def has_modes(self) -> bool:
-        """Without the batch's statistics training and evaluation are the same."""
+        """Tell whether it has the batch's statistics: else training and evaluation are the same."""
         return self.batch
 
 
@@ -114,7 +114,7 @@ class SwitchNorm(Running):
         return mean, var
 
     def _over(self, axis: int, means: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance over samples or channels: that of the means and the mean of those."""
+        """Return mean and variance over samples or channels, from the moments of the instances."""
         mean = means.mean(axis, keepdim=True)
         between = (means - mean).square().sum(axis, keepdim=True)
         between = between / (means.shape[axis] - (self.dims == 0))  # unbiased without positions

@@ -1,4 +1,4 @@
-"""What every optimizer shares: the flat parameters of a model, and the step over them."""
+"""The base of optimizers: the flat parameters of a model, and the step over them."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class FlatParameters:
     """
 
     def __init__(self, model: nn.Module, decay_all: bool = False) -> None:
-        trained = [each for each in model.parameters() if each.requires_grad]
-        trained.sort(key=lambda each: not (decay_all or each.dim() >= 2))  # stable
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trained.sort(key=lambda parameter: not (decay_all or parameter.dim() >= 2))  # stable
         starts, self.decayed, size = [], 0, 0
         for parameter in trained:
             starts.append(size)

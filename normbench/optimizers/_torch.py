@@ -1,4 +1,4 @@
-"""What the optimizers of torch.optim share here: one of its functions over the flat parameters."""
+"""The base of the optimizers of torch.optim: one of its functions over the flat parameters."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Declared:
         return written(self.default)
 
     def _clamped(self, value: Any) -> Any:
-        """The nearest value inside the range where one exists, else the default."""
+        """Return the nearest value inside the range where one exists, else the default."""
         if isinstance(value, int | float):
             low, high = self.limits.get("low"), self.limits.get("high")
             if low is not None and value < low:
@@ -141,8 +141,8 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def declarations(kind: type) -> list[Declared]:
     """List the settings of a dataclass in the order of their declaration."""
     return [
-        Declared(each.name, str(each.type), _plain_default(each), each.metadata)
-        for each in fields(kind)
+        Declared(item.name, str(item.type), _plain_default(item), item.metadata)
+        for item in fields(kind)
     ]
 
 
@@ -153,12 +153,12 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return "[" + ",".join(written(each) for each in value) + "]"
+        return "[" + ",".join(written(item) for item in value) + "]"
     return str(value)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The choice most like `word`."""
+    """Find the choice most like `word`."""
     return max(choices, key=lambda choice: SequenceMatcher(None, word, choice).ratio())
 
 
@@ -166,12 +166,12 @@ _WRONG = object()
 
 
 def _typed(value: Any, kinds: list[str]) -> Any:
-    """`value` in the first kind that takes it, or `_WRONG`."""
+    """Return `value` in the first kind that takes it, or `_WRONG`."""
     for kind in kinds:
         if kind.startswith("list["):
             if isinstance(value, list | tuple):
-                items = [_typed(each, [kind[5:-1]]) for each in value]
-                if not any(each is _WRONG for each in items):
+                items = [_typed(item, [kind[5:-1]]) for item in value]
+                if not any(item is _WRONG for item in items):
                     return items
         elif kind == "float":
             if type(value) in (int, float) and abs(value) <= 1.7e308:  # also refuses nan
@@ -182,7 +182,7 @@ def _typed(value: Any, kinds: list[str]) -> Any:
 
 
 def _article(kinds: list[str], limits: Mapping[str, Any]) -> str:
-    """The types in words: `an integer`, `a finite number or null`, `an integer or auto`."""
+    """Say the types in words: `an integer`, `a finite number or null`, `an integer or auto`."""
     words = {
         "int": "an integer",
         "float": "a finite number",
@@ -196,5 +196,5 @@ def _article(kinds: list[str], limits: Mapping[str, Any]) -> str:
     return " or ".join(words[kind] for kind in kinds)
 
 
-def _plain_default(each: dataclasses.Field[Any]) -> Any:
-    return None if each.default is dataclasses.MISSING else each.default
+def _plain_default(item: dataclasses.Field[Any]) -> Any:
+    return None if item.default is dataclasses.MISSING else item.default

@@ -48,12 +48,12 @@ class Facts:
 
     @property
     def summary(self) -> str:
-        """The first sentence of the docstring."""
+        """Return the first sentence of the docstring."""
         return self.doc.split("\n\n")[0].replace("\n", " ").removesuffix(".")
 
     @property
     def source(self) -> str:
-        """Authors and year of the method, "" where the docstring names none."""
+        """Return authors and year of the method, "" where the docstring names none."""
         found = re.search(r"Source: +(.*?\d{4})", self.doc.replace("\n", " "))
         return re.sub(r" +", " ", found[1]) if found else ""
 
@@ -108,7 +108,7 @@ def find(group: str, name: str) -> type[Any]:
 @cache
 def _foreign(group: str) -> dict[str, EntryPoint]:
     folder, _ = KINDS[group]
-    return {each.name: each for each in entry_points(group=f"normbench.{folder}")}
+    return {entry.name: entry for entry in entry_points(group=f"normbench.{folder}")}
 
 
 def _folder(folder: str) -> Path:
@@ -135,8 +135,8 @@ def _loaded(group: str, name: str, entry: EntryPoint) -> type[Any]:
 def _loaded_facts(group: str, name: str, entry: EntryPoint) -> Facts:
     kind, base = _loaded(group, name, entry), KINDS[group][1]
     if not (inspect.isclass(kind) and issubclass(kind, Options)):
-        raise TypeError(f"entry point {entry.value} is no part: it does not derive from a base")
-    options = {each.name: each for each in declarations(kind)}
+        raise TypeError(f"entry point {entry.value} is not a part: it does not derive from {base}")
+    options = {declared.name: declared for declared in declarations(kind)}
     constants = {
         key: value
         for parent in reversed(kind.__mro__)
@@ -153,7 +153,7 @@ def _loaded_facts(group: str, name: str, entry: EntryPoint) -> Facts:
 
 def _chained(group: str, name: str) -> Facts:
     """Join the facts of norms: which bias is of use, which places all of them take, and so on."""
-    members = [facts(group, each) for each in name.split("+")]
+    members = [facts(group, member) for member in name.split("+")]
     options = {
         f"{member.name}.{key}": replace(declared, name=f"{member.name}.{key}")
         for member in members
@@ -176,19 +176,19 @@ def _joined(members: list[Facts]) -> dict[str, Any]:
     active = [member.constants for member in members if "activation" in member.methods]
     first, shown = (layers or known)[0], (layers or active or known)[0]
     places = tuple(
-        place for place in known[0]["places"] if all(place in each["places"] for each in known)
+        place for place in known[0]["places"] if all(place in one["places"] for one in known)
     )
     return {
         **known[0],
         "aliases": (),
         # A constant that the linear layer adds is lost in that layer or in the norm right after it.
-        "bias": first["bias"] and all(each["bias"] for each in linear),
+        "bias": first["bias"] and all(one["bias"] for one in linear),
         "placement": shown["placement"] if shown["placement"] in places else places[0],
         "places": places,
         "brings": (active or known)[0]["brings"],
-        "own_activation": any(each["own_activation"] for each in known),
-        "uses_batch": any(each["uses_batch"] for each in known),
-        "running": any(each["running"] for each in known),
+        "own_activation": any(one["own_activation"] for one in known),
+        "uses_batch": any(one["uses_batch"] for one in known),
+        "running": any(one["running"] for one in known),
         "parameters": _sum("parameters", known, " + "),
         "state": _sum("state", known, " "),
         "memory_format": shown["memory_format"],
@@ -196,4 +196,4 @@ def _joined(members: list[Facts]) -> dict[str, Any]:
 
 
 def _sum(fact: str, known: list[Mapping[str, Any]], by: str) -> str:
-    return by.join(each[fact] for each in known if each[fact] != "none") or "none"
+    return by.join(one[fact] for one in known if one[fact] != "none") or "none"

@@ -447,7 +447,7 @@ def test_the_record_has_the_layers_as_rows_but_not_among_the_results(tmp_path):
 
 @pytest.mark.parametrize(("word", "more"), [("full", list(LAYER_CHARTS)), ("light", [])])
 def test_tensorboard_has_the_layers_and_their_charts_in_full_runs(tmp_path, word, more):
-    from test_events import loaded, scalars, summaries
+    from runs.test_tensorboard import loaded, scalars, summaries
 
     done = config(f"diagnose={word}", "steps=2", "norm=bn", f"outputs={tmp_path}")
     run(done)

@@ -296,7 +296,7 @@ def test_running_statistics_out_of_reach_are_refused_with_dataset(monkeypatch):
     chosen = dataclasses.replace(config("norm=bn"), eval_stats="dataset")
     error = check_fit(chosen, (1, 8, 8), 10).error
     assert str(error) == (
-        "normbench: error: norm=bn: the running statistics of BatchNorm1d cannot be taken anew "
+        "normbench: error: norm=bn: the running statistics of BatchNorm1d cannot be taken again "
         "from the training set\n  try: eval_stats=running"
     )
     assert check_fit(dataclasses.replace(chosen, eval_stats="batch"), (1, 8, 8), 10).error is None
@@ -309,7 +309,7 @@ def test_statistics_that_no_layer_offers_are_refused_too():
             self.register_buffer("average", torch.zeros(3))
 
     with pytest.raises(
-        ValueError, match="norm=hidden: the running statistics cannot be taken anew"
+        ValueError, match="norm=hidden: the running statistics cannot be taken again"
     ):
         check_update_bn(Foreign(), "hidden", nn.Sequential(Hidden()))
 

@@ -34,7 +34,11 @@ REFUSED = [
     ({}, lambda: nn.Conv2d(3, 5, 2, padding="same"), r"cannot pad a kernel \(2, 2\)"),
     ({"burnin": 3, "burnin_share": 0.1}, None, "norm.burnin=3: .* both set"),
     ({"burnin": None}, None, "norm.burnin=null: .* both null"),
-    ({"burnin": None, "burnin_share": 0.1}, LAYERS[0], "norm.burnin_share=0.1: .* here is no run"),
+    (
+        {"burnin": None, "burnin_share": 0.1},
+        LAYERS[0],
+        "norm.burnin_share=0.1: .* there is no run here",
+    ),
     ({"burnin_share": 1.1}, None, "norm.burnin_share=1.1: "),
     ({"window": 0}, None, "norm.window=0: "),
     ({"eps": -1e-5}, None, "norm.eps=-1e-05: "),

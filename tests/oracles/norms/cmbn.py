@@ -21,7 +21,7 @@ REFUSED = [
     ({}, (1, 5, 1, 1), r"input \(1, 5, 1, 1\) leaves 1 value per channel"),
     ({}, (0, 5), r"input \(0, 5\) leaves 0 values per channel"),
     ({"norm_batch": 2}, (4, 5), "norm.norm_batch=2: .* does not cut a worker's 4 samples"),
-    ({"window": None}, (4, 5), "norm.window=null: .* here is no run"),
+    ({"window": None}, (4, 5), "norm.window=null: .* there is no run here"),
     ({"window": 0}, None, "norm.window=0: "),
     ({"momentum": None}, None, "norm.momentum=.*: is not a finite number"),
     ({"eps": -1e-5}, None, "norm.eps=-1e-05: "),
