@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from normbench.cli.parser import Parser, quoted, screen
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, Refused
 from normbench.sweeps.command import Command, entered, running
 
 if TYPE_CHECKING:
@@ -52,26 +52,37 @@ def run(words: list[str]) -> int:
     if follows := _follows():
         options.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    explains = options.cfg is not None or options.info is not None
-    command = None if explains else _checked(options)
-    if command is None and not explains:
+    if options.cfg is not None or options.info is not None:
+        return _explained(options)
+    command = _checked(options)
+    if command is None:
         return 0
     try:
         with entered(command), _hydra(options) as start:
             start()
     except NormbenchError as error:
-        if command is None or not command.sweep.tunings:
+        if not command.sweep.tunings:
             raise
         command.screen.error(error)  # the tuning before it has a result
         command.codes.append(error.code)
-    if command is None:
-        return 0
     code = max(command.codes)
     if not follows and (command.multirun or command.sweep.tunings or not code):
         from normbench.sweeps import sweep
 
         sweep.conclude(command.sweep, command.screen, command.multirun)
     return code
+
+
+def _explained(options: argparse.Namespace) -> int:
+    """Let Hydra print what it would compose, of settings that are not checked."""
+    from normbench.settings import compose
+
+    deep = [mistake for text in options.overrides if (mistake := compose.too_deep(text))]
+    if deep:
+        raise Refused(*deep)
+    with compose.composing(options.overrides), entered(None), _hydra(options) as start:
+        start()
+    return 0
 
 
 def task(composed: Any) -> int:

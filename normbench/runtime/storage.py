@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from io import BufferedReader
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,10 +23,11 @@ from normbench.errors import FileRefused, MachineError, NormbenchError, shown
 
 MODE = 0o644  # of new files, less the umask
 FOLDER_MODE = 0o755
-DEPTH = 10  # levels of nesting in a YAML file at most
+DEPTH = 10  # levels of nesting in a YAML file or an override at most
 # Follow no link, and hand nothing down to a program that is started.
 SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _STALE = re.compile(r".+\.tmp-\d+")
+_QUOTED = re.compile(r"""\\.|'(?:\\.|[^\\'])*'|"(?:\\.|[^\\"])*\"""", re.DOTALL)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -206,8 +208,17 @@ def read_yaml(path: Path, limit: int) -> Any:
             if getattr(event, "anchor", None) or getattr(event, "tag", None):
                 raise damaged(path, "holds an alias or a tag")
         return yaml.load(data, Loader=loader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Parsers look ahead: a limit of their own can be met before the first event is seen.
+        if isinstance(error, RecursionError) or nesting(data.decode(errors="replace")) > DEPTH:
+            raise damaged(path, "is nested too deep") from None
         raise damaged(path, f"is not YAML: {str(error).splitlines()[0]}") from None
+
+
+def nesting(text: str) -> int:
+    """Count how deep brackets of any kind nest in `text`; those in quotes do not count."""
+    steps = ((char in "[{(") - (char in "]})") for char in _QUOTED.sub("", text))
+    return max(accumulate(steps, initial=0))
 
 
 def digest(what: bytes | Path) -> str:

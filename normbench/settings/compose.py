@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from normbench.errors import Mistake, PartError, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, nearest, written
+from normbench.runtime import storage
 from normbench.settings import resolve, rules, schema
 from normbench.settings.schema import Config
 
@@ -143,6 +145,9 @@ class Grid:
 
     def _read(self, text: str, multirun: bool) -> list[str]:
         """Return the `KEY=VALUE` texts that one override stands for, none if it is refused."""
+        if mistake := too_deep(text):
+            self.mistakes[mistake] = None
+            return []
         try:
             (override,) = self.parser.parse_overrides([text])
         except HydraException:
@@ -261,11 +266,8 @@ class Grid:
 
     def _base(self, chosen: tuple[str, ...]) -> dict[str, Any]:
         self._store_foreign(chosen)
-        try:
+        with composing(chosen):
             composed = self.loader.load_configuration("train", list(chosen), RunMode.RUN)
-        except (HydraException, OmegaConfBaseException) as error:
-            first = str(error).splitlines()[0]
-            raise Refused(Mistake(" ".join(chosen), first, "normbench train --cfg job")) from None
         tree = OmegaConf.to_container(composed, resolve=False)
         assert isinstance(tree, dict)
         tree.pop("hydra", None)
@@ -286,7 +288,8 @@ class Grid:
             raise Refused(*self.mistakes, *wrong)
 
     def _wrong_in_group(self, tree: dict[Any, Any], group: str) -> Iterator[Mistake]:
-        name = str((tree.get(group) or {}).get("name"))
+        part = tree.get(group)
+        name = str(part.get("name")) if isinstance(part, dict) else "null"
         known = registry.names(group)
         if not all(each in known for each in name.split("+")):
             near = nearest(name, known)
@@ -303,8 +306,9 @@ class Grid:
         """The tree with its references to other settings replaced by their values."""
         texts = [(k, v) for k, v in leaves(tree) if isinstance(v, str) and "${" in v]
         for key, value in texts:
-            if RESOLVER.search(value):
-                why = "resolvers are not allowed in settings"
+            why = "resolvers are not allowed in settings" if RESOLVER.search(value) else ""
+            why = "is nested too deep" if storage.nesting(value) > storage.DEPTH else why
+            if why:
                 raise Refused(*self.mistakes, Mistake(f"{key}={value}", why, f"{key}=VALUE"))
         if not texts:
             return tree
@@ -379,6 +383,37 @@ class Grid:
         """Where on the command line the setting stands that a mistake is about."""
         key = mistake.subject.partition("=")[0]
         return self.keys.index(key) if key in self.keys else len(self.keys)
+
+
+@contextmanager
+def composing(overrides: Sequence[str]) -> Iterator[None]:
+    """Let Hydra compose; raise Refused, with the file, where a user's own file is not readable."""
+    from yaml import MarkedYAMLError, YAMLError
+
+    try:
+        yield
+    except RecursionError:
+        why = "is nested too deep"
+    except (HydraException, OmegaConfBaseException) as error:
+        why = str(error).splitlines()[0]
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{mark.name} line {mark.line + 1}" if mark else "a file"
+        why = f"{where} is not YAML: {error.problem}"
+    except (YAMLError, ValueError) as error:
+        why = f"a file is not YAML: {str(error).splitlines()[0]}"
+    else:
+        return
+    subject = " ".join(overrides) or "train.yaml"
+    raise Refused(Mistake(subject, why, "normbench train --cfg job    (without --config-dir)"))
+
+
+def too_deep(text: str) -> Mistake | None:
+    """Say what is wrong with an override whose brackets nest deeper than a parser can follow."""
+    if storage.nesting(text) <= storage.DEPTH:
+        return None
+    fix = f"batch=2    (brackets in a value: at most {storage.DEPTH} deep)"
+    return Mistake(text, "is nested too deep", fix)
 
 
 def _like(word: str, other: str) -> float:

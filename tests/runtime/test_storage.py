@@ -291,7 +291,13 @@ def test_what_is_not_json_is_refused(tmp_path, text, message):
         ("a: &a [1]\nb: *a", "an alias or a tag"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]", "an alias or a tag"),
         ("[" * 10_000, "nested too deep"),
+        ("[" * 11 + "]" * 11, "nested too deep"),
+        ("a: " + "{a: " * 2_000, "nested too deep"),
+        ("a: 1\n" * 100 + "[" * 5_000, "nested too deep"),  # too deep after much that is not
+        ("- " * 2_000, "nested too deep"),
+        ("\n".join(" " * k + "a:" for k in range(300)), "nested too deep"),
         ("a: [", "is not YAML"),
+        ("a: '[[[[[[[[[[[['\nb: [", "is not YAML"),
         ("a: 1\n---\nb: 2", "is not YAML"),
         ("a: 2020-99-99", "is not YAML"),
         (b"\xff\xfe\xfd", "is not YAML"),
@@ -303,6 +309,33 @@ def test_yaml_that_wants_more_than_to_be_read_is_refused(tmp_path, text, message
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(FileRefused, match=message):
         storage.read_yaml(path, 2**16)
+
+
+@pytest.mark.parametrize("text", ["[" * 10_000, "[" * 10_000 + "]" * 10_000, "{a: " * 5_000])
+def test_the_depth_is_refused_in_the_same_words_without_libyaml(tmp_path, text, monkeypatch):
+    import yaml
+
+    monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    test_yaml_that_wants_more_than_to_be_read_is_refused(tmp_path, text, "nested too deep")
+
+
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [
+        ("", 0),
+        ("batch=2", 0),
+        ("[[]][]", 2),
+        ("a=[{b:(1)}]", 3),
+        ("]]][", 0),
+        ("data.path='((('", 0),
+        (r"data.path='it\'s (((' x=[1]", 1),
+        (r"data.path=a\(\(", 0),
+        ('data.path="[[" [', 1),
+        ("data.path='[[", 2),  # a quote that does not close is none
+    ],
+)
+def test_nesting_counts_brackets_outside_quotes(text, depth):
+    assert files.nesting(text) == depth
 
 
 def test_yaml_comes_back_as_it_was(tmp_path):
