@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 import traceback
 from functools import cache
 from pathlib import Path
@@ -171,3 +172,17 @@ def test_four_frames_lie_between_a_run_and_the_optimizer_step(
     monkeypatch.setattr(TrainStep, "__post_init__", patched)
     run(cell.config)
     assert frames == ["run", "worker", "fit", "__call__"]
+
+
+def test_every_dependency_has_a_tested_version_and_a_lower_bound() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    needed = project["project"]["dependencies"]
+    extras = sum(project["project"]["optional-dependencies"].values(), [])
+    dev = project["dependency-groups"]["dev"]
+    pins = project["tool"]["uv"]["constraint-dependencies"]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[^ @/]+( ; [a-z_]+ .*)?", pin) for pin in pins)
+    tested = {pin.partition("==")[0] for pin in pins}
+    assert {re.match(r"[\w-]+", each)[0] for each in needed + extras + dev} <= tested, (
+        "run scripts/versions"
+    )
+    assert [each for each in needed + extras if ">=" not in each] == []
