@@ -335,7 +335,7 @@ def test_the_depth_is_refused_in_the_same_words_without_libyaml(tmp_path, text, 
     ],
 )
 def test_nesting_counts_brackets_outside_quotes(text, depth):
-    assert files.nesting(text) == depth
+    assert storage.nesting(text) == depth
 
 
 def test_yaml_comes_back_as_it_was(tmp_path):

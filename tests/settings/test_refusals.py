@@ -387,7 +387,7 @@ def test_a_user_s_own_file_that_cannot_be_read_is_refused(
     path = tmp_path / "norm/mine.yaml"
     path.parent.mkdir()
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert cli.main(["train", "norm=mine", "--config-dir", str(tmp_path)]) == 2
+    assert main(["train", "norm=mine", "--config-dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert re.match(f"normbench: error: {why}", message) and len(message.splitlines()) == 2
 
@@ -441,7 +441,7 @@ def test_other_wrong_words(
 def test_what_argparse_refuses_names_the_word_and_the_help(
     words: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(words) == 2
+    assert main(words) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(f"normbench: error: {words[0]}: ") and named in first
     assert second == f"  try: normbench {words[0]} --help"
