@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from normbench.results.groups import SEEDS, Group, Result
+from normbench.results import stats
+from normbench.results.groups import SEEDS, Group, Key, Result
+from normbench.results.layout import Layout
+from normbench.results.pairs import Comparison
+from normbench.results.stats import Interval
 from normbench.results.tables import csv_text
 
 
@@ -23,30 +27,91 @@ def csv(results: Sequence[Result], keys: Sequence[str]) -> str:
     The same results give the same bytes.
     """
     metrics = sorted({metric for result in results for metric in result.final})
-    rows: list[list[object]] = [["run", *keys, "seed", "state", *metrics, "message"]]
+    head: list[object] = ["run", *keys, "seed", "state", "outcome", *metrics, "message"]
+    rows: list[list[object]] = [head]
     for result in sorted(results, key=lambda result: (result.name, result.directory)):
         settings = [result.settings.get(key, "") for key in keys]
         values = [result.final.get(metric) for metric in metrics]
-        rows.append([result.name, *settings, result.seed, result.state, *values, result.message])
+        ended = [result.state, end.kind if (end := result.outcome()) else None]
+        rows.append([result.name, *settings, result.seed, *ended, *values, result.message])
     return csv_text(rows)
+
+
+def bounds(interval: Interval | None) -> list[float] | None:
+    """Give the bounds of an interval as plain data."""
+    return [interval.low, interval.high] if interval else None
 
 
 def _document(folder: str, group: Group) -> dict[str, object]:
     settings = group.results[0].settings
+    part = "val" if group.metric.startswith("val/") else "test"
+    counted = [
+        result.chance(part) if end.failed else end.value
+        for result in group.results
+        if (end := group.outcomes.get(result.seed))
+    ]
     return {
         "dir": folder,
         "state": group.state,
         "config": {key: value for key, value in settings.items() if key not in SEEDS},
-        "seeds": [
-            {
-                "seed": result.seed,
-                "state": result.state,
-                "final": result.final,
-                "train_s": result.train_s,
-                "message": result.message,
-            }
-            for result in group.results
-        ],
+        "seeds": [_seed(result, group) for result in group.results],
         "mean": group.mean,
-        "interval": [group.interval.low, group.interval.high] if group.interval else None,
+        "interval": bounds(group.interval),
+        "runs": group.n,
+        "failed": group.failed,
+        "failure_bound": stats.failure_bound(group.failed, group.n) if group.n else None,
+        "mean_failed_as_chance": stats.mean(counted) if counted else None,
+    }
+
+
+def _seed(result: Result, group: Group) -> dict[str, object]:
+    end = group.outcomes.get(result.seed)
+    return {
+        "seed": result.seed,
+        "state": result.state,
+        "outcome": end.kind if end else None,
+        "final": result.final,
+        "train_s": result.train_s,
+        "message": result.message,
+    }
+
+
+def comparison(layout: Layout, baseline: str | None = None) -> dict[str, object]:
+    """Give what a table and its differences to a baseline say as a plain document.
+
+    Args: baseline: the value of the compared key, by default `none`, `default` or the first.
+    """
+    base = layout.baseline(baseline)
+    blocks = []
+    for (head, down), block in layout.blocks.items():
+        at = dict(zip((*layout.across, *layout.down), (*head, *down), strict=True))
+        above = block.above(base)
+        arms = [_arm(layout, group, row, above.get(row)) for row, group in block.groups.items()]
+        star = block.star[-1] if block.star else None
+        best = block.best[-1] if block.best else None
+        blocks.append({"at": at, "best": best, "better_than_every_other": star, "arms": arms})
+    return {"metric": layout.metric, "by": layout.by, "baseline": base, "blocks": blocks}
+
+
+def _arm(layout: Layout, group: Group, row: Key, above: Comparison | None) -> dict[str, object]:
+    return {
+        layout.by: row[-1],
+        "mean": group.mean,
+        "interval": bounds(group.interval),
+        "runs": group.n,
+        "failed": group.failed,
+        "above_baseline": above and _difference(above),
+    }
+
+
+def _difference(found: Comparison) -> dict[str, object]:
+    return {
+        "mean": found.mean if found.d else None,
+        "interval": bounds(found.interval),
+        "p_t": found.p_t,
+        "p_t_holm": found.adjusted,
+        "p_sign_flip": found.p_flip,
+        "p_better": found.better,
+        "n": len(found.d),
+        "missing": found.missing,
     }

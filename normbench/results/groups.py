@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from normbench.errors import shown
 from normbench.parts.options import written
 from normbench.results import stats
+from normbench.results.pairs import Arm
 
 Settings = Mapping[str, object]  # flat dotted keys: `norm`, `norm.groups`, `batch`, `seed`
 Key = tuple[str, ...]  # the values of some keys, as written on a command line
@@ -52,17 +53,36 @@ class Result:
         """Give the seed by which runs are paired."""
         return int(str(self.settings.get("seed", 0)))
 
-    def outcome(self, metric: str) -> stats.Outcome | None:
-        """Give the value that counts, chance level if the run diverged, None without a result."""
+    def chance(self, part: str = "test") -> float:
+        """Give the accuracy of guessing on `val` or `test`: the share of its largest class.
+
+        A run that ended before it had seen the images has that of equally many of each class.
+        """
+        return self.final.get(f"chance/{part}") or 1 / self.classes
+
+    def outcome(self, metric: str = "test/accuracy") -> stats.Outcome | None:
+        """Say what came of the run: trained, stuck or diverged, by the set that is judged.
+
+        Returns: its value of the metric, chance level where it has none that is finite; None
+        where the run has no result.
+        """
         diverged = self.state == "diverged"
-        if diverged or (self.state in RESULTS and metric in self.final):
-            chance = _chance(metric, self.classes)
-            return stats.outcome(self.final.get(metric), chance, diverged)
-        return None
+        if not diverged and (self.state not in RESULTS or metric not in self.final):
+            return None
+        part = "val" if metric.startswith("val/") else "test"
+        value = self.final.get(metric)
+        accuracy = self.final.get(f"{part}/accuracy", 1.0)  # not judged where it was not taken
+        finite = value is not None and math.isfinite(value)
+        found = stats.outcome(accuracy, self.chance(part), diverged or not finite)
+        if value is None or found.kind == "diverged":
+            value = _chance_level(metric, self.chance(part), self.classes)
+        return replace(found, value=value)
 
 
 class Group:
     """The runs of one cell of a table, in the order of their seeds, and what they say together.
+
+    `mean` and `interval` are over the runs that trained; where none did, `mean` is over all.
 
     Raises: ValueError if two different runs have the same seed: a key is missing.
     """
@@ -80,10 +100,12 @@ class Group:
             outcome = result.outcome(metric)
             if outcome is not None:
                 self.outcomes[result.seed] = outcome
-        self.values = [outcome.value for outcome in self.outcomes.values()]
-        self.mean = stats.mean(self.values) if self.values else None
-        self.interval = stats.interval(self.values)
-        self.diverged = sum(outcome.diverged for outcome in self.outcomes.values())
+        kept = {seed: end.value for seed, end in self.outcomes.items() if not end.failed}
+        self.n, self.failed = len(self.outcomes), len(self.outcomes) - len(kept)
+        self.arm = Arm(kept, self.failed, self.n)
+        values = [*kept.values()] or [end.value for end in self.outcomes.values()]
+        self.mean = stats.mean(values) if values else None
+        self.interval = stats.interval([*kept.values()], within=metric_range(metric))
         states = [result.state for result in self.results]
         self.state = min(states, key=_urgency, default="missing")
 
@@ -151,10 +173,17 @@ def metric_name(metric: str) -> str:
     return " ".join(words[:2]) + "".join(f" ({word})" for word in words[2:])
 
 
-def _chance(metric: str, classes: int) -> float:
+def metric_range(metric: str) -> tuple[float, float]:
+    """Give the least and the largest value that a metric can have."""
+    if metric.startswith("gap/"):
+        return (-1.0, 1.0) if is_percentage(metric) else (-math.inf, math.inf)
+    return (0.0, 1.0 if is_percentage(metric) else math.inf)
+
+
+def _chance_level(metric: str, chance: float, classes: int) -> float:
     if metric.startswith("gap/"):
         return 0.0
-    return math.log(classes) if _quantity(metric) == "loss" else 1 / classes
+    return math.log(classes) if _quantity(metric) == "loss" else chance
 
 
 def _urgency(state: str) -> int:

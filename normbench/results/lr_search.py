@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +12,10 @@ from normbench.results.groups import RESULTS, SEEDS, Result, Settings
 from normbench.results.tables import Table, TableCell, csv_text
 
 METRIC = "val/accuracy"
-LEARNED = 0.05  # accuracy above chance from which a run has learned something
-AS_GOOD = 0.005  # accuracy below the best score that counts as the same
 EXTENSIONS = 3  # learning rates by which a grid may grow
 COARSE = 1.5  # ratio of a grid from which its new values are rounded to two digits
 EDGE, UNSTABLE = "lr at grid edge", "unstable at every lr"
-RULE = "* chosen: the smallest lr within 0.5 points of the best"
+RULE = "* chosen: the smallest lr within one standard error of the best"
 MARKS = {
     "c": "c: a run ended within 5 points of chance",
     "d": "d: a run diverged, which counts as chance",
@@ -26,34 +26,42 @@ MARKS = {
 class Point:
     """One learning rate, and the final validation accuracy of each tuning seed at it.
 
-    Args: lr: of `optimizer.lr`; outcomes: one per seed, at chance where the run diverged; chance:
-    the accuracy of guessing, 1 / classes.
+    Args: lr: of `optimizer.lr`; outcomes: one per seed, at chance where the run diverged.
     """
 
     lr: float
     outcomes: tuple[stats.Outcome, ...]
-    chance: float
+
+    @property
+    def values(self) -> list[float]:
+        """List the accuracies, by tuning seed."""
+        return [outcome.value for outcome in self.outcomes]
 
     @property
     def score(self) -> float:
         """Give the mean accuracy over the tuning seeds."""
-        return stats.mean([outcome.value for outcome in self.outcomes])
-
-    @property
-    def diverged(self) -> bool:
-        """Tell whether a run diverged."""
-        return any(outcome.diverged for outcome in self.outcomes)
+        return stats.mean(self.values)
 
     @property
     def eligible(self) -> bool:
         """Tell whether no run diverged or ended within 5 points of chance."""
-        least = self.chance + LEARNED + stats.TIE
-        return not self.diverged and all(outcome.value > least for outcome in self.outcomes)
+        return not self.mark
 
     @property
     def mark(self) -> str:
         """Say why it is not eligible, as a key of `MARKS`."""
-        return "d" if self.diverged else "" if self.eligible else "c"
+        kinds = {outcome.kind for outcome in self.outcomes}
+        return "d" if "diverged" in kinds else "c" if "stuck" in kinds else ""
+
+    def as_good_as(self, top: Point) -> bool:
+        """Tell whether it is behind another by at most one standard error of the difference.
+
+        mean(d) <= s / sqrt(n), with d the n differences paired by tuning seed and s their standard
+        deviation of divisor n - 1; by nothing where one seed tells no spread.
+        """
+        d = [best - value for best, value in zip(top.values, self.values, strict=True)]
+        error = statistics.stdev(d) / math.sqrt(len(d)) if len(d) > 1 else 0.0
+        return stats.mean(d) <= error + stats.TIE
 
 
 @dataclass(frozen=True)
@@ -76,36 +84,42 @@ def best(points: Sequence[Point]) -> Point:
 
 
 def choose(points: Sequence[Point]) -> Choice:
-    """Take the smallest eligible learning rate whose score is within 0.5 points of the best.
+    """Take the smallest eligible learning rate that is as good as the best.
 
-    The best-looking one is often the one just below those that diverge. If none is eligible, the
-    one with the best mean is taken, with a note; there is a note too if the best is at an end.
+    The best-looking one is often the one just below those that diverge, and as good is what the
+    tuning seeds cannot tell from it (`Point.as_good_as`). If none is eligible, the one with the
+    best mean is taken, with a note; there is a note too if the best or the chosen is at an end.
 
     Args: points: by rising learning rate.
     """
-    top = best(points)
-    enough = top.score - AS_GOOD - stats.TIE
-    good = [point for point in points if point.eligible and point.score >= enough]
-    notes = [] if good else [UNSTABLE]
-    if top in (points[0], points[-1]):
+    chosen, ends = _chosen(points), (points[0], points[-1])
+    notes = [] if chosen.eligible else [UNSTABLE]
+    if chosen in ends or best(points) in ends:
         notes.append(EDGE)
-    return Choice((good or [top])[0].lr, tuple(notes))
+    return Choice(chosen.lr, tuple(notes))
 
 
 def extension(points: Sequence[Point], given: Sequence[float]) -> float | None:
-    """Give the next learning rate beyond the end at which the best is, None if the grid is done.
+    """Give the next learning rate beyond the end at which the best or the chosen one is.
 
-    It is one step of the mean ratio of the given grid away. The grid is done when the best is
-    inside, as it is once a run beyond it has diverged, or after three steps.
+    It is one step of the mean ratio of the given grid away. The grid is done, and the answer None,
+    when both are inside, as the best is once a run beyond it has diverged, or after three steps.
 
     Args: points: all so far, by rising learning rate; given: the grid that was asked for.
     """
-    top = best(points)
-    if top not in (points[0], points[-1]) or len(points) >= len(given) + EXTENSIONS:
+    ends = points[0], points[-1]
+    end = next((point for point in (best(points), _chosen(points)) if point in ends), None)
+    if end is None or len(points) >= len(given) + EXTENSIONS:
         return None
     ratio = (given[-1] / given[0]) ** (1 / (len(given) - 1))
-    value = top.lr / ratio if top is points[0] else top.lr * ratio
+    value = end.lr / ratio if end is points[0] else end.lr * ratio
     return float(f"{value:.2g}" if ratio >= COARSE else f"{value:.6g}")
+
+
+def _chosen(points: Sequence[Point]) -> Point:
+    top = best(points)
+    good = (point for point in points if point.eligible and point.as_good_as(top))
+    return next(good, top)
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ class LRSearch:
     def points(self) -> list[Point]:
         """List the learning rates whose runs are all done."""
         return [
-            Point(lr, tuple(map(_outcome, results)), 1 / results[0].classes)
+            Point(lr, tuple(map(_outcome, results)))
             for lr, results in self.runs.items()
             if all(result.state in RESULTS for result in results)
         ]
@@ -189,7 +203,7 @@ def document(search: LRSearch) -> dict[str, object]:
 
 
 def _outcome(result: Result) -> stats.Outcome:
-    return result.outcome(METRIC) or stats.outcome(None, 1 / result.classes)
+    return result.outcome(METRIC) or stats.outcome(None, result.chance("val"))
 
 
 def _run(k: int, result: Result) -> dict[str, object]:

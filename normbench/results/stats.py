@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
 
 FEWEST = 3  # seeds below which there is no interval
+LEARNED = 0.05  # accuracy above chance from which a run has learned something
 EXACT = 14  # seeds up to which all 2**n sign patterns are tried
 PATTERNS = 50_000  # sign patterns tried beyond that
 TIE = 1e-12  # differences of means below this are rounding
-
-Label = TypeVar("Label", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -62,22 +61,45 @@ class PValues:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The number that counts for a run, and whether it stands in for a run that diverged."""
+    """What came of a run: its value, and whether it `trained`, was `stuck` or `diverged`."""
 
     value: float
-    diverged: bool
+    kind: str = "trained"
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether the run counts as failed."""
+        return self.kind != "trained"
 
 
-def outcome(value: float | None, chance: float, diverged: bool = False) -> Outcome:
-    """Give the number that counts for a run: its own, or chance level where it diverged.
+def outcome(accuracy: float | None, chance: float, diverged: bool = False) -> Outcome:
+    """Say what came of a run by its final accuracy on the set that is judged.
 
-    Args: value: as measured, None or not finite where nothing could be measured; chance: what
-    guessing gives, such as 1 / classes; diverged: whether the run ended so. Diverged runs are
-    a result: they are never dropped.
+    It is stuck where that is at most 5 points above chance. The value of a run that diverged is
+    chance; that of one that is stuck is its own.
+
+    Args: accuracy: None or not finite where nothing could be measured, which is a divergence;
+    chance: the share of the largest class of that set; diverged: whether the run ended so.
+    Source: statistics.md, section 1.
     """
-    if diverged or value is None or not math.isfinite(value):
-        return Outcome(chance, True)
-    return Outcome(value, False)
+    if diverged or accuracy is None or not math.isfinite(accuracy):
+        return Outcome(chance, "diverged")
+    return Outcome(accuracy, "trained" if accuracy > chance + LEARNED + TIE else "stuck")
+
+
+def failure_bound(failed: int, n: int, level: float = 0.95) -> float:
+    """Give the one-sided upper bound of the rate of failure, of `failed` in `n` runs.
+
+    The largest rate q at which so few failures still come with probability 1 - level:
+    P(K <= failed | n, q) = 1 - level, that is q = Beta^-1(level; failed + 1, n - failed).
+
+    Source: Clopper & Pearson 1934.
+    """
+    if failed >= n:
+        return 1.0
+    from scipy.special import betaincinv
+
+    return float(betaincinv(failed + 1, n - failed, level))
 
 
 def mean(values: Sequence[float]) -> float:
@@ -85,13 +107,18 @@ def mean(values: Sequence[float]) -> float:
     return float(statistics.mean(values))  # exact: equal values give that value
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+def interval(
+    values: Sequence[float],
+    level: float = 0.95,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval | None:
     """Give the Student t interval of a mean, None below 3 values.
 
     m -/+ t(1 - (1 - level) / 2, n - 1) * s / sqrt(n), with s of divisor n - 1. Equal values
     give a point.
 
-    Args: values: n finite numbers, one per seed; level: coverage, in 0 .. 1.
+    Args: values: n finite numbers, one per seed; level: coverage, in 0 .. 1; within: the range
+    of the metric, at which the bounds are cut.
     """
     n = len(values)
     if n < FEWEST:
@@ -101,7 +128,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
     m = mean(values)
     quantile = float(stdtrit(n - 1, 1 - (1 - level) / 2))
     half = quantile * statistics.stdev(values) / math.sqrt(n)
-    return Interval(m, m - half, m + half, n)
+    return Interval(m, max(m - half, within[0]), min(m + half, within[1]), n)
 
 
 def mean_time(times: Sequence[Time]) -> MeanTime:
@@ -114,9 +141,8 @@ def mean_time(times: Sequence[Time]) -> MeanTime:
     """
     values = [time.value for time in times]
     reached = sum(time.reached for time in times)
-    bounds = interval(values) if reached == len(times) else None
-    if bounds:
-        bounds = replace(bounds, low=max(0.0, bounds.low))
+    exact = reached == len(times)
+    bounds = interval(values, within=(0.0, math.inf)) if exact else None
     return MeanTime(mean(values), bounds, reached, len(times))
 
 
@@ -129,15 +155,16 @@ def t_test(d: Sequence[float], r: float = 0.0) -> PValues:
     """Test the mean of paired differences against r with Student's t.
 
     t = (m - r) / (s / sqrt(n)) with n - 1 degrees of freedom; greater: P(T >= t); less:
-    P(T <= t); both: P(|T| >= |t|). Where all differences are equal, p is 0 on the side of the
-    mean and 1 elsewhere: the sign-flip test then decides.
+    P(T <= t); both: P(|T| >= |t|). Where all differences are equal there is no t: p is that of the
+    exact sign-flip test, 2 / 2**n two-sided.
 
     Args: d: at least 2 finite numbers.
     """
     n, m, s = len(d), mean(d), statistics.stdev(d)
     if s <= TIE:
-        above, below = m - r > TIE, r - m > TIE
-        return PValues(float(not above), float(not below), float(not (above or below)))
+        above, below, pattern = m - r > TIE, r - m > TIE, 2.0**-n
+        both = 2 * pattern if above or below else 1.0
+        return PValues(pattern if above else 1.0, pattern if below else 1.0, both)
     from scipy.special import stdtr
 
     t = (m - r) / (s / math.sqrt(n))
@@ -189,27 +216,3 @@ def holm(pvalues: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(pvalues) - rank) * pvalues[index]))
         adjusted[index] = highest
     return adjusted
-
-
-def best_of(
-    column: Mapping[Label, Mapping[int, float]], *, alpha: float = 0.05, largest: bool = True
-) -> Label | None:
-    """Name the entry of a column that is better than every other, None where none is.
-
-    The entry with the best mean is held against each other one by a paired two-sided t test on
-    the seeds in common (at least 3); every p-value, adjusted by Holm, must be at most alpha.
-
-    Args: column: by entry, its value per seed; entries without values are left out; largest:
-    whether a larger value is better.
-    """
-    entries = {label: values for label, values in column.items() if values}
-    if len(entries) < 2:
-        return None
-    sign = 1 if largest else -1
-    best = max(entries, key=lambda label: sign * mean(list(entries[label].values())))
-    others = [
-        paired_difference(entries[best], entries[rival]) for rival in entries if rival != best
-    ]
-    if any(len(d) < FEWEST or sign * mean(d) <= 0 for d in others):
-        return None
-    return best if max(holm([t_test(d).both for d in others])) <= alpha else None

@@ -60,8 +60,7 @@ class Table:
             for place, row in enumerate(self.rows)
         )
         head = ("", *self.head[: self.labels], "")
-        notes = tuple(note.replace("in its column", "in its block") for note in self.notes)
-        return replace(self, head=head, rows=rows, labels=self.labels + 1, notes=notes)
+        return replace(self, head=head, rows=rows, labels=self.labels + 1)
 
 
 def column(entries: Sequence[TableCell | Estimate]) -> list[TableCell]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from normbench.results import stats
-from normbench.results.compare import SEED_COLUMNS
 from normbench.results.groups import RESULTS, Key, Result, labels_of
+from normbench.results.seeds import SEED_COLUMNS
 from normbench.results.stats import MeanTime, Time
 from normbench.results.tables import Estimate, Table, TableCell, column, filled, state_cell
 

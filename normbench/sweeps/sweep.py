@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import Mistake, Refused
-from normbench.results import compare, export, groups, lr_search, tables, time_to_target
+from normbench.results import compare, export, groups, lr_search, seeds, tables, time_to_target
 from normbench.results.groups import Result
 from normbench.results.lr_search import LRSearch
 from normbench.rows import Row
@@ -132,18 +132,22 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     """Show what came of the runs and of the tuning before them, and write a sweep's folder."""
     sweep.catch_up()
     results, tuned = [item.result() for item in sweep.items], searches(sweep)
-    more = {"tuning": [lr_search.document(search) for search in tuned]} if tuned else {}
-    screen.document({"command": "train", "runs": _documents(sweep, results), **more})
     everything = [*results, *_again(sweep, results), *_not_tuned(sweep), *not_applying(sweep)]
     keys = varying([result.settings for result in everything], sweep)
-    if multirun:
-        metrics = ("test/accuracy", *groups.further_tests(results))
-        shown = [compare.table(everything, keys, metric) for metric in metrics]
-        shown += [times] if (times := time_to_target.table(results, keys)) else []
-    else:
-        shown = [time_to_target.beneath(compare.seeds(results), results)] if results else []
+    metrics = ("test/accuracy", *groups.further_tests(results)) if multirun else ()
+    layouts = [compare.layout(everything, keys, metric) for metric in metrics]
+    document: dict[str, Any] = {"command": "train", "runs": _documents(sweep, results)}
+    if layouts and keys:
+        document["comparison"] = export.comparison(layouts[0])
     if tuned:
-        shown = [lr_search.table(tuned), *shown]
+        document["tuning"] = [lr_search.document(search) for search in tuned]
+    screen.document(document)
+    shown = [lr_search.table(tuned)] if tuned else []
+    if multirun:
+        further = (compare.differences(layouts[0]), time_to_target.table(results, keys))
+        shown += [*map(compare.table, layouts), *filter(None, further)]
+    elif results:
+        shown.append(time_to_target.beneath(seeds.seeds(results), results))
     if multirun or tuned:
         text = "\n".join(map(tables.markdown, shown))
         screen.note(f"sweep {write(sweep, (results, tuned), keys, text)}")

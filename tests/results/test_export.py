@@ -5,18 +5,18 @@ import io
 import math
 
 import pytest
-from results.samples import GN2, further, run, seeded
+from results.samples import BN2, GN2, SWEEP, further, run, seeded
 
-from normbench.results import export
+from normbench.results import compare, export
 from normbench.results.groups import Result
 
 
 def test_csv_has_a_line_per_run_sorted_by_name_with_plain_numbers():
     results = [run(0.958, norm="gn", batch=2, seed=1), run(0.1, norm="bn", batch=2, seed=0)]
     assert export.csv(results, ["norm", "batch"]) == (
-        "run,norm,batch,seed,state,gap/accuracy,test/accuracy,message\n"
-        "bn-2/seed0,bn,2,0,finished,0.0,0.1,\n"
-        "gn-2/seed1,gn,2,1,finished,0.0,0.958,\n"
+        "run,norm,batch,seed,state,outcome,gap/accuracy,test/accuracy,message\n"
+        "bn-2/seed0,bn,2,0,finished,stuck,0.0,0.1,\n"
+        "gn-2/seed1,gn,2,1,finished,trained,0.0,0.958,\n"
     )
     assert export.csv(results[::-1], ["norm", "batch"]) == export.csv(results, ["norm", "batch"])
 
@@ -24,7 +24,7 @@ def test_csv_has_a_line_per_run_sorted_by_name_with_plain_numbers():
 @pytest.mark.parametrize("root", ["outputs", "/elsewhere/with space"])
 def test_csv_does_not_depend_on_where_the_runs_lie(root):
     result = Result(f"{root}/runs/bn-b2-3f9c/seed0", {"seed": 0}, "finished", {})
-    assert export.csv([result], []).splitlines()[1] == "bn-b2-3f9c/seed0,0,finished,"
+    assert export.csv([result], []).splitlines()[1] == "bn-b2-3f9c/seed0,0,finished,,"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@sum", "-1e", "+1+1", "-inf"])
@@ -41,7 +41,9 @@ def test_csv_leaves_negative_numbers_alone(value, text):
 
 def test_csv_writes_what_is_not_finite_as_nothing():
     result = Result("a/seed0", {"seed": 0}, "diverged", {"x": None, "y": math.nan, "z": 0.25})
-    assert export.csv([result], []) == "run,seed,state,x,y,z,message\na/seed0,0,diverged,,,0.25,\n"
+    assert export.csv([result], []) == (
+        "run,seed,state,outcome,x,y,z,message\na/seed0,0,diverged,diverged,,,0.25,\n"
+    )
 
 
 def test_csv_quotes_and_escapes_what_would_break_a_line():
@@ -58,6 +60,7 @@ def test_runs_are_documents_per_configuration_with_unrounded_numbers():
     assert document["seeds"][1] == {
         "seed": 1,
         "state": "finished",
+        "outcome": "trained",
         "final": {"test/accuracy": 0.962, "gap/accuracy": 0.0},
         "train_s": None,
         "message": None,
@@ -73,3 +76,34 @@ def test_a_document_tells_the_state_most_in_need_of_being_seen():
 def test_further_tests_are_columns_of_the_csv():
     (line,) = csv.DictReader(io.StringIO(export.csv([further({"contrast*2": 0.5})], [])))
     assert line["test/accuracy/contrast*2"] == "0.5"
+
+
+def test_a_comparison_is_a_document_with_both_p_values_and_what_is_missing():
+    from scipy.stats import ttest_rel
+
+    found = export.comparison(compare.layout(SWEEP, ["norm", "batch"]))
+    assert (found["metric"], found["by"], found["baseline"]) == ("test/accuracy", "norm", "bn")
+    first, second = found["blocks"]
+    assert (first["at"], first["best"], first["better_than_every_other"]) == (
+        {"batch": "2"},
+        "gn",
+        None,
+    )
+    assert (second["at"], second["best"]) == ({"batch": "32"}, "bn")
+    bn, gn = first["arms"]
+    assert (bn["norm"], bn["failed"], bn["runs"], bn["above_baseline"]) == ("bn", 0, 3, None)
+    reference, above = ttest_rel(GN2, BN2), gn["above_baseline"]
+    assert above["p_t"] == pytest.approx(reference.pvalue)
+    assert above["interval"] == pytest.approx([*reference.confidence_interval()])
+    assert (above["p_sign_flip"], above["n"], above["missing"]) == (2 / 8, 3, "seeds")
+
+
+def test_a_document_has_the_failures_apart_from_the_mean_and_in_it():
+    runs = [*seeded([0.9, 0.8, 0.12], norm="bn"), run(0.7, "diverged", norm="bn", seed=3)]
+    (document,) = export.documents(runs)
+    assert (document["runs"], document["failed"]) == (4, 2)
+    assert document["mean"] == pytest.approx(0.85)
+    assert document["mean_failed_as_chance"] == pytest.approx((0.9 + 0.8 + 0.1 + 0.1) / 4)
+    assert document["failure_bound"] == pytest.approx(0.902389, abs=1e-6)
+    kinds = [seed["outcome"] for seed in document["seeds"]]
+    assert kinds == ["trained", "trained", "stuck", "diverged"]

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import yaml
 from commands import normbench, started
 
 from normbench.errors import Refused
-from normbench.results import lr_search
+from normbench.results import lr_search, stats
 from normbench.results.groups import Result
 from normbench.results.lr_search import Choice, Point
-from normbench.results.stats import Outcome
 from normbench.settings.compose import Grid, loader
 from normbench.settings.schema import Config
 
@@ -31,8 +31,7 @@ GIVEN = (0.01, 0.1, 1.0)
 
 def point(lr: float, *accuracies: float | None, chance: float = 0.1) -> Point:
     """A learning rate with the accuracies of its seeds, None for one that diverged."""
-    found = [Outcome(chance, True) if each is None else Outcome(each, False) for each in accuracies]
-    return Point(lr, tuple(found), chance)
+    return Point(lr, tuple(stats.outcome(accuracy, chance) for accuracy in accuracies))
 
 
 # the rule
@@ -62,18 +61,40 @@ def test_one_run_that_diverges_or_ends_near_chance_makes_a_rate_ineligible(
     assert point(0.1, *accuracies).eligible == eligible
 
 
-def test_chance_is_that_of_the_classes() -> None:
+def test_chance_is_that_of_the_set() -> None:
     assert point(0.1, 0.06, chance=0.01).eligible is False
     assert point(0.1, 0.061, chance=0.01).eligible is True
 
 
-def test_the_smallest_rate_within_half_a_point_of_the_best_is_taken() -> None:
-    grid = [point(0.01, 0.940), point(0.1, 0.945), point(0.3, 0.950), point(1.0, 0.20)]
+def test_a_smaller_rate_is_taken_where_the_seeds_cannot_tell_it_from_the_best() -> None:
+    """d = (.01, -.004, .003) has a mean of .003 and a standard error of .00404."""
+    best, near = (0.95, 0.96, 0.97), (0.94, 0.964, 0.967)
+    behind = numpy.subtract(best, near)
+    assert behind.mean() < behind.std(ddof=1) / 3**0.5
+    outside = [point(lr, 0.2, 0.2, 0.2) for lr in (0.01, 1.0)]
+    grid = [outside[0], point(0.1, *near), point(0.3, *best), outside[1]]
     assert lr_search.choose(grid) == Choice(0.1)
 
 
-def test_exactly_half_a_point_is_within_it() -> None:
-    grid = [point(0.01, 0.2), point(0.1, 0.945, 0.945), point(0.3, 0.96, 0.94), point(1.0, 0.2)]
+def test_a_smaller_rate_that_is_behind_with_every_seed_is_not_taken() -> None:
+    """It is half a point below, within what was once taken for the same."""
+    grid = [point(lr, 0.2, 0.2) for lr in (0.01, 0.1, 0.3, 1.0)]
+    grid[1], grid[2] = point(0.1, 0.945, 0.946), point(0.3, 0.950, 0.951)
+    assert lr_search.choose(grid).lr == 0.3
+
+
+@pytest.mark.parametrize("noise", [(0.0,), (0.001, -0.001, 0.0), (0.002, 0.0, -0.002)])
+def test_a_difference_that_the_seeds_tell_keeps_the_smallest_rate_from_being_taken(
+    noise: Sequence[float],
+) -> None:
+    scores = {0.03: 0.9895, 0.1: 0.9920, 0.3: 0.9940, 1.0: 0.9800}
+    grid = [point(lr, *(score + x for x in noise)) for lr, score in scores.items()]
+    assert lr_search.choose(grid) == Choice(0.3)
+
+
+def test_one_standard_error_is_still_as_good() -> None:
+    """d = (0, .02): mean and standard error are both .01."""
+    grid = [point(0.01, 0.2, 0.2), point(0.1, 0.95, 0.93), point(0.3, 0.95, 0.95), point(1, 0.2)]
     assert lr_search.choose(grid).lr == 0.1
 
 
@@ -83,8 +104,8 @@ def test_an_ineligible_rate_is_not_taken_however_good() -> None:
 
 
 def test_an_ineligible_rate_is_no_best_to_be_near_to() -> None:
-    """With 0.9950 as the best, 0.9 would not be within half a point."""
-    grid = [point(0.01, 0.2, 0.2), point(0.1, 0.9, 0.9), point(1.0, 0.9, None, 0.9), point(3, 0.2)]
+    """Beside 0.9950 at every seed, 0.9 would not be as good."""
+    grid = [point(0.01, 0.2, 0.2), point(0.1, 0.9, 0.9), point(1.0, 0.99, None), point(3, 0.2, 0.2)]
     assert lr_search.choose(grid).lr == 0.1
 
 
@@ -98,9 +119,22 @@ def test_the_best_at_an_end_is_said() -> None:
     assert lr_search.choose(grid) == Choice(1.0, ("lr at grid edge",))
 
 
-def test_the_note_is_on_the_best_and_not_on_the_chosen_rate() -> None:
-    grid = [point(0.01, 0.3), point(0.1, 0.6), point(1.0, 0.603)]
+def test_a_best_at_an_end_is_said_though_a_smaller_rate_is_chosen() -> None:
+    grid = [point(0.01, 0.3, 0.3), point(0.1, 0.6, 0.62), point(1.0, 0.65, 0.6)]
     assert lr_search.choose(grid) == Choice(0.1, ("lr at grid edge",))
+
+
+def test_a_chosen_rate_at_an_end_is_said() -> None:
+    grid = [point(0.01, 0.6, 0.62), point(0.1, 0.65, 0.6), point(1.0, 0.3, 0.3)]
+    assert lr_search.choose(grid) == Choice(0.01, ("lr at grid edge",))
+
+
+def test_a_chosen_rate_at_an_end_extends_the_grid() -> None:
+    grid = [point(0.01, 0.6, 0.62), point(0.1, 0.65, 0.6), point(1.0, 0.3, 0.3)]
+    assert lr_search.extension(grid, GIVEN) == 0.001
+    wider = [point(0.001, 0.5, 0.5), *grid]
+    assert lr_search.extension(wider, GIVEN) is None
+    assert lr_search.choose(wider) == Choice(0.01)
 
 
 def test_of_equal_scores_the_smallest_rate_is_the_best() -> None:
@@ -183,7 +217,8 @@ def test_the_table_shows_every_rate_and_why_it_is_not_chosen() -> None:
         ["gn", "20.50 c", "55.00", "failed"],
     ]
     assert table.notes == (
-        "* chosen: the smallest lr within 0.5 points of the best among those without c or d",
+        "* chosen: the smallest lr within one standard error of the best among those without "
+        "c or d",
         "c: a run ended within 5 points of chance",
         "d: a run diverged, which counts as chance",
         "mean of 2 tuning seeds; lr is optimizer.lr, before lr_rule",
@@ -473,7 +508,7 @@ def test_the_same_command_again_trains_nothing_and_prints_the_same(tuned: Tuned)
 def test_json_has_the_runs_and_the_tuning(tuned: Tuned) -> None:
     place, _ = tuned
     found = json.loads(train(*COMMAND, *SHORT, "--json", cwd=place).stdout)
-    assert found.keys() == {"schema", "command", "runs", "tuning"}
+    assert found.keys() == {"schema", "command", "runs", "comparison", "tuning"}
     assert [each["config"]["norm"] for each in found["tuning"]] == ["none", "bn"]
     for each, run in zip(found["tuning"], found["runs"], strict=True):
         assert each.keys() == {"config", "lr", "notes", "grid"}

@@ -67,10 +67,28 @@ def test_the_two_sided_t_test_agrees_with_the_interval():
 
 
 @pytest.mark.parametrize(
-    "r, greater, less, both", [(0.0, 0, 1, 0), (0.5, 1, 0, 0), (0.25, 1, 1, 1)]
+    "r, greater, less, both", [(0.0, 1 / 16, 1, 2 / 16), (0.5, 1, 1 / 16, 2 / 16), (0.25, 1, 1, 1)]
 )
-def test_equal_differences_decide_the_t_test_by_their_side_alone(r, greater, less, both):
+def test_of_equal_differences_the_exact_test_decides(r, greater, less, both):
     assert stats.t_test([0.25] * 4, r) == stats.PValues(greater, less, both)
+    assert stats.sign_flip([0.25] * 4, r) == stats.PValues(greater, less, both)
+
+
+def test_differences_that_differ_by_rounding_are_equal():
+    d = [0.3 - 0.2, 0.4 - 0.3, 0.9 - 0.8]
+    assert len(set(d)) > 1
+    assert stats.t_test(d).both == 2 / 8
+
+
+@pytest.mark.parametrize("d", [WELL, WORSE, NOTHING, NOISY])
+def test_both_tests_agree_with_scipy(d):
+    from scipy.stats import permutation_test, ttest_1samp
+
+    assert stats.t_test(d).both == pytest.approx(ttest_1samp(d, 0).pvalue)
+    exact = permutation_test(
+        (np.array(d),), lambda x, axis: x.mean(axis), permutation_type="samples", n_resamples=np.inf
+    )
+    assert stats.sign_flip(d).both == pytest.approx(exact.pvalue)
 
 
 def test_all_sign_patterns_are_counted_by_hand():
@@ -121,52 +139,49 @@ def test_holm_never_exceeds_one_and_takes_no_tests():
     assert stats.holm([]) == []
 
 
-def column(**values):
-    return {label: dict(enumerate(each)) for label, each in values.items()}
-
-
-def test_the_best_entry_is_better_than_every_other():
-    entries = column(bn=[84.0, 83.0, 85.0], gn=[95.8, 96.2, 95.4], ln=[90.0, 91.0, 90.5])
-    assert stats.best_of(entries) == "gn"
-    assert stats.best_of(entries, largest=False) == "bn"
-
-
-def test_no_entry_is_best_when_one_other_comes_close():
-    entries = column(bn=[84.0, 83.0, 85.0], gn=[95.8, 96.2, 95.4], ln=[95.9, 96.0, 95.3])
-    assert stats.best_of(entries) is None
-
-
-def test_holm_decides_where_single_tests_would_not():
-    d = [0.9, 1.0, 1.4, 0.15]
-    assert 0.04 < stats.t_test(d).both < 0.05
-    entries = column(a=d, b=[0.0] * 4)
-    assert stats.best_of(entries) == "a"
-    assert stats.best_of(entries | column(c=[0.0] * 4)) is None
-
-
-def test_the_best_entry_needs_three_seeds_in_common_with_each():
-    entries = {"a": {0: 1.0, 1: 1.1, 2: 1.2}, "b": {1: 0.1, 2: 0.2, 3: 0.1}}
-    assert stats.best_of(entries) is None
-
-
-def test_entries_without_values_are_left_out():
-    entries = column(a=[1.0, 1.1, 1.2], b=[0.1, 0.1, 0.3], failed=[])
-    assert stats.best_of(entries) == "a"
-    assert stats.best_of(column(a=[1.0, 1.1, 1.2], failed=[])) is None
-
-
-def test_equal_entries_have_no_best():
-    assert stats.best_of(column(a=[0.1] * 5, b=[0.1] * 5)) is None
-
-
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
-def test_what_is_not_finite_counts_as_chance_and_is_marked(value):
-    assert stats.outcome(value, 0.1) == stats.Outcome(0.1, True)
+def test_what_is_not_finite_has_diverged_and_counts_as_chance(value):
+    assert stats.outcome(value, 0.1) == stats.Outcome(0.1, "diverged")
 
 
 def test_a_diverged_run_counts_as_chance_whatever_it_reached():
-    assert stats.outcome(0.7, 0.1, diverged=True) == stats.Outcome(0.1, True)
-    assert stats.outcome(0.7, 0.1) == stats.Outcome(0.7, False)
+    assert stats.outcome(0.7, 0.1, diverged=True) == stats.Outcome(0.1, "diverged")
+    assert stats.outcome(0.7, 0.1) == stats.Outcome(0.7, "trained")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "chance", "kind"),
+    [
+        (0.15, 0.1, "stuck"),  # 0.1 + 0.05 is 0.15000000000000002
+        (0.151, 0.1, "trained"),
+        (0.02, 0.1, "stuck"),
+        (0.94, 0.9, "stuck"),
+        (0.06, 0.01, "stuck"),
+        (0.061, 0.01, "trained"),
+    ],
+)
+def test_at_most_five_points_above_chance_is_stuck(accuracy, chance, kind):
+    found = stats.outcome(accuracy, chance)
+    assert (found.kind, found.value, found.failed) == (kind, accuracy, kind == "stuck")
+
+
+@pytest.mark.parametrize(("failed", "n", "percent"), [(0, 3, 63), (0, 5, 45), (0, 8, 31)])
+def test_the_bound_of_the_rate_of_failure_is_that_of_the_page(failed, n, percent):
+    assert round(100 * stats.failure_bound(failed, n)) == percent
+
+
+@pytest.mark.parametrize(("failed", "n"), [(0, 1), (1, 3), (2, 10), (3, 3), (9, 10)])
+def test_the_bound_of_the_rate_of_failure_is_clopper_and_pearson_s(failed, n):
+    from scipy.stats import binomtest
+
+    exact = binomtest(failed, n, alternative="less").proportion_ci(0.95, method="exact").high
+    assert stats.failure_bound(failed, n) == pytest.approx(exact)
+
+
+def test_bounds_are_cut_at_the_range_of_the_metric():
+    plain, cut = stats.interval([0.9, 1.0, 1.0]), stats.interval([0.9, 1.0, 1.0], within=(0, 1))
+    assert plain.high > 1 == cut.high
+    assert (cut.mean, cut.low) == (plain.mean, plain.low)
 
 
 def test_the_mean_of_times_counts_what_was_not_reached_with_what_was_waited():

@@ -1,0 +1,157 @@
+"""Says below a table what its intervals are over, what is better, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from normbench.errors import shown
+from normbench.results import pairs, stats
+from normbench.results.groups import Group, Key, Result, is_percentage, labels_of
+from normbench.results.layout import Block, Layout, word
+from normbench.results.pairs import Comparison
+from normbench.results.stats import Interval
+
+CLOSE = 2.0  # points within which one decimal would hide the differences
+LISTED = 5  # lines of one kind under a table
+FIXED = "seeds do not vary the test images, the split or the training images"
+PAIRED = (
+    "difference and 95 % interval, paired by seed where both train; p: the larger of paired t "
+    "(Holm) and exact sign flip"
+)
+
+
+def span(counts: Sequence[int]) -> str:
+    """Say a range of counts: `3`, `3 to 5`."""
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def signed(interval: Interval, metric: str) -> tuple[str, str, str]:
+    """Write a difference and its bounds with their signs, in points where it is of an accuracy."""
+    scale, digits = (100, 1) if is_percentage(metric) else (1, 3)
+    values = [scale * value for value in (interval.mean, interval.low, interval.high)]
+    if is_percentage(metric) and max(map(abs, values)) < CLOSE:
+        digits = 2
+    mean, low, high = (f"{value:+.{digits}f}" for value in values)
+    return mean, low, high
+
+
+def verdicts(laid: Layout) -> list[str]:
+    """Say what a star means or, block by block, why there is none."""
+    blocks = [block for block in laid.blocks.values() if block.rivals]
+    noun = word(laid.by)
+    keys = [word(key) for key in (*laid.down, *laid.across)]
+    where = f" at the same {' and '.join(keys)}" if keys else ""
+    star = f"* better than every other {noun}{where} (paired by seed, Holm, 5 %)"
+    lines = [star] * any(block.star for block in blocks)
+    few = [
+        len(comparison.d)
+        for block in blocks
+        for comparison in block.rivals.values()
+        if comparison.missing == "seeds"
+    ]
+    if few and max(few) >= stats.FEWEST:
+        lines.append(
+            f"no {noun} can be called better on {span(few)} seeds: the exact sign-flip test "
+            f"has p >= {2 / 2 ** max(few):.2g}, {pairs.ENOUGH} seeds are needed"
+        )
+    reasons = [_reason(laid, block) for block in blocks if block.star is None]
+    return [*lines, *listed([reason for reason in reasons if reason])]
+
+
+def intervals(groups: Sequence[Group]) -> list[str]:
+    """Say what the intervals are over, and what no failures mean."""
+    counts = [len(group.arm.values) or group.n for group in groups if group.n]
+    enough = [group.n for group in groups if group.interval]
+    few = [count for count in counts if count < stats.FEWEST]
+    lines = []
+    if enough:
+        bound = 100 * stats.failure_bound(0, min(enough))
+        lines = [
+            f"mean and 95 % interval (Student t) of {span(enough)} seeds, given that a run trains; "
+            f"0 of {min(enough)} failures means at most {bound:.0f} %",
+            FIXED,
+        ]
+    if few:
+        where = f" in {len(few)} of {len(counts)} cells" if enough else ""
+        lines.append(f"too few seeds for an interval{where}: {span(few)}, {stats.FEWEST} give one")
+    return lines
+
+
+def failures(groups: Sequence[Group]) -> list[str]:
+    """Say how many runs failed, and how: stuck near chance, or diverged."""
+    ends = [
+        (group.outcomes[run.seed].kind, run)
+        for group in groups
+        for run in group.results
+        if run.seed in group.outcomes
+    ]
+    stuck = [run for kind, run in ends if kind == "stuck"]
+    diverged = [run for kind, run in ends if kind == "diverged"]
+    if not stuck and not diverged:
+        return []
+    part = "val" if groups[0].metric.startswith("val/") else "test"
+    levels = sorted({f"{100 * run.chance(part):.1f}" for run in (*stuck, *diverged)})
+    chance = f"chance, {' or '.join(levels)} %: the share of the largest class"
+    said = [f"{len(stuck)} stuck at most 5 points above {chance}"] * bool(stuck)
+    said += [f"{len(diverged)} diverged" + f", which counts as {chance}" * (not stuck)] * bool(
+        diverged
+    )
+    return [f"failed: {'; '.join(said)}"]
+
+
+def messages(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
+    """Give the first line of the message of each run that failed or does not apply."""
+    lines: dict[str, None] = {}
+    for result in results:
+        if result.state in ("failed", "does not apply"):
+            where = [f"{result.state}:", *filter(None, labels_of(result.settings, keys, keys))]
+            if result.state == "failed":
+                where.append(f"seed {result.seed}")
+            why = (result.message or "no message").strip().partition("\n")[0]
+            lines[f"{'  '.join(where)}: {shown(why)}"] = None
+    return listed([*lines])
+
+
+def listed(lines: Sequence[str]) -> list[str]:
+    """Cut a list of lines that is too long for a note."""
+    more = len(lines) - LISTED
+    return [*lines[:LISTED], *[f"and {more} more of this kind"] * (more > 0)]
+
+
+def _reason(laid: Layout, block: Block) -> str | None:
+    """Say of what the best arm of a block cannot be told, and that it beats the baseline."""
+    assert block.best
+    against = next(((row, one) for row, one in block.rivals.items() if one.missing), None)
+    if against is None or against[1].interval is None or against[1].missing == "seeds":
+        return None
+    rival, comparison = against
+    name, other = _name(laid, block.best), _name(laid, rival)
+    said = _said(comparison, laid)
+    at = f"{block.at}: " if block.at else ""
+    if comparison.missing == "failures":
+        rates = [
+            f"{group.failed}/{group.n}"
+            for group in map(block.groups.get, (block.best, rival))
+            if group
+        ]
+        return (
+            f"{at}{name} {said} above {other} when both train, but {' against '.join(rates)} failed"
+        )
+    base = next((row for row in block.rivals if row[-1] == laid.baseline()), None)
+    if base and not block.rivals[base].missing:
+        above = f"is better than {_name(laid, base)} ({_said(block.rivals[base], laid)}) but"
+        return f"{at}{name} {above} not distinguishable from {other} ({said})"
+    return f"{at}{name} is best but not distinguishable from {other} ({said})"
+
+
+def _said(comparison: Comparison, laid: Layout) -> str:
+    """Write a difference of the best arm: `+1.5 [+0.9, +2.1]`."""
+    if comparison.interval is None:
+        return ""
+    mean, low, high = signed(comparison.interval, laid.metric)
+    return f"{mean} [{low}, {high}]"
+
+
+def _name(laid: Layout, row: Key) -> str:
+    return laid.names[row][-1]
