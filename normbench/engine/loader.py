@@ -74,6 +74,11 @@ class Feed:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def chance(self) -> float:
+        """Give the accuracy of guessing, which is the share of the largest class."""
+        return float(torch.bincount(self.labels).max()) / len(self)
+
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield this worker's batches of an epoch, from batch number `first` on.
 

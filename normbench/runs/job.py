@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,7 +58,7 @@ class Job:
         self.budget = _budget(config)
         self.train = feeds["train"] = feeds["train"].for_training(_sampling(config, data, device))
         self.evaluator = Evaluator(self.model, self.train_step.cast, norm, feeds, self.budget)
-        self.evaluator.facts = batches(config)
+        self.evaluator.facts = _facts(config, feeds)
 
     def rows(self) -> Iterator[Row]:
         """Start from data what asks for it, train, and return every row of the run."""
@@ -127,12 +127,17 @@ class Job:
         collectives.from_first([self.stepper.params])
 
 
-def batches(config: Config) -> dict[str, int]:
-    """Return the examples of a step, of one worker's forward, and behind one batch statistic."""
+def _facts(config: Config, feeds: Mapping[str, Feed]) -> dict[str, float]:
+    """Return what holds for a whole run.
+
+    These are the examples of a step, of one worker's forward, and behind one batch statistic, and
+    the accuracy of guessing on the validation and the test images.
+    """
     return {
         "batch/global": config.batch,
         "batch/worker": config.worker_batch,
         "batch/statistics": config.stat_batch,
+        **{f"chance/{name}": feeds[name].chance for name in ("val", "test") if name in feeds},
     }
 
 

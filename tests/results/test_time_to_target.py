@@ -10,9 +10,9 @@ from commands import document
 from engine.test_train import config, kinds, rows
 
 from normbench.results import time_to_target
-from normbench.results.compare import seeds
 from normbench.results.export import csv
 from normbench.results.groups import Result
+from normbench.results.seeds import seeds
 from normbench.results.tables import Table, TableCell
 from normbench.rows import Row
 from normbench.runs.job import Job
@@ -59,8 +59,8 @@ def test_up_to_its_end_a_run_with_a_target_is_the_run_without() -> None:
 def test_steps_after_the_last_training_row_are_told_at_the_end() -> None:
     found, end = ended("target=0.2", "log_every=1000")
     assert [(row.kind, row.step) for row in found[-4:]] == [
-        ("val", end.step),
         ("train", end.step),
+        ("val", end.step),
         ("test", end.step),
         ("end", end.step),
     ]
@@ -205,9 +205,9 @@ def test_the_document_says_how_many_reached_it() -> None:
 
 def test_the_csv_holds_what_does_not_differ_between_equal_runs() -> None:
     head, first, second = csv([reached(1000), reached(None, 1)], []).splitlines()
-    assert head == "run,seed,state,target/examples,target/reached,test/accuracy,message"
-    assert first.split(",")[3:5] == ["1000", "1"]
-    assert second.split(",")[3:5] == ["", "0"]
+    assert head == "run,seed,state,outcome,target/examples,target/reached,test/accuracy,message"
+    assert first.split(",")[4:6] == ["1000", "1"]
+    assert second.split(",")[4:6] == ["", "0"]
 
 
 def test_a_command_with_a_target_tells_the_times(tmp_path: Path) -> None:
