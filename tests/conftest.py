@@ -14,6 +14,15 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_runtest_setup(item):
+    """Skip the tests of a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.device_count():
+            pytest.skip("there is no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The data sets of `../shared/data` (or $NORMBENCH_SHARED), unpacked once and kept."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
-from normbench.errors import NormbenchError
+from normbench.errors import MachineError, NormbenchError, first_line
 from normbench.rows import Row, TimeRow, from_json, to_json
 from normbench.runs import build, check
 from normbench.runs.directory import RunDirectory
@@ -52,7 +52,7 @@ def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str
     if collectives.rank():  # which records nothing
         *_, message = messages
         return _state(message)
-    with open_directory(config) as directory, closing(messages):
+    with memory_errors(config), open_directory(config) as directory, closing(messages):
         for message in messages:
             for text in message.warnings:
                 directory.warn(text)
@@ -107,7 +107,8 @@ def join_torchrun(config: Config) -> None:
 
 def open_directory(config: Config) -> RunDirectory:
     """Return the directory in which a run is recorded."""
-    environment = machine.environment(config.device, config.threads)
+    forked = 1 if collectives.joined() else config.gpus
+    environment = machine.environment(config.device, config.threads, forked)
     environment["data"] = {config.label: config.digest}
     return RunDirectory(
         config.directory,
@@ -118,6 +119,24 @@ def open_directory(config: Config) -> RunDirectory:
         hparams=hparams(config),
         steps_total=config.steps,
     )
+
+
+@contextmanager
+def memory_errors(config: Config) -> Iterator[None]:
+    """Turn an error that says that memory ran out into one that names a smaller batch.
+
+    Raises: MachineError.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not machine.out_of_memory(error):
+            raise
+        multiple = config.gpus * config.accumulate
+        smaller = config.batch // 2 // multiple * multiple
+        fix = f"batch={smaller}" if smaller else "a smaller model"
+        why = f"memory ran out ({first_line(error)})"
+        raise MachineError(f"batch={config.batch}", why, fix) from error
 
 
 class Clock:

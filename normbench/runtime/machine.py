@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +20,7 @@ from normbench.errors import MachineError
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun tells each of its processes
 WORKERS_PER_CORE = 64  # with more of them they do not even come to meet
+NO_MEMORY = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
 
@@ -32,21 +33,20 @@ def resolve_device(name: str, workers: int = 1) -> str:
         return _with_workers("cpu", workers)
     import torch
 
-    gpus = torch.cuda.device_count()
+    there = gpus()
     if name == "auto":
-        return _with_workers("cuda" if gpus else "cpu", workers, gpus)
-    there = gpus if name == "cuda" else torch.backends.mps.is_available()
-    if not there:
+        return _with_workers("cuda" if there else "cpu", workers, there)
+    if not (there if name == "cuda" else torch.backends.mps.is_available()):
         raise MachineError(f"device={name}", "this machine has no such device", "device=cpu")
-    return _with_workers(name, workers, gpus)
+    return _with_workers(name, workers, there)
 
 
-def _with_workers(device: str, workers: int, gpus: int = 0) -> str:
+def _with_workers(device: str, workers: int, there: int = 0) -> str:
     """The device, if it can have so many workers; those of torchrun are torchrun's matter."""
     if workers == 1 or rank_info() is not None:
         return device
-    if device == "cuda" and workers > gpus:
-        why = f"this machine has {gpus} CUDA device{'s' * (gpus > 1)}"
+    if device == "cuda" and workers > there:
+        why = f"this machine has {there} CUDA device{'s' * (there > 1)}"
         raise MachineError(f"gpus={workers}", why, "device=cpu")
     most = WORKERS_PER_CORE * cores()
     if device == "cpu" and workers > most:
@@ -84,15 +84,19 @@ def cores() -> int:
 
 
 def prepare(threads: int) -> None:
-    """Set the thread count and keep freed memory in the process; call before the first tensor.
+    """Set threads, allocator and GPU arithmetic of this process; call before the first tensor.
 
     glibc gives large blocks back to the system after each step, and every step then pays page
-    faults again. Where the allocator is another one nothing happens.
+    faults again. Where the allocator is another one nothing happens. On a GPU, convolutions of
+    float32 would by default round their inputs to ten bits (TF32), and sum in an order that
+    differs from run to run; neither is what `precision=fp32` and equal bits of equal runs say.
     """
     _keep_memory()
     import torch
 
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
 
 
 @contextmanager
@@ -143,19 +147,30 @@ def take_device(device: str, number: int) -> None:
         torch.cuda.set_device(number)
 
 
+def gpus() -> int:
+    """Count the CUDA devices, without a context on one where NVIDIA's own library tells."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on the host or on a GPU."""
     if isinstance(error, MemoryError):
         return True
     import torch
 
+    # CUDA's libraries, and CUDA itself before torch's allocator has a say, name no class of it.
     return isinstance(error, torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(each in str(error) for each in NO_MEMORY)
     )
 
 
-def environment(device: str, threads: int) -> dict[str, Any]:
-    """Describe what a run depends on besides its configuration; no names of users or hosts."""
+def environment(device: str, threads: int, workers: int = 1) -> dict[str, Any]:
+    """Describe what a run depends on besides its configuration; no names of users or hosts.
+
+    Args: workers: that this process is going to fork; it then keeps off CUDA.
+    """
     return {
         "normbench": __version__,
         "source": source_digest(),
@@ -164,7 +179,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "device": device,
-        "device_name": _device_name(device),
+        "device_name": _device_name(device, workers),
         "threads": threads,
     }
 
@@ -226,9 +241,29 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _device_name(device: str) -> str:
+def _device_name(device: str, workers: int) -> str:
     if device != "cuda":
         return _cpu_model()
+    return _gpu_model() if workers == 1 else _told_by_child(_gpu_model)
+
+
+def _gpu_model() -> str:
     import torch
 
     return torch.cuda.get_device_name()
+
+
+def _told_by_child(ask: Callable[[], str]) -> str:
+    """What a forked child answers: a process that has asked CUDA itself cannot fork workers."""
+    answer, end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(end, ask().encode())
+        finally:
+            os._exit(0)  # no clean-up of what belongs to the parent
+    os.close(end)
+    with os.fdopen(answer) as pipe:
+        text = pipe.read()
+    os.waitpid(pid, 0)
+    return text

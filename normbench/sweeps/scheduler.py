@@ -41,9 +41,7 @@ def max_parallel(config: Config) -> int:
     if isinstance(config.jobs, int):
         return config.jobs
     if config.device == "cuda":
-        import torch
-
-        return torch.cuda.device_count() if config.gpus == 1 else 1
+        return machine.gpus() if config.gpus == 1 else 1
     return max(1, machine.cores() // (config.threads * config.gpus))
 
 
@@ -96,9 +94,13 @@ def run_one(item: Item, on_row: Callable[[Row], None]) -> None:
 
 @dataclass
 class _Trainer:
-    """A child that trains: the index of its run, -1 for none, and how much of the machine it is."""
+    """A child that trains: its GPU, the index of its run, -1 for none, and the run's share.
+
+    The share (`part`) is of what the machine can train at a time.
+    """
 
     child: Child
+    gpu: int
     index: int
     part: Fraction
 
@@ -120,6 +122,7 @@ class _Pool:
         # A child that has touched a GPU cannot fork workers any more.
         one_worker = all(item.config.gpus == 1 for item in items)
         self.reuse = one_worker and items[0].config.device == "cuda"
+        self.gpus = machine.gpus() if self.reuse else 1
 
     def train(self) -> None:
         """Start children as they fit and follow them until all runs are done."""
@@ -145,8 +148,10 @@ class _Pool:
 
     def _start(self, index: int) -> None:
         siblings = [trainer.child for trainer in self.trainers]
-        child = processes.fork(partial(_serve, self.items), siblings, dies_by=signal.SIGTERM)
-        trainer = _Trainer(child, index, self.parts[index])
+        taken = [trainer.gpu for trainer in self.trainers]
+        gpu = min(range(self.gpus), key=taken.count)
+        child = processes.fork(partial(_serve, self.items, gpu), siblings, dies_by=signal.SIGTERM)
+        trainer = _Trainer(child, gpu, index, self.parts[index])
         self.trainers.append(trainer)
         self.selector.register(child.channel.source, selectors.EVENT_READ, trainer)
         self._order(trainer, index)
@@ -179,7 +184,8 @@ class _Pool:
             self.on_change(index, "busy", None, "another process works on it")
         else:
             self.on_change(index, item.state, None, item.message or "")
-        if self.reuse and self.waiting:
+        # After a CUDA error nothing works any more in its process, nor is memory given back.
+        if self.reuse and self.waiting and item.state != "failed":
             self._order(trainer, self.waiting.popleft())
         else:
             trainer.child.channel.finish()
@@ -218,10 +224,12 @@ class _Pool:
         self.selector.close()
 
 
-def _serve(items: list[Item], channel: Channel) -> int:
-    """Train the runs that are ordered until there are no more."""
+def _serve(items: list[Item], gpu: int, channel: Channel) -> int:
+    """Train the runs that are ordered until there are no more, on the GPU of that number."""
     for order in channel.messages():
         item = items[order["train"]]
+        if item.config.gpus == 1:  # several workers take a device each
+            machine.take_device(item.config.device, gpu)
         run_one(item, lambda row: channel.send({"row": to_json(row)}))
         channel.send({"state": item.state, "message": item.message})
     return 0
