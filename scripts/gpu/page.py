@@ -85,7 +85,7 @@ def _speed(results: dict[str, Any]) -> Iterator[str]:
     yield from table(heads, rows)
     if found["left_out"]:
         yield ""
-        yield f"Left out for lack of time: {', '.join(found['left_out'])}."
+        yield f"Left out, for lack of time where no reason stands: {', '.join(found['left_out'])}."
 
 
 def _norms(results: dict[str, Any]) -> Iterator[str]:

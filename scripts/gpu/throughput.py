@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import product
+from itertools import cycle, product
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,12 @@ def run(task: Task) -> dict[str, Any]:
         if time.monotonic() > end:
             left.append("-".join(map(str, workload)))
             continue
-        rows.append(timed(task.device, workload, steps, slices))
+        try:
+            rows.append(timed(task.device, workload, steps, slices))
+        except Exception as error:  # the others go on
+            traceback.print_exc()
+            left.append(f"{'-'.join(map(str, workload))} ({type(error).__name__}: {error})")
+            continue
         print({key: value for key, value in rows[-1].items() if key != "kernels"}, flush=True)
     return {"steps": steps * slices, "rows": rows, "left_out": left}
 
@@ -69,7 +75,7 @@ def timed(
     row["ratio"] = round(row["normbench"]["steps_per_s"] / row["expert"]["steps_per_s"], 3)
     row["losses_apart"] = max(abs(a - b) / abs(b) for a, b in zip(*losses, strict=True))
     row["kernels"] = {
-        name: kernels(device, runs[name][0], order) for name in ("normbench", "expert")
+        name: counted(device, runs[name][0], order) for name in ("normbench", "expert")
     }
     return row
 
@@ -104,11 +110,11 @@ def sides(device: str, workload: tuple[str, int, str, str]) -> tuple[Step, Step,
 
 
 def indices(feed: Any, batch: int) -> Iterator[Tensor]:
-    """The batches of the epochs of a run."""
-    epoch = 0
-    while True:
-        yield from feed.order(0, epoch, batch)
-        epoch += 1
+    """The batches of the first epochs again and again, on the device: none is drawn meanwhile."""
+    found: list[Tensor] = []
+    while len(found) < 64:
+        found += feed.order(0, len(found), batch)
+    return cycle(found)
 
 
 @contextmanager
@@ -142,6 +148,14 @@ def sliced(device: str, step: Step, order: Iterator[Tensor], steps: int) -> tupl
     last.record()
     torch.cuda.synchronize()
     return (time.perf_counter() - start) / steps, first.elapsed_time(last) / 1000 / steps
+
+
+def counted(device: str, step: Step, order: Iterator[Tensor]) -> dict[str, Any]:
+    """What `kernels` tells, or why not: the profiler may not be there, the times are."""
+    try:
+        return kernels(device, step, order)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def kernels(device: str, step: Step, order: Iterator[Tensor], steps: int = 5) -> dict[str, Any]:
