@@ -82,8 +82,9 @@ def timed(
 
 def sides(device: str, workload: tuple[str, int, str, str]) -> tuple[Step, Step, Any]:
     """A step of normbench and one of the expert, from the same values, and the images."""
-    from normbench import grid, machine
     from normbench.run import Job
+
+    from normbench import grid, machine
 
     model, batch, norm, precision = workload
     machine.prepare(1)

@@ -34,6 +34,7 @@ from normbench import norms
 from normbench.errors import NormError
 from normbench.norms._base import ACTIVATIONS, PLACES, Norm, Units
 from normbench.parts import registry
+from normbench.runtime import machine
 
 NAMES = own("norm")
 ALL = [case for name in NAMES for case in cases(name)]
@@ -48,6 +49,9 @@ batch_free = pytest.mark.parametrize(
     "case",
     [each for each in CHOSEN if not registry.facts("norm", each.name).constants["uses_batch"]],
     ids=str,
+)
+each_device = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 )
 each_plain = pytest.mark.parametrize("case", PLAIN, ids=str)
 drawn = settings(
@@ -487,8 +491,10 @@ def test_shapes_are_known_without_values(case):
 # ---- precision ----
 
 
+@each_device
 @each_chosen
-def test_single_precision_is_within_1e_5_of_double_even_with_a_large_mean(case):
+def test_single_precision_is_within_1e_5_of_double_even_with_a_large_mean(case, device):
+    machine.prepare(torch.get_num_threads())  # the GPU's arithmetic is that of a run
     features = case.layer is None
     shape = (*case.shape[:2], *[8] * case.dims) if features else case.shape
     case = Case(case.name, case.options, shape, case.layer)
@@ -496,15 +502,16 @@ def test_single_precision_is_within_1e_5_of_double_even_with_a_large_mean(case):
     mean = min(mean, 3.0) if case.options else mean  # such as chunks of two rows
     x, single, double = even(shape, 1).float() + mean, case.moved(dtype=torch.float32), case.moved()
     double.load_state_dict(single.state_dict())
+    single, x32 = single.to(device), x.to(device)
     for mode in (True, False):
         if not mode:
-            train_on(single, x, 3)
+            train_on(single, x32, 3)
             train_on(double, x.double(), 3)
         (y, grad), (y64, grad64) = (
             forward_backward(module.train(mode), each)
-            for module, each in ((single, x), (double, x.double()))
+            for module, each in ((single, x32), (double, x.double()))
         )
-        for each, exact in ((y, y64), (grad, grad64)):
+        for each, exact in ((y.cpu(), y64), (grad.cpu(), grad64)):
             error, size = (float(t.abs().max()) for t in (each - exact, exact))
             assert error <= 1e-5 * max(size, 0.1)  # a gradient may vanish
 
@@ -514,34 +521,39 @@ def train_on(module, x, steps):
         forward_backward(module.train(), x)
 
 
+@each_device
 @each_chosen
-def test_statistics_are_taken_in_float32_under_bfloat16_autocast(case):
+def test_statistics_are_taken_in_float32_under_bfloat16_autocast(case, device):
     features = case.layer is None
     mean = getattr(case.reference, "MEAN", 50.0 if features else 0.0)
     mean = min(mean, 3.0) if case.options else mean  # such as chunks of two rows
-    x = (draw(case.shape, 1) + mean).bfloat16().requires_grad_()
+    x = (draw(case.shape, 1) + mean).bfloat16()
     low, exact = case.moved(dtype=torch.float32), case.moved()
     exact.load_state_dict(low.state_dict())
-    with torch.autocast("cpu", torch.bfloat16):
-        y = low(x)
+    low, given = low.to(device), x.to(device).requires_grad_()
+    with torch.autocast(device, torch.bfloat16):
+        y = low(given)
     y.float().sum().backward()
+    assert all(
+        value.grad is None or value.grad.dtype == torch.float32 for value in low.parameters()
+    )
     expected = exact(x.double())
     expected.sum().backward()  # writes the state that belongs to the backward pass
     expected = expected.detach()
     assert y.dtype == torch.bfloat16
     # Half a unit in the last of 8 places for the output alone; a linear map adds roundings.
-    error = float((y.detach().double() - expected).abs().max() / expected.abs().max())
+    error = float((y.detach().cpu().double() - expected).abs().max() / expected.abs().max())
     assert error <= (2**-8 if features else 2**-5)
     for key, value in saved_buffers(low).items():
         assert value.dtype in (torch.float32, torch.float64, torch.int64), key
         if features:
-            same(value.double(), saved_buffers(exact)[key].double(), 1e-5 * max(1, mean), key)
+            same(value.cpu().double(), saved_buffers(exact)[key].double(), 1e-5 * max(1, mean), key)
     exact.load_state_dict(low.state_dict())
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        y = low.eval()(x)
-    expected = exact.eval()(x.detach().double()).detach()
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        y = low.eval()(given)
+    expected = exact.eval()(x.double()).detach()
     assert y.dtype == torch.bfloat16
-    error = float((y.double() - expected).abs().max() / expected.abs().max())
+    error = float((y.cpu().double() - expected).abs().max() / expected.abs().max())
     assert error <= (2**-8 if features else 2**-5)
 
 
@@ -594,8 +606,6 @@ def test_the_layer_compiles_to_one_graph(case):
 @pytest.mark.gpu
 @each_plain
 def test_the_gpu_computes_what_the_cpu_computes(case):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     here, there = case.moved(), case.moved().cuda()
     for t in range(2):
         x = case.inputs(t)
@@ -605,8 +615,6 @@ def test_the_gpu_computes_what_the_cpu_computes(case):
             same(one.cpu(), other)
     for key, value in saved_buffers(there).items():
         same(value.cpu(), saved_buffers(here)[key], what=key)
-    with torch.autocast("cuda", torch.bfloat16):
-        assert there(x.cuda().bfloat16()).dtype == torch.bfloat16
 
 
 # ---- options and facts ----

@@ -17,16 +17,21 @@ from typing import Any
 
 import pytest
 import torch
-from test_workers import config
+from runs.test_several_workers import config
 
-from normbench import build, cli, grid, machine, pool, registry
-from normbench.config import Config
+from normbench.cli.main import main
+from normbench.engine.train import TrainStep
 from normbench.norms._base import Dropout
-from normbench.plan import Item
-from normbench.record import read_status
+from normbench.parts import registry
 from normbench.rows import Row
-from normbench.run import Job
-from normbench.train import Update
+from normbench.runs import check
+from normbench.runs.job import Job
+from normbench.runs.reader import read_status
+from normbench.runtime import machine
+from normbench.settings import compose
+from normbench.settings.schema import Config
+from normbench.sweeps import scheduler
+from normbench.sweeps.plan import Item
 
 TINY = (
     *("data=synthetic", "device=cuda", "tb=false", "optimizer.lr=0.02", "lr_rule=none"),
@@ -35,6 +40,9 @@ TINY = (
 DENSE = (*TINY, "model=mlp", "model.width=32", "data.shape=[1,8,8]")
 MAPS = (*TINY, "model=cnn", "data.shape=[3,8,8]")
 NORMS = [*registry.names("norm"), "ws+gn", "wn+mean"]
+# Nothing keeps the outputs of `ws` alone small: at 0.02 its loss goes from 77 to 1990 and back, and
+# a run on the CPU in fp32 whose weights start 2^-9 away is up to 0.36 away from it.
+SLOW = {"ws": ["optimizer.lr=0.0002"]}
 WAITS = {"dbn"}  # for the eigenvalues, as its documentation says
 linux = pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux only")
 gpu = pytest.mark.gpu
@@ -61,10 +69,10 @@ def on_gpus(folder: Path, monkeypatch: Any, gpus: int, *words: str) -> list[list
     items = [Item(config(folder, f"seed={seed}", *words), {}) for seed in range(6)]
     monkeypatch.setattr(machine, "gpus", lambda: gpus)
     monkeypatch.setattr(machine, "take_device", take)
-    monkeypatch.setattr(pool, "run", train)
+    monkeypatch.setattr(scheduler, "run", train)
     for item in items:
         object.__setattr__(item.config, "device", "cuda")
-    pool.work(items, lambda *told: None)
+    scheduler.train_all(items, lambda *told: None)
     states = [item.state for item in items]
     assert states == ["finished", "failed", *["finished"] * 4]
     return [
@@ -131,9 +139,9 @@ def test_a_run_out_of_memory_names_a_smaller_batch(
     def full(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(Update, "__call__", full)
+    monkeypatch.setattr(TrainStep, "__call__", full)
     given = [*words, "norm=gn", "data=synthetic", "data.shape=[1,8,8]", "model=mlp", "device=cpu"]
-    assert cli.main(["train", *given, "tb=false", f"outputs={tmp_path}"]) == 4
+    assert main(["train", *given, "tb=false", f"outputs={tmp_path}"]) == 4
     said = capsys.readouterr().err
     assert f"{words[0]}: memory ran out" in said
     assert f"try: {fix}\n" in said
@@ -144,10 +152,14 @@ def test_a_run_out_of_memory_names_a_smaller_batch(
 # ---- on a GPU ----
 
 
+def latest(*words: str) -> list[str]:
+    """The words without those whose key comes again: a command refuses a key given twice."""
+    return list({word.partition("=")[0]: word for word in words}.values())
+
+
 def chosen(*words: str) -> Config:
     """The configuration of some words, of which later ones stand instead of earlier ones."""
-    given = list({word.partition("=")[0]: word for word in words}.values())
-    (cell,) = grid.Grid(grid.loader()).cells(given, False)
+    (cell,) = compose.Grid(compose.loader()).cells(latest(*words), False)
     assert cell.config
     return cell.config
 
@@ -156,7 +168,7 @@ def applying(norm: str, model: str, *words: str) -> list[str]:
     """The words of a small run of a norm; skips where the norm has no place in the model."""
     given = [*(MAPS if model == "cnn" else DENSE), f"norm={norm}", *words]
     one = chosen(*given)
-    if error := build.check(one, one.shape, one.classes).error:
+    if error := check.check_fit(one, one.shape, one.classes).error:
         pytest.skip(f"{norm} does not apply to {model}: {error.mistakes[0].why}")
     return given
 
@@ -168,6 +180,18 @@ def trained(*words: str) -> tuple[list[Row], str]:
     return list(job.rows()), job.state_sha256()
 
 
+def nudged(seed: int, *words: str) -> list[Row]:
+    """All rows of a run on the CPU whose parameters start one unit in the last place away."""
+    machine.prepare(1)
+    job = Job(chosen(*words, "device=cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in job.model.parameters():
+            signs = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
+            parameter.mul_(1 + 2**-23 * signs)
+    return list(job.rows())
+
+
 def losses(found: list[Row]) -> list[float]:
     return [row.values["train/loss"] for row in found if row.kind == "train"]
 
@@ -175,6 +199,18 @@ def losses(found: list[Row]) -> list[float]:
 def apart(one: list[float], other: list[float]) -> float:
     """The largest relative difference."""
     return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
+
+
+def allowed(here: list[float], nudges: list[list[float]]) -> list[float]:
+    """How far a run with other rounding may be from `here`, up to each step.
+
+    Rounding grows in training, at a ReLU that switches by a factor of a thousand in one step: up to
+    four times as far as the farthest of the runs that began one unit in the last place away.
+    """
+    steps = range(1, len(here) + 1)
+    return [
+        1e-6 + 4 * max(apart(nudge[:count], here[:count]) for nudge in nudges) for count in steps
+    ]
 
 
 @gpu
@@ -186,7 +222,7 @@ def test_a_gpu_trains_as_the_cpu_does(norm, model, record_property):
     record_property("first 5 steps apart", apart(there[:5], here[:5]))
     record_property("20 steps apart", apart(there, here))
     assert apart(there[:5], here[:5]) < 1e-4
-    assert apart(there, here) < 1e-2
+    assert apart(there, here) < 1e-3
 
 
 @gpu
@@ -203,19 +239,22 @@ def test_models_have_the_same_bits_on_the_same_gpu_and_train_as_on_the_cpu(model
     shape = "data.shape=[3,16,16]" if model == "resnet20" else "data.shape=[1,28,28]"
     there, digest = trained(*words, shape)
     assert trained(*words, shape) == (there, digest)
-    here = trained(*words, shape, "device=cpu")[0]
-    record_property("10 steps apart", apart(losses(there), losses(here)))
-    assert apart(losses(there), losses(here)) < 1e-3
+    here = losses(trained(*words, shape, "device=cpu")[0])
+    nudges = [losses(nudged(seed, *words, shape)) for seed in range(4)]
+    for count, bound in enumerate(allowed(here, nudges), 1):
+        distance = apart(losses(there)[:count], here[:count])
+        record_property(f"{count} steps apart, allowed", [distance, bound])
+        assert distance <= bound
 
 
 class Watch:
     """Lets each wait for the GPU be an error, from the second step to the one before the last."""
 
     def __init__(self, monkeypatch: Any, last: int) -> None:
-        self.real, self.last, self.step = Update.__call__, last, 0
-        monkeypatch.setattr(Update, "__call__", lambda *given: self(*given))
+        self.real, self.last, self.step = TrainStep.__call__, last, 0
+        monkeypatch.setattr(TrainStep, "__call__", lambda *given: self(*given))
 
-    def __call__(self, update: Update, batch: Any, lr: float) -> None:
+    def __call__(self, update: TrainStep, batch: Any, lr: float) -> None:
         self.step += 1
         strict = 2 <= self.step < self.last
         torch.cuda.set_sync_debug_mode("error" if strict else "default")
@@ -254,16 +293,19 @@ def test_no_optimizer_waits_for_the_gpu(optimizer, watch, record_property):
     assert seen.step == 104
 
 
-@gpu
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=gpu)]
+)
 @pytest.mark.parametrize("norm", NORMS)
-def test_bf16_is_near_fp32(norm, record_property):
-    words = applying(norm, "cnn", "batch=32", "steps=20", "log_every=1")
+def test_bf16_is_near_fp32(norm, device, record_property):
+    words = applying(norm, "cnn", "batch=32", "steps=20", "log_every=1", f"device={device}")
+    words += SLOW.get(norm, [])
     half, full = (losses(trained(*words, f"precision={each}")[0]) for each in ("bf16", "fp32"))
     assert len(half) == 20  # none diverged
     record_property("first step apart", apart(half[:1], full[:1]))
     record_property("20 steps apart", apart(half, full))
-    assert apart(half[:1], full[:1]) < 0.02
-    assert apart(half, full) < 0.2
+    assert apart(half[:1], full[:1]) < 0.01
+    assert apart(half, full) < 0.1
 
 
 @gpu
@@ -295,9 +337,9 @@ def test_images_are_augmented_to_the_same_bytes_as_on_the_cpu():
     words = (*MAPS, "augment=crop+flip+cutout", "batch=64")
     there, here = (Job(chosen(*words, f"device={each}")).train for each in ("cuda", "cpu"))
     index = here.order(0, 0, 64)[0]
-    chances = here.chances(0, 0, 1, 64)[0]
-    x, y = there.gather(index.cuda(), chances=chances.cuda())
-    expected, labels = here.gather(index, chances=chances)
+    noise = here.augment_noise(0, 0, 1, 64)[0]
+    x, y = there.gather(index.cuda(), noise=noise.cuda())
+    expected, labels = here.gather(index, noise=noise)
     assert torch.equal(x.cpu(), expected) and torch.equal(y.cpu(), labels)
 
 
@@ -312,8 +354,7 @@ def test_dropout_draws_on_the_gpu_and_leaves_global_state_alone():
 
 
 def command(folder: Path, *words: str) -> list[str]:
-    given = {word.partition("=")[0]: word for word in words}
-    return [sys.executable, "-m", "normbench", "train", *given.values(), f"outputs={folder}"]
+    return [sys.executable, "-m", "normbench", "train", *latest(*words), f"outputs={folder}"]
 
 
 def states(folder: Path) -> dict[str, Any]:
@@ -342,7 +383,7 @@ def test_a_sweep_on_a_gpu_gives_the_same_bits_however_many_jobs(tmp_path):
 def test_more_workers_than_gpus_are_refused(capsys, tmp_path):
     there = torch.cuda.device_count()
     words = [*DENSE, f"gpus={there + 1}", f"batch={8 * (there + 1)}", f"outputs={tmp_path}"]
-    assert cli.main(["train", *words]) == 4
+    assert main(["train", *words]) == 4
     said = capsys.readouterr().err
     assert f"gpus={there + 1}: this machine has {there} CUDA device" in said
     assert not list(tmp_path.iterdir())
@@ -352,8 +393,8 @@ def test_more_workers_than_gpus_are_refused(capsys, tmp_path):
 def test_a_model_too_large_for_the_gpu_is_told_with_a_smaller_batch(capsys, tmp_path):
     torch.cuda.set_per_process_memory_fraction(0.001)
     try:
-        words = [*DENSE, "model.width=6144", "norm=none", f"outputs={tmp_path}"]
-        assert cli.main(["train", *words]) == 4
+        words = latest(*DENSE, "model.width=6144", "norm=none", f"outputs={tmp_path}")
+        assert main(["train", *words]) == 4
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     said = capsys.readouterr().err
@@ -404,7 +445,7 @@ def test_two_gpus_train_as_one_process(norm, tmp_path):
 
 @pytest.mark.slow
 def test_the_script_of_the_gpu_passes_at_tiny_sizes_on_the_cpu(tmp_path, monkeypatch):
-    script = Path(__file__).resolve().parents[1] / "scripts/gpu"
+    script = Path(__file__).resolve().parents[2] / "scripts/gpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     words = [sys.executable, str(script), "--out", str(tmp_path / "gpu.json")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=900)
