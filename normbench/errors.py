@@ -8,6 +8,9 @@ NormbenchError          1  a run failed
 |   +-- InitError          init
 |   +-- DataError          data
 |   +-- OptimizerError     optimizer
+|   +-- ActivationError    activation
+|   +-- ScheduleError      schedule
+|   +-- OrderError         order
 +-- FileRefused         3  a file or folder is missing, damaged, of something else, or in use
 |   +-- InUse              another process works on the folder, or has just finished it
 +-- MachineError        4  no space, no such device, no memory, no such package
@@ -132,6 +135,24 @@ class OptimizerError(PartError):
     """An optimizer refuses an option."""
 
     group = "optimizer"
+
+
+class ActivationError(PartError):
+    """An activation refuses an option."""
+
+    group = "activation"
+
+
+class ScheduleError(PartError):
+    """A schedule of the learning rate refuses an option."""
+
+    group = "schedule"
+
+
+class OrderError(PartError):
+    """An order of the training images refuses an option or the data."""
+
+    group = "order"
 
 
 class FileRefused(NormbenchError):

@@ -14,7 +14,7 @@ from normbench.cli.main import VERBS
 from normbench.cli.parser import Parser
 from normbench.parts import registry
 from normbench.parts.options import Declared, written
-from normbench.settings import schema
+from normbench.settings import declared
 
 EXAMPLES = (
     'eval "$(normbench completion bash)"           in ~/.bashrc; the same for zsh',
@@ -109,7 +109,7 @@ def _settings(before: list[str], word: str) -> Iterator[str]:
 
 def _keys(before: list[str]) -> Iterator[str]:
     yield from registry.KINDS
-    yield from schema.defaults()
+    yield from declared.defaults()
     for group in registry.KINDS:
         yield from (f"{group}.{option}" for option in _options(group, before))
 
@@ -117,12 +117,12 @@ def _keys(before: list[str]) -> Iterator[str]:
 def _options(group: str, before: list[str]) -> dict[str, Declared]:
     """The options of the part that the line chooses, or of the default one."""
     given = [word.partition("=")[2] for word in before if word.startswith(f"{group}=")]
-    name = given[-1] if given else schema.default_parts()[group]
+    name = given[-1] if given else declared.default_parts()[group]
     known = registry.names(group)
     found: dict[str, Declared] = {}
     for each in name.split(","):
         if all(member in known for member in each.split("+")):
-            found |= schema.declared_options(group, each)
+            found |= declared.declared_options(group, each)
     return found
 
 
@@ -133,10 +133,10 @@ def _values(key: str, before: list[str]) -> list[str]:
     if option:
         known = _options(group, before) if group in registry.KINDS else {}
         return _words(known[option]) if option in known else []
-    typed = {each.name: each for each in schema.declared_keys()}
+    typed = {each.name: each for each in declared.declared_keys()}
     if key not in typed:
         return []
-    return list(dict.fromkeys([*_words(typed[key]), written(schema.defaults()[key])]))
+    return list(dict.fromkeys([*_words(typed[key]), written(declared.defaults()[key])]))
 
 
 def _words(declared: Declared) -> list[str]:

@@ -106,7 +106,7 @@ def _one(grid: compose.Grid, overrides: Sequence[str]) -> Config:
 
 
 def _counted(chosen: Config) -> Summary:
-    plain = replace(chosen, norm={"name": "none"}, activation="relu", placement="pre")
+    plain = replace(chosen, norm={"name": "none"}, activation={"name": "relu"}, placement="pre")
     with torch.device("meta"):
         model = build.unfilled(chosen, chosen.shape, chosen.classes)
         linear = linear_parameters(model)

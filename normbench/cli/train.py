@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +46,10 @@ def run(words: list[str]) -> int:
     Returns: 0 if every run came to a result, else 1 or what the jobs of another launcher returned.
     Raises: NormbenchError before anything is started that cannot work, or from the only run.
     """
+    from normbench.settings.overrides import current
+
     options = parser().parsed(words)
+    options.overrides = [current(text) for text in options.overrides]
     _with_outputs(options)
     if follows := _follows():
         options.quiet = True
@@ -75,9 +77,9 @@ def run(words: list[str]) -> int:
 
 def _explained(options: argparse.Namespace) -> int:
     """Let Hydra print what it would compose, of settings that are not checked."""
-    from normbench.settings import compose
+    from normbench.settings import compose, overrides
 
-    deep = [mistake for text in options.overrides if (mistake := compose.too_deep(text))]
+    deep = [mistake for text in options.overrides if (mistake := overrides.too_deep(text))]
     if deep:
         raise Refused(*deep)
     with compose.composing(options.overrides), entered(None), _hydra(options) as start:
@@ -212,20 +214,12 @@ def _with_outputs(options: argparse.Namespace) -> None:
 
 
 def _settings() -> str:
-    """List the settings with their defaults, as the packaged file says them."""
+    """List the parts of each group, and the settings with their defaults."""
     from normbench.parts import registry
+    from normbench.settings.declared import described
 
-    lines = (registry.configs() / "train.yaml").read_text(encoding="utf-8").splitlines()
-    first, last = lines.index("# what is trained"), lines.index("hydra:")
     groups = [f"{group:<10} {' '.join(registry.choices(group))}" for group in registry.KINDS]
     return "\n".join(
         ["parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)", *groups, ""]
-        + ["settings: KEY=VALUE", *map(_as_override, lines[first:last])]
+        + ["settings: KEY=VALUE", *described()]
     )
-
-
-def _as_override(line: str) -> str:
-    if line.startswith(("#", " ")):
-        return line
-    within = re.match(r"(\w+): {(\w+): (\w+)}(.*)", line)
-    return "{}.{}={}    {}".format(*within.groups()) if within else line.replace(": ", "=", 1)

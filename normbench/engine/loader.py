@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normbench.engine.sampler import Order
+from normbench.engine.sampler import Sampler
 from normbench.runtime import collectives, rng
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Sampling:
     the run, for the order, the blank steps and the augmentation of each epoch.
     """
 
-    order: Order = Order()
+    sampler: Sampler = Sampler()
     augment: Augment | None = None
     batch: int = 1
     accumulate: int = 1
@@ -136,7 +136,7 @@ class Feed:
 
     def order(self, seed: int, epoch: int, batch: int) -> Tensor:
         """Return the indices (steps, batch) of an epoch; the incomplete last batch is dropped."""
-        return self.sampling.order.batches(self.labels, batch, seed, epoch).to(self.device)
+        return self.sampling.sampler.batches(self.labels, batch, seed, epoch).to(self.device)
 
     def augment_noise(
         self, seed: int, epoch: int, steps: int, batch: int

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.errors import InitError, Mistake
+from normbench.parts import registry
 from normbench.parts.options import Options, option, written
 from normbench.rows import Row
 from normbench.runtime import rng
@@ -163,14 +164,8 @@ def fans(weight: Tensor) -> tuple[int, int]:
 
 
 def gain_of(act: str) -> float:
-    """Return the factor on the standard deviation that keeps variance through an activation.
-
-    relu and its relatives (gelu, silu, tlu): sqrt(2); leaky_relu: sqrt(2 / (1 + 0.01^2)); tanh:
-    5/3; sigmoid and identity: 1. As `torch.nn.init.calculate_gain`.
-    """
-    if act == "leaky_relu":
-        return math.sqrt(2 / (1 + 0.01**2))
-    return {"tanh": 5 / 3, "sigmoid": 1.0, "identity": 1.0}.get(act, math.sqrt(2))
+    """Return the factor on the standard deviation that keeps variance through an activation."""
+    return float(registry.find("activation", act)().gain)
 
 
 def _gains(model: nn.Module, name: str) -> Iterator[nn.Parameter]:

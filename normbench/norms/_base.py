@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from normbench.errors import Mistake, NormError
 from normbench.norms._sums import at_least_float32, channel_sums, per_position
+from normbench.parts import registry
 from normbench.parts.options import Options
 
 PLACES = ("pre", "post", "preact")
@@ -199,16 +200,11 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
-ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
-    "relu": lambda channels, dims: nn.ReLU(),
-    "leaky_relu": lambda channels, dims: nn.LeakyReLU(),
-    "tanh": lambda channels, dims: nn.Tanh(),
-    "sigmoid": lambda channels, dims: nn.Sigmoid(),
-    "gelu": lambda channels, dims: nn.GELU(),
-    "silu": lambda channels, dims: nn.SiLU(),
-    "tlu": TLU,
-    "identity": lambda channels, dims: nn.Identity(),
-}
+class Activation(Protocol):
+    """An activation as units need it: a part of `activations/`, which is on a higher floor."""
+
+    def build(self, channels: int, dims: int) -> nn.Module:
+        """Build the module for features (N, channels, ...) with `dims` spatial axes."""
 
 
 class Linear(nn.Linear):
@@ -239,7 +235,7 @@ class Unit(nn.Sequential):
 class Units:
     """Builds the units of a model for one norm, activation, placement, bias and dropout.
 
-    Args: activation: a name of `ACTIVATIONS` or `auto`, what the norm brings; placement: `pre`
+    Args: activation: a part, its name, or `auto`, what the norm brings; placement: `pre`
         (linear, norm, activation), `post` (linear, activation, norm), `preact` (norm, activation,
         linear; residual nets) or `auto`, the norm's own; bias: `on`, `off`, or `auto`, which drops
         it where the norm comes next and removes any constant; dropout: probability, 0 <= p < 1.
@@ -250,7 +246,7 @@ class Units:
         self,
         norm: Norm,
         *,
-        activation: str = "auto",
+        activation: str | Activation = "auto",
         placement: str = "auto",
         bias: str = "auto",
         dropout: float = 0.0,
@@ -258,7 +254,8 @@ class Units:
         self.norm = norm
         self.placement = norm.placement if placement == "auto" else placement
         self.auto = activation == "auto"
-        self.named = None if activation in ("auto", norm.brings) else activation
+        chosen = _activation(norm.brings if self.auto else activation)
+        self.named = None if chosen == _activation(norm.brings) else chosen
         self.bias, self.dropout = bias, dropout
         kind = type(norm).__name__
         if self.placement not in norm.places:
@@ -272,7 +269,7 @@ class Units:
             raise NormError(
                 "",
                 kind.lower(),
-                f"is its own activation, activation={self.named} has no place",
+                f"is its own activation, activation={activation} has no place",
                 "activation=auto",
             )
 
@@ -328,10 +325,10 @@ class Units:
         """
         named = self.named
         if self.auto and not self.norm.own_activation and self.norm.brings == "relu":
-            named = default
+            named = _activation(default)
 
         def layer() -> nn.Module:
-            act = ACTIVATIONS[named](channels, 0) if named else None
+            act = named.build(channels, 0) if named else None
             return self.norm.activation(act, channels, 0)
 
         first = layer()
@@ -367,8 +364,14 @@ class Units:
         return (self.norm.bias or not direct) if self.bias == "auto" else self.bias == "on"
 
     def _act(self, channels: int, dims: int) -> nn.Module:
-        named = ACTIVATIONS[self.named](channels, dims) if self.named else None
+        named = self.named.build(channels, dims) if self.named else None
         return _marked(self.norm.activation(named, channels, dims))
+
+
+def _activation(given: str | Activation) -> Activation:
+    """Make an activation from its name, with its default options."""
+    made: Activation = registry.find("activation", given)() if isinstance(given, str) else given
+    return made
 
 
 def apply(norm: Norm, model: nn.Module) -> None:

@@ -31,6 +31,9 @@ KINDS = {
     "init": ("inits", "Init"),
     "data": ("data", "Data"),
     "optimizer": ("optimizers", "OptimizerOptions"),
+    "activation": ("activations", "Activation"),
+    "schedule": ("schedules", "Schedule"),
+    "order": ("orders", "Order"),
 }
 
 

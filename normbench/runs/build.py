@@ -13,9 +13,10 @@ from normbench.data._base import Dataset
 from normbench.engine import transforms
 from normbench.inits._base import Init, initialize, set_gains
 from normbench.models._base import Shape
-from normbench.norms._base import Norm, Units, apply
+from normbench.norms._base import Activation, Norm, Units, apply
 from normbench.parts import registry
 from normbench.runtime import machine
+from normbench.settings.declared import AUTO
 from normbench.settings.schema import Config, part
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ def init(config: Config) -> Init:
     return made
 
 
+def activation(config: Config) -> Activation | str:
+    """Make the activation of a config; `auto` where each model has its own."""
+    if config.activation["name"] == AUTO:
+        return AUTO
+    made: Activation = part("activation", config.activation)
+    return made
+
+
 def model(config: Config, shape: Shape, classes: int) -> nn.Module:
     """Build the model: plain layers, filled by the initializer, then changed by the norm.
 
@@ -45,7 +54,7 @@ def model(config: Config, shape: Shape, classes: int) -> nn.Module:
     norm's own parameters comes last.
     """
     built, start = unfilled(config, shape, classes), init(config)
-    initialize(built, start, config.activation, config.seed)
+    initialize(built, start, config.activation["name"], config.seed)
     apply(norm(config), built)
     set_gains(built, start)
     return built
@@ -55,7 +64,7 @@ def unfilled(config: Config, shape: Shape, classes: int) -> nn.Module:
     """Build the model with plain linear layers that nobody has filled yet."""
     units = Units(
         norm(config),
-        activation=config.activation,
+        activation=activation(config),
         placement=config.placement,
         bias=config.bias,
         dropout=config.dropout,

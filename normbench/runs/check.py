@@ -56,6 +56,9 @@ def _tried(
 ) -> tuple[PartError | None, list[Mistake]]:
     try:
         part("optimizer", config.optimizer)
+        part("schedule", config.schedule)
+        images = config.sizes[0] // config.classes
+        part("order", config.order).check(config.batch, [images] * config.classes, config.label)
         start = build.init(config)
         own = min(start.at_once, config.sizes[0])
         small = max(batch, own) * math.prod(shape) <= SMALL

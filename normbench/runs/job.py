@@ -13,8 +13,7 @@ from normbench.engine import augment, transforms
 from normbench.engine.budget import Budget, Diverged
 from normbench.engine.evaluate import Evaluator, average_running
 from normbench.engine.loader import BlankSteps, Feed, Sampling
-from normbench.engine.sampler import Order
-from normbench.engine.schedule import Schedule
+from normbench.engine.sampler import Sampler
 from normbench.engine.train import StepOptions, TrainStep, fit
 from normbench.errors import FileRefused
 from normbench.inits._base import InitContext
@@ -63,9 +62,10 @@ class Job:
     def rows(self) -> Iterator[Row]:
         """Start from data what asks for it, train, and return every row of the run."""
         config = self.config
-        schedule = Schedule(config.schedule, config.lr, self.budget.steps, config.warmup)
+        schedule = part("schedule", config.schedule)
+        lr = schedule.over(self.budget.steps, config.lr, config.warmup)
         start = self._pretraining()
-        return fit(self.train, self.train_step, schedule, self.evaluator, self.budget, start)
+        return fit(self.train, self.train_step, lr, self.evaluator, self.budget, start)
 
     def state_sha256(self) -> str:
         """Digest all model and optimizer tensors: name, dtype, shape and bytes, by name."""
@@ -104,7 +104,7 @@ class Job:
         """
         config, facts = self.config, self.evaluator.facts
         # By an iid batch, whatever the order: runs that differ in it start from the same weights.
-        order = Order().batches(self.train.labels, config.batch, config.seed, 0).flatten()
+        order = Sampler().batches(self.train.labels, config.batch, config.seed, 0).flatten()
         first = order[: max(config.batch, CALIBRATION)].to(self.train.device)
         images = self.train.gather(first)[0]
         with batch_statistics(self.model):  # these examples are one set, however batches are cut
@@ -143,10 +143,10 @@ def _facts(config: Config, feeds: Mapping[str, Feed]) -> dict[str, float]:
 
 def _sampling(config: Config, data: Dataset, device: torch.device) -> Sampling:
     """Say how training images come in batches, and how they are augmented."""
-    order = Order(config.order, config.order_alpha, config.order_classes, config.reshuffle)
+    sampler = Sampler(part("order", config.order), config.reshuffle)
     kinds = inputs.augmentations(config.augment)
     change = augment.Augment(kinds, data.shape, data.mean, device) if kinds else None
-    return Sampling(order, change, config.batch, config.accumulate, config.seed)
+    return Sampling(sampler, change, config.batch, config.accumulate, config.seed)
 
 
 def _tests(config: Config, feed: Feed) -> dict[str, Feed]:

@@ -120,8 +120,8 @@ def hparams(config: Config) -> dict[str, str | float | bool]:
         "gpus": config.gpus,
         "lr": config.lr,
         "placement": config.placement,
-        "activation": config.activation,
-        "order": config.order,
+        "activation": config.activation["name"],
+        "order": config.order["name"],
         "seed": config.seed,
     }
 

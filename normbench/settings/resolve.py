@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +11,9 @@ from normbench.parts import registry
 from normbench.parts.options import Declared, Unfit, written
 from normbench.runtime import machine
 from normbench.settings import inputs
+from normbench.settings.declared import AUTO, GROUPS, declared_keys, declared_options, default_part
 from normbench.settings.rules import grid_around
-from normbench.settings.schema import (
-    GROUPS,
-    OWNERS,
-    Config,
-    declared_keys,
-    declared_options,
-    defaults,
-)
+from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
@@ -56,12 +49,11 @@ def check_values(tree: dict[str, Any]) -> list[Mistake]:
 
 
 def _declared(tree: Mapping[str, Any]) -> Iterator[tuple[str, Declared]]:
-    known = defaults()
-    for each in declared_keys():
-        yield each.name, dataclasses.replace(each, default=known[each.name])
+    for setting in declared_keys():
+        yield setting.name, setting
     for group in GROUPS:
-        for name, each in declared_options(group, tree[group]["name"]).items():
-            yield f"{group}.{name}", each
+        for name, option in declared_options(group, tree[group]["name"]).items():
+            yield f"{group}.{name}", option
 
 
 def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Config:
@@ -77,9 +69,10 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
         machine.check_port(tree["dist"]["port"])
     if tree["placement"] == "auto":
         tree["placement"] = facts["placement"]
-    if tree["activation"] == "auto":
+    if tree["activation"]["name"] == AUTO:
         usual = registry.facts("model", tree["model"]["name"]).constants["activation"]
-        tree["activation"] = usual if facts["brings"] == "relu" else facts["brings"]
+        name = usual if facts["brings"] == "relu" else facts["brings"]
+        tree["activation"] = default_part("activation", name)
     if tree["bias"] == "auto" and facts["bias"]:
         tree["bias"] = "on"
     per_epoch = about.sizes[0] // tree["batch"]
@@ -92,9 +85,6 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
         tree["tune_lrs"] = grid_around(tree["optimizer"]["lr"])
     for key in ("shifts", "test_blank_steps"):
         tree[key] = sorted(tree[key])  # a run is the same in whatever order it is tested
-    for key, order in OWNERS.items():
-        if tree["order"] != order:
-            tree[key] = defaults()[key]  # it makes no difference
     tree["augment"] = inputs.ordered(tree["augment"])
     _resolve_shares(tree["norm"], tree["steps"] * tree["accumulate"])
     return Config(

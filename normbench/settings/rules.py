@@ -10,6 +10,7 @@ from normbench.parts import registry
 from normbench.parts.options import leaves, written
 from normbench.runtime import machine
 from normbench.settings import inputs
+from normbench.settings.declared import AUTO
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
@@ -26,7 +27,6 @@ def contradictions(tree: Mapping[str, Any], about: DatasetInfo) -> list[Mistake]
         *_share_mistakes(tree),
         *_tune_mistakes(tree),
         *inputs.mistakes(tree, about),
-        *_order_mistakes(tree, about),
     ]
 
 
@@ -107,7 +107,7 @@ def _divisors(number: int) -> list[int]:
 def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     norm, model = tree["norm"]["name"], tree["model"]["name"]
     facts = registry.facts("norm", norm).constants
-    place, activation = tree["placement"], tree["activation"]
+    place, activation = tree["placement"], tree["activation"]["name"]
     if place not in ("auto", *facts["places"]):
         why = f"norm={norm} has no such place (it has {', '.join(facts['places'])})"
         yield Mistake(f"placement={place}", why, f"placement={facts['places'][0]}")
@@ -115,32 +115,19 @@ def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
         why = f"model={model} has no residual blocks for it"
         yield Mistake("placement=preact", why, "placement=pre")
     usual = registry.facts("model", model).constants["activation"]
-    if facts["own_activation"] and activation not in ("auto", facts["brings"]):
+    if facts["own_activation"] and activation not in (AUTO, facts["brings"]):
         why = f"norm={norm} is its own activation"
         yield Mistake(f"activation={activation}", why, "activation=auto")
-    elif facts["own_activation"] and activation == "auto" and usual != facts["brings"]:
+    elif facts["own_activation"] and activation == AUTO and usual != facts["brings"]:
         why = f"is its own activation, and model={model} needs {usual}"
         yield Mistake(f"norm={norm}", why, "norm=ln")
 
 
-def _order_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mistake]:
-    """List what is wrong with the order of batches in a cell."""
-    if tree["order"] != "classes":
-        return
-    classes, batch, each = tree["order_classes"], tree["batch"], about.sizes[0] // about.classes
-    given, most = f"order_classes={classes}", min(about.classes, batch)
-    needed = -(-batch // classes)
-    if classes > about.classes:
-        why = f"{about.label} has {about.classes} classes"
-        yield Mistake(given, why, f"order_classes={most}")
-    elif classes > batch:
-        yield Mistake(given, f"batch={batch} has no room for them", f"order_classes={batch}")
-    elif needed > each:
-        why = f"takes {needed} images of a class for batch={batch}, and there are about {each}"
-        if not each:
-            works = "order=iid"
-        elif -(-batch // each) <= most:
-            works = f"order_classes={-(-batch // each)}"
-        else:
-            works = f"batch={classes * each}"
-        yield Mistake(given, why, works)
+def both_lengths(given: Mapping[str, str]) -> list[Mistake]:
+    """Refuse a length that is given in two ways, by the texts of the overrides."""
+    lengths = [k for k in ("steps", "examples", "epochs") if given.get(k, "null") != "null"]
+    if len(lengths) < 2:
+        return []
+    kept, *others = (f"{key}={given[key]}" for key in lengths)
+    why = f"the length is given twice, {kept} says it too"
+    return [Mistake(length, why, f"{kept} alone") for length in others]

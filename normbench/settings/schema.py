@@ -1,4 +1,4 @@
-"""The settings of a run: their types and ranges, what follows from them, and the run's name.
+"""The configuration of a run: what follows from its settings, its name, and its folder.
 
 A `Config` is one cell of a sweep with one seed, resolved: no `auto`, share or `null` is left where
 a number follows from the other settings. Imports neither torch nor Hydra.
@@ -13,97 +13,41 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbench.parts import registry
-from normbench.parts.options import Declared, declarations, leaves, option
+from normbench.parts.options import declarations, leaves
+from normbench.settings.declared import (
+    GROUPS,
+    RECORDED,
+    Settings,
+    declared_keys,
+    declared_options,
+    default_part,
+    default_parts,
+    defaults,
+)
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
 
-GROUPS = tuple(registry.KINDS)
-DERIVED = ("digest", "label", "shape", "sizes", "classes")  # from the data, by `resolve`
+WORDS = ("activation", "schedule", "order")  # groups that files and names know as plain settings
 # Settings that change how a run is done and recorded, but no number of it.
 EXECUTION = (
-    *("seeds", "jobs", "log_every", "outputs", "force", "dry_run"),
-    *("skip_invalid", "max_cells", "tb", "tb_axis", "download"),
+    *(key.name for key in declared_keys() if key.limits.get("section") == RECORDED),
     *("tune", "tune_lrs", "tune_seeds"),  # what they choose is optimizer.lr, which is hashed
     "dist",
 )
-ACTIVATIONS = ("auto", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "tlu", "identity")
-SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
-ORDERS = ("iid", "sorted", "dirichlet", "classes", "balanced")
-OWNERS = {"order_alpha": "dirichlet", "order_classes": "classes"}  # what the settings are for
-INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
 DOMAINS = ("plain", "inverted")  # of `mix=inverted`
-PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535})
 LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
 @dataclass(frozen=True)
-class Config:
-    """All settings of one run. Defaults stand in `configs/train.yaml`, ranges here.
+class Config(Settings):
+    """All settings of one run, and what is known of its data."""
 
-    Parts are mappings with their `name` and options, `dist` is one with its settings.
-    """
-
-    model: Mapping[str, Any]
-    norm: Mapping[str, Any]
-    init: Mapping[str, Any]
-    data: Mapping[str, Any]
-    optimizer: Mapping[str, Any]
-    dist: Mapping[str, Any]
-    batch: int = option(None, low=1, high=1_000_000)
-    gpus: int = option(None, low=1, high=512)
-    accumulate: int = option(None, low=1, high=100_000)
-    norm_batch: int | str = option(None, low=1, high=1_000_000, choices=("worker", "global"))
-    eval_stats: str = option(None, choices=("running", "batch", "dataset"))
-    lr_rule: str = option(None, choices=("none", "linear", "sqrt"))
-    lr_base_batch: int = option(None, low=1, high=1_000_000)
-    tune: str = option(None, choices=("none", "lr"))
-    tune_lrs: list[float] | None = option(None, above=0, high=1e30)
-    tune_seeds: int = option(None, low=1, high=100)
-    schedule: str = option(None, choices=SCHEDULES)
-    warmup: float = option(None, low=0, below=1)
-    clip: float | None = option(None, above=0, high=1e30)
-    placement: str = option(None, choices=("auto", "pre", "post", "preact"))
-    activation: str = option(None, choices=ACTIVATIONS)
-    bias: str = option(None, choices=("auto", "on", "off"))
-    dropout: float = option(None, low=0, below=1)
-    order: str = option(None, choices=ORDERS)
-    order_alpha: float = option(None, above=0, high=1e6)
-    order_classes: int = option(None, low=1, high=100_000)
-    reshuffle: bool = option(None)
-    inputs: str = option(None, choices=INPUTS)
-    mix: str = option(None, choices=("none", "inverted"))
-    augment: str = option(None)
-    shifts: list[str] = option(None)
-    blank_steps: int = option(None, low=0, high=10_000)
-    test_blank_steps: list[int] = option(None, low=0, high=10_000)
-    epochs: float | None = option(None, above=0, high=100_000)
-    steps: int | None = option(None, low=1, high=100_000_000)
-    examples: int | None = option(None, low=1, high=10**12)
-    eval_every: float | None = option(None, above=0, high=100_000)
-    target: float | None = option(None, above=0, below=1)
-    diagnose: str = option(None, choices=("off", "light", "full"))
-    seed: int = option(None, low=0, high=2**31 - 1)
-    device: str = option(None, choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = option(None, choices=("fp32", "bf16"))
-    threads: int = option(None, low=1, high=1024)
-    on_nan: str = option(None, choices=("record", "fail"))
-    seeds: int = option(None, low=1, high=10_000)
-    jobs: int | str = option(None, low=1, high=1024, choices=("auto",))
-    log_every: int = option(None, low=1, high=1_000_000)
-    outputs: str = option(None)
-    force: bool = option(None)
-    dry_run: bool = option(None)
-    skip_invalid: bool = option(None)
-    max_cells: int = option(None, low=1, high=100_000)
-    tb: bool = option(None)
-    tb_axis: str = option(None, choices=("examples", "step"))
-    download: bool = option(None)
     digest: str = ""
     label: str = ""
     shape: tuple[int, int, int] = (0, 0, 0)
@@ -151,10 +95,11 @@ class Config:
         Settings at their default are left out, so that a setting added to normbench later does
         not rename the runs of today. So is a share of the run that became a number.
         """
+        usual = self._defaults()
         kept = {
             key: value
             for key, value in leaves(self.experiment())
-            if key != "seed" and (key.endswith(".name") or value != default_of(key, self))
+            if key != "seed" and (key.endswith(".name") or value != usual.get(key))
             if not (key.endswith("_share") and value is None)
         }
         text = json.dumps({**kept, "data.digest": self.digest}, sort_keys=True)
@@ -191,6 +136,8 @@ class Config:
             del tree[key]
         for key in _unhashed(self):
             tree["data"].pop(key, None)
+        for group in WORDS:
+            tree |= _flat(group, tree[group])
         return tree
 
     def execution(self) -> dict[str, Any]:
@@ -218,54 +165,34 @@ class Config:
 
     def _plain(self) -> dict[str, Any]:
         return {
-            each.name: copy.deepcopy(getattr(self, each.name))
-            for each in declarations(Config)
-            if each.name not in DERIVED
+            setting.name: copy.deepcopy(getattr(self, setting.name))
+            for setting in declarations(Settings)
         }
 
-
-@cache
-def declared_keys() -> tuple[Declared, ...]:
-    """List the settings that are not parts and not derived."""
-    others = (*GROUPS, *DERIVED, "dist")
-    return (*(each for each in declarations(Config) if each.name not in others), PORT)
-
-
-def declared_options(group: str, name: str) -> dict[str, Declared]:
-    """Return the options of a part by name."""
-    return dict(registry.facts(group, name).options)
-
-
-def default_of(key: str, config: Config) -> Any:
-    """Return the packaged default of a dotted key."""
-    group, _, rest = key.partition(".")
-    if group in GROUPS:
-        declared = declared_options(group, getattr(config, group)["name"]).get(rest)
-        return declared.default if declared else None
-    return defaults()[key]
+    def _defaults(self) -> dict[str, Any]:
+        """Give the defaults of what `experiment` returns, options being those of these parts."""
+        found = dict(defaults())
+        for group in GROUPS:
+            usual = default_part(group, getattr(self, group)["name"])
+            if group in WORDS:
+                found |= _flat(group, usual) | {group: default_parts()[group]}
+            else:
+                found |= {f"{group}.{key}": value for key, value in usual.items()}
+        return found
 
 
-@cache
-def defaults() -> dict[str, Any]:
-    """Give the packaged defaults of the settings that are not parts, by dotted key."""
-    others = ("defaults", "hydra")
-    return dict(leaves({key: each for key, each in _packaged().items() if key not in others}))
+def _flat(group: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a part of WORDS as settings: `order`, `order_alpha`; also options of those not chosen.
 
-
-@cache
-def default_parts() -> dict[str, str]:
-    """Give the name of the part that each group has unless another is chosen."""
-    listed = [each for each in _packaged()["defaults"] if isinstance(each, dict)]
-    return {group: name for each in listed for group, name in each.items() if group in GROUPS}
-
-
-@cache
-def _packaged() -> dict[str, Any]:
-    import yaml
-
-    text = (registry.configs() / "train.yaml").read_text(encoding="utf-8")
-    tree: dict[str, Any] = yaml.safe_load(text)
-    return tree
+    So are they written in files and hashed, as when they were no parts yet.
+    """
+    options = {
+        key: declared.default
+        for name in registry.names(group)
+        for key, declared in declared_options(group, name).items()
+    }
+    options |= {key: value for key, value in part.items() if key != "name"}
+    return {group: part["name"], **{f"{group}_{key}": value for key, value in options.items()}}
 
 
 def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:

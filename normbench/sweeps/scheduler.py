@@ -25,6 +25,7 @@ from normbench.runs.reader import FINAL, read_status
 from normbench.runs.run import run
 from normbench.runtime import machine, processes
 from normbench.runtime.processes import Channel, Child, Message
+from normbench.settings.declared import AUTO
 from normbench.settings.schema import Config
 from normbench.sweeps.plan import Item
 
@@ -78,7 +79,8 @@ def _warm(todo: list[Item]) -> None:
         for group in registry.KINDS:
             name = getattr(item.config, group)["name"]
             for member in name.split("+"):
-                registry.find(group, member)
+                if (group, member) != ("activation", AUTO):
+                    registry.find(group, member)
     machine.prepare(todo[0].config.threads)  # after loading: what that took is given back
 
 

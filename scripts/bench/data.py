@@ -29,8 +29,7 @@ from torchvision import transforms
 from normbench.data._base import Split, split, validation_size
 from normbench.data.mnist import MNIST
 from normbench.engine.augment import PAD, Augment
-from normbench.engine.loader import Feed
-from normbench.engine.sampler import Order
+from normbench.engine.loader import Feed, Sampling
 from normbench.engine.transforms import standardized
 from normbench.runtime import machine
 
@@ -151,7 +150,7 @@ def cifar(quick: bool) -> list[Case]:
     images = Split(pixels.permute(0, 3, 1, 2), torch.zeros(IMAGES, dtype=torch.int64))
     change = Augment(("crop", "flip", "cutout"), SHAPE, MEAN)
     feed = Feed(images, standardized(MEAN, STD), torch.device("cpu"), torch.channels_last)
-    feed = feed.for_training(Order(), change)
+    feed = feed.for_training(Sampling(augment=change))
     one_by_one = [
         transforms.RandomCrop(height, padding=PAD),
         transforms.RandomHorizontalFlip(),

@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from run import Case
 
-from normbench.engine.schedule import Schedule
 from normbench.runs.directory import RunDirectory
 from normbench.runs.job import Job
 from normbench.runs.tensorboard import hparams
 from normbench.runtime import machine
 from normbench.settings import compose
-from normbench.settings.schema import Config
+from normbench.settings.schema import Config, part
 
 SLICE = 50  # steps between two training rows
 WORKLOADS = (("mlp", 2, 1.10), ("mlp", 32, 1.05), ("mlp", 128, 1.05), ("cnn", 32, 1.05))
@@ -41,7 +40,8 @@ class ByHand:
         self.job = job = Job(config)
         job.model.train()
         self.order = iter(job.train.order(config.seed, 0, config.batch)[: config.steps])
-        self.schedule = Schedule(config.schedule, config.lr, config.steps, config.warmup)
+        schedule = part("schedule", config.schedule)
+        self.schedule = schedule.over(config.steps, config.lr, config.warmup)
         self.total, self.step = torch.zeros(()), 0
 
     def __call__(self) -> float:

@@ -13,20 +13,22 @@ from pathlib import Path
 
 import pytest
 
+from normbench.parts import registry
+
 PACKAGE = Path(__file__).parents[2] / "normbench"
 FLOORS = (
     "__init__",
     "errors rows",
     "parts runtime",
-    "norms optimizers data results",
-    "engine models inits settings display",
+    "norms optimizers data results schedules orders",
+    "engine models inits settings display activations",
     "runs",
     "sweeps",
     "cli",
     "__main__ api",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-PART_FOLDERS = ("data", "inits", "optimizers", "norms", "models")
+PART_FOLDERS = tuple(folder for folder, _ in registry.KINDS.values())
 TORCH_FREE = (
     *("errors", "rows", "parts.options", "parts.registry", "runtime.storage", "runtime.machine"),
     *("results.stats", "results.tables", "results.time_to_target", "results.lr_search"),
@@ -108,8 +110,6 @@ def test_a_part_imports_no_other_part(folder: str) -> None:
 
 
 def test_models_and_engine_name_no_norm() -> None:
-    from normbench.parts import registry
-
     plain_words = {"none", "in", "mean", "switch", "cosine"}
     names = set(registry.names("norm")) - plain_words
     for path in [*(PACKAGE / "models").glob("*.py"), *(PACKAGE / "engine").glob("*.py")]:

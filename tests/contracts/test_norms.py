@@ -32,7 +32,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from normbench import norms
 from normbench.errors import NormError
-from normbench.norms._base import ACTIVATIONS, PLACES, Norm, Units
+from normbench.norms._base import PLACES, Norm, Units
 from normbench.parts import registry
 from normbench.runtime import machine
 
@@ -675,7 +675,7 @@ def test_affine_false_removes_weight_and_bias(case):
 def test_the_facts_of_a_norm_are_legal(name):
     norm = create(name)
     assert set(norm.places) <= set(PLACES) and norm.placement in norm.places
-    assert norm.brings in ACTIVATIONS
+    assert norm.brings in registry.names("activation")
     assert norm.memory_format in ("channels_last", "contiguous")
 
 
@@ -692,7 +692,9 @@ def test_the_activation_it_brings_stands_where_the_run_names_none(name):
     else:
         tanh = nn.Tanh()
         assert norm.activation(tanh, 4, 2) is tanh
-        assert type(norm.activation(None, 4, 2)) is type(ACTIVATIONS[norm.brings](4, 2))
+        assert type(norm.activation(None, 4, 2)) is type(
+            registry.find("activation", norm.brings)().build(4, 2)
+        )
 
 
 @each_name

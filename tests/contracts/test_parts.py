@@ -10,6 +10,7 @@ from contracts.cases import own
 
 from normbench.parts import registry
 from normbench.parts.options import Options, declarations
+from normbench.settings.declared import AUTO
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 PARTS = [(group, name) for group in registry.KINDS for name in own(group)]
@@ -17,7 +18,7 @@ PRESETS = [
     (group, name)
     for group in registry.KINDS
     for name in registry.choices(group)
-    if name not in registry.names(group)
+    if name not in registry.names(group) and (group, name) != ("activation", AUTO)
 ]
 INTERPOLATION = re.compile(r"\$\{(\w+)\}")
 

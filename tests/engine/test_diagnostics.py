@@ -19,7 +19,7 @@ from normbench import norms
 from normbench.engine import diagnostics
 from normbench.engine.diagnostics import look
 from normbench.inits._base import initialize
-from normbench.norms._base import ACTIVATIONS, Running, Unit, Units, apply
+from normbench.norms._base import Running, Unit, Units, apply
 from normbench.norms._modes import update_bn
 from normbench.parts import registry
 from normbench.runs import directory
@@ -153,6 +153,10 @@ def test_each_batch_of_the_probe_has_its_own_statistics_as_in_training():
     assert found["zeros"] == pytest.approx(float((normed <= 0).double().mean()))
 
 
+def activation(name):
+    return registry.find("activation", name)().build(1, 0)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "saturated", "linear"),
     [
@@ -170,11 +174,11 @@ def test_each_batch_of_the_probe_has_its_own_statistics_as_in_training():
     ],
 )
 def test_saturated_and_linear_shares_go_by_the_derivative(name, values, saturated, linear):
-    assert shares(ACTIVATIONS[name](1, 0), values) == pytest.approx((saturated, linear))
+    assert shares(activation(name), values) == pytest.approx((saturated, linear))
 
 
 def test_a_threshold_unit_is_flat_below_its_threshold_and_half_steep_on_it():
-    act = ACTIVATIONS["tlu"](1, 0)
+    act = activation("tlu")
     act.tau.data.fill_(0.5)
     assert shares(act, [-1, 0.25, 0.5, 0.75]) == pytest.approx((2, 1))
 
@@ -184,9 +188,9 @@ def test_what_a_norm_makes_of_relu_saturates_where_relu_does():
     assert shares(act, [-1, 0, 0.5, 3]) == pytest.approx((2, 2))
 
 
-@pytest.mark.parametrize("name", list(ACTIVATIONS))
+@pytest.mark.parametrize("name", registry.names("activation"))
 def test_the_largest_slope_of_each_activation_is_known(name):
-    act = ACTIVATIONS[name](1, 0).double()
+    act = activation(name).double()
     x = torch.linspace(-8, 8, 160_001, dtype=torch.float64).unsqueeze(1).requires_grad_()
     (slope,) = torch.autograd.grad(act(x).sum(), x)
     assert diagnostics._steepest(act) == pytest.approx(float(slope.abs().max()), rel=1e-9)

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from normbench.engine.schedule import Schedule
-from normbench.settings.schema import SCHEDULES
+from normbench.parts import registry
 
 
 def rates(kind: str, steps: int, warmup: float = 0.0, peak: float = 1.0) -> list[float]:
-    schedule = Schedule(kind, peak, steps, warmup)
+    schedule = registry.find("schedule", kind)().over(steps, peak, warmup)
     return [schedule(step) for step in range(steps)]
 
 
@@ -106,7 +105,7 @@ def test_onecycle_without_a_warm_up_only_falls() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 97])
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 0.99])
-@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("kind", registry.names("schedule"))
 def test_every_rate_is_above_zero_and_at_most_the_peak(
     kind: str, warmup: float, steps: int
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,9 +16,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from normbench.errors import Refused
+from normbench.parts import registry
+from normbench.parts.options import leaves
 from normbench.runtime import machine
-from normbench.settings import schema
 from normbench.settings.compose import Grid, loader
+from normbench.settings.declared import default_parts, defaults, described
 from normbench.settings.schema import Config
 
 
@@ -52,7 +55,7 @@ def test_range_and_glob_are_hydra_s() -> None:
 def test_nothing_is_left_to_resolve() -> None:
     made = one("norm=gn", "batch=100")
     assert made.placement == "pre"
-    assert made.activation == "relu"
+    assert made.activation == {"name": "relu"}
     assert made.bias == "on"
     assert made.steps == 550
     assert made.eval_every == pytest.approx(0.1)
@@ -60,7 +63,7 @@ def test_nothing_is_left_to_resolve() -> None:
 
 
 def test_the_norm_says_what_auto_becomes() -> None:
-    assert one("norm=frn").activation == "tlu"
+    assert one("norm=frn").activation == {"name": "tlu"}
     assert one("norm=bn").bias == "auto"
 
 
@@ -140,15 +143,34 @@ def test_cells_equal_what_hydra_composes() -> None:
             )
             for row in rows
         ]
-        mine = itertools.product(*(ours._read(word, True) for word in words))
+        mine = itertools.product(*(ours.read.read(word, True) for word in words))
         for row, tree in zip(mine, expected, strict=True):
             assert isinstance(tree, dict)
             tree.pop("hydra")
             assert ours._tree(row) == OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
 
 
-def test_packaged_defaults_name_every_setting() -> None:
-    assert {each.name for each in schema.declared_keys()} == set(schema.defaults())
+def packaged() -> str:
+    return (registry.configs() / "train.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", list(described("{key}: {value}")))
+def test_train_yaml_has_each_setting_as_it_is_declared(line: str) -> None:
+    nested = line.replace("dist.port: null     ", "dist: {port: null}  ")
+    assert nested in packaged().splitlines(), f"configs/train.yaml needs the line\n{nested}"
+
+
+def test_train_yaml_has_no_other_settings_or_parts() -> None:
+    tree = yaml.safe_load(packaged())
+    chosen = {group: name for each in tree.pop("defaults")[:-5] for group, name in each.items()}
+    assert chosen == default_parts()
+    del tree["hydra"]
+    assert dict(leaves(tree)) == defaults()
+
+
+def test_a_config_is_made_in_python_from_its_defaults() -> None:
+    made = Config(norm={"name": "gn", "groups": 4, "eps": 1e-5, "affine": True}, batch=2)
+    assert (made.model["name"], made.lr, made.shifts) == ("cnn", 0.1 * 2 / 64, ())
 
 
 def test_a_length_in_examples_is_that_of_as_many_steps() -> None:

@@ -208,9 +208,8 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         2,
         [
             (
-                "activation=rellu: is none of auto, relu, leaky_relu, tanh, sigmoid, gelu, silu, "
-                "tlu, identity",
-                "activation=relu",
+                "activation=rellu: no activation has this name",
+                "activation=relu    (all names: normbench list activations)",
             )
         ],
     ),

@@ -1,0 +1,33 @@
+"""What every activation shares: how it is built, and its gain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from normbench.errors import ActivationError
+from normbench.parts.options import Options
+
+
+@dataclass(frozen=True)
+class Activation(Options):
+    """The options of an activation, and the module that computes it."""
+
+    error: ClassVar[type[ActivationError]] = ActivationError
+
+    @property
+    def gain(self) -> float:
+        """Give what initializers multiply the deviation of weights before it by.
+
+        So that it keeps the variance; that of `torch.nn.init.calculate_gain` where torch has one.
+        """
+        raise NotImplementedError
+
+    def build(self, channels: int, dims: int) -> nn.Module:
+        """Build the module for features (N, channels, ...) with `dims` spatial axes.
+
+        A module whose largest |derivative| is not 1 declares it as `steepest`, for `diagnose=full`.
+        """
+        raise NotImplementedError

@@ -1,0 +1,27 @@
+"""Rectified linear unit with a slope of 0.01 below zero."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from normbench.activations._base import Activation
+
+
+@dataclass(frozen=True)
+class LeakyRelu(Activation):
+    """Rectified linear unit with a slope of 0.01 below zero: leaky_relu(x) = max(x, 0.01 x).
+
+    Source: Maas, Hannun & Ng 2013, ICML Workshop.
+    """
+
+    @property
+    def gain(self) -> float:
+        """Give the gain."""
+        return math.sqrt(2 / (1 + 0.01**2))
+
+    def build(self, channels: int, dims: int) -> nn.Module:
+        """Build the module."""
+        return nn.LeakyReLU()

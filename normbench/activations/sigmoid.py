@@ -1,0 +1,26 @@
+"""Logistic function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from normbench.activations._base import Activation
+
+
+@dataclass(frozen=True)
+class Sigmoid(Activation):
+    """Logistic function: sigmoid(x) = 1 / (1 + exp(-x)).
+
+    Source: Rumelhart, Hinton & Williams 1986, Nature 323.
+    """
+
+    @property
+    def gain(self) -> float:
+        """Give the gain."""
+        return 1.0
+
+    def build(self, channels: int, dims: int) -> nn.Module:
+        """Build the module."""
+        return nn.Sigmoid()

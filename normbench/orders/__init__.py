@@ -1,0 +1,1 @@
+"""Orders of the training images, one file each."""

@@ -1,0 +1,287 @@
+"""Every setting of a run: its type, default, range and one sentence of help, declared once.
+
+`configs/train.yaml` repeats names and defaults for Hydra; a test says what is missing there.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+from normbench.parts import registry
+from normbench.parts.options import Declared, declarations, option, written
+
+GROUPS = tuple(registry.KINDS)
+AUTO = "auto"  # the activation that the norm brings, or that the model usually has
+INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
+PORT = Declared(
+    "dist.port",
+    "int | None",
+    None,
+    {
+        "low": 1024,
+        "high": 65535,
+        "help": "workers of a run meet at this port of the machine; null: in a file",
+    },
+)
+TRAINED = "what is trained"
+RECORDED = "how it is run and recorded: changes no number"
+COMMENT, WIDTH = 22, 100  # where the sentence on a setting begins, and where it is wrapped
+
+
+def _setting(section: str, default: Any, *, help: str, **limits: Any) -> Any:
+    made = option(default, **limits)
+    return field(default=default, metadata={**made.metadata, "section": section, "help": help})
+
+
+trained, recorded = partial(_setting, TRAINED), partial(_setting, RECORDED)
+
+
+def chosen(group: str, name: str) -> Any:
+    """Declare the part that a group has unless another is chosen, with its default options."""
+    return field(default_factory=lambda: default_part(group, name), metadata={"part": name})
+
+
+def default_part(group: str, name: str) -> dict[str, Any]:
+    """Return the name and the default options of a part."""
+    options = declared_options(group, name)
+    return {"name": name, **{key: declared.default for key, declared in options.items()}}
+
+
+def declared_options(group: str, name: str) -> dict[str, Declared]:
+    """Return the options of a part by name."""
+    return (
+        {} if (group, name) == ("activation", AUTO) else dict(registry.facts(group, name).options)
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings as they can be given: parts with their options, then values.
+
+    Parts are mappings with their `name` and options, `dist` is one with its settings.
+    """
+
+    model: Mapping[str, Any] = chosen("model", "cnn")
+    norm: Mapping[str, Any] = chosen("norm", "bn")
+    init: Mapping[str, Any] = chosen("init", "kaiming_normal")
+    data: Mapping[str, Any] = chosen("data", "mnist")
+    optimizer: Mapping[str, Any] = chosen("optimizer", "sgd")
+    activation: Mapping[str, Any] = chosen("activation", AUTO)
+    schedule: Mapping[str, Any] = chosen("schedule", "cosine")
+    order: Mapping[str, Any] = chosen("order", "iid")
+    dist: Mapping[str, Any] = field(default_factory=lambda: {"port": PORT.default})
+    batch: int = trained(
+        64, low=1, high=1_000_000, help="examples per optimizer step, all workers together"
+    )
+    gpus: int = trained(
+        1,
+        low=1,
+        high=512,
+        help="workers that train one run together; each gets batch / gpus examples",
+    )
+    accumulate: int = trained(
+        1, low=1, high=100_000, help="micro-batches per step; gradients are averaged over them"
+    )
+    norm_batch: int | str = trained(
+        "worker",
+        low=1,
+        high=1_000_000,
+        choices=("worker", "global"),
+        help="examples per batch statistic: worker, global (all workers), or a number",
+    )
+    eval_stats: str = trained(
+        "running",
+        choices=("running", "batch", "dataset"),
+        help="running, batch (of the images judged together), dataset (taken anew before)",
+    )
+    lr_rule: str = trained(
+        "linear",
+        choices=("none", "linear", "sqrt"),
+        help="none, linear, sqrt: lr = optimizer.lr * f(batch / lr_base_batch)",
+    )
+    lr_base_batch: int = trained(
+        64, low=1, high=1_000_000, help="the batch for which optimizer.lr is meant"
+    )
+    tune: str = trained(
+        "none",
+        choices=("none", "lr"),
+        help="lr: each configuration gets the optimizer.lr of tune_lrs that validates best",
+    )
+    tune_lrs: list[float] | None = trained(
+        None,
+        above=0,
+        high=1e30,
+        help="the grid, such as [0.01,0.1]; null: 0.03, 0.1, 0.3, 1 and 3 x optimizer.lr",
+    )
+    tune_seeds: int = trained(
+        3,
+        low=1,
+        high=100,
+        help="runs at each value, with seeds of their own and without the test set",
+    )
+    warmup: float = trained(
+        0.1, low=0, below=1, help="share of the steps in which the learning rate rises, linearly"
+    )
+    clip: float | None = trained(
+        None,
+        above=0,
+        high=1e30,
+        help="largest norm of the gradient; a longer one is shortened to it",
+    )
+    placement: str = trained(
+        "auto",
+        choices=("auto", "pre", "post", "preact"),
+        help="norm before (pre) or after (post) the activation, or first in a block (preact)",
+    )
+    bias: str = trained(
+        "auto",
+        choices=("auto", "on", "off"),
+        help="on, off; auto: off where the norm comes next and removes any constant",
+    )
+    dropout: float = trained(0.0, low=0, below=1, help="probability, after each activation")
+    reshuffle: bool = trained(
+        True, help="new batches in each epoch; false: those of the first again, in a new order"
+    )
+    inputs: str = trained(
+        "standardized",
+        choices=INPUTS,
+        help=(
+            "standardized (by channel), raw (0..255), uneven (standardized, then each "
+            "feature times 10^U(-2,2)), per_feature (standardized), whitened (ZCA)"
+        ),
+    )
+    mix: str = trained(
+        "none",
+        choices=("none", "inverted"),
+        help=(
+            "inverted: half of all images inverted and of half the contrast, as a second "
+            "domain; each domain has a test of its own"
+        ),
+    )
+    augment: str = trained("none", help="of training images: crop, flip, cutout, joined by +")
+    shifts: list[str] = trained(
+        (),
+        help=(
+            "of test images, each with a test of its own, such as [invert,contrast*0.5]; "
+            "invert, brightness+A, brightness-A, contrast*A, noise+A: pixels are 0..1"
+        ),
+    )
+    blank_steps: int = trained(
+        0,
+        low=0,
+        high=10_000,
+        help="recurrent models: up to so many blank time steps before a training image",
+    )
+    test_blank_steps: list[int] = trained(
+        (),
+        low=0,
+        high=10_000,
+        help="recurrent models: blank time steps before the test images, each with a test",
+    )
+    epochs: float | None = trained(
+        1.0, above=0, high=100_000, help="length in passes over the training set; or:"
+    )
+    steps: int | None = trained(
+        None, low=1, high=100_000_000, help="length in optimizer steps; or:"
+    )
+    examples: int | None = trained(
+        None, low=1, high=10**12, help="length in training examples, rounded to whole steps"
+    )
+    eval_every: float | None = trained(
+        None, above=0, high=100_000, help="epochs between validations; null: a tenth of the length"
+    )
+    target: float | None = trained(
+        None,
+        above=0,
+        below=1,
+        help="validation accuracy (0..1) at which to stop, telling time and examples to it",
+    )
+    diagnose: str = trained(
+        "light",
+        choices=("off", "light", "full"),
+        help="off, light (gradient norm, gap of the modes), full (each layer as well)",
+    )
+    seed: int = trained(0, low=0, high=2**31 - 1, help="the first seed")
+    device: str = trained(
+        "auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="cpu, cuda, mps; auto: cuda where there is a GPU, else cpu",
+    )
+    precision: str = trained(
+        "fp32", choices=("fp32", "bf16"), help="fp32, bf16 (autocast; statistics stay in fp32)"
+    )
+    threads: int = trained(1, low=1, high=1024, help="CPU threads of a run")
+    on_nan: str = trained(
+        "record",
+        choices=("record", "fail"),
+        help="record: a run whose loss is not finite ends as diverged; fail: as an error",
+    )
+    seeds: int = recorded(1, low=1, high=10_000, help="how many seeds, counted up from seed")
+    jobs: int | str = recorded(
+        "auto",
+        low=1,
+        high=1024,
+        choices=("auto",),
+        help="runs at a time in a sweep; auto: one per core",
+    )
+    log_every: int = recorded(50, low=1, high=1_000_000, help="steps between training rows")
+    outputs: str = recorded(
+        "outputs", help="folder of runs and sweeps; also --outputs, $NORMBENCH_OUTPUTS"
+    )
+    force: bool = recorded(False, help="train again what is finished")
+    dry_run: bool = recorded(False, help="print the plan only")
+    skip_invalid: bool = recorded(
+        False, help="leave out cells of a sweep whose parts do not fit, instead of refusing it"
+    )
+    max_cells: int = recorded(10000, low=1, high=100_000, help="largest sweep")
+    tb: bool = recorded(True, help="write TensorBoard files")
+    tb_axis: str = recorded(
+        "examples", choices=("examples", "step"), help="their axis: examples or step"
+    )
+    download: bool = recorded(
+        False, help="fetch a missing data set first, as normbench data download does"
+    )
+
+
+@cache
+def declared_keys() -> tuple[Declared, ...]:
+    """List the settings that are not parts."""
+    given = declarations(Settings)
+    return (*(setting for setting in given if "section" in setting.limits), PORT)
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """Give the defaults of the settings that are not parts, by dotted key."""
+    return {setting.name: setting.default for setting in declared_keys()}
+
+
+@cache
+def default_parts() -> dict[str, str]:
+    """Give the name of the part that each group has unless another is chosen."""
+    given = declarations(Settings)
+    return {setting.name: setting.limits["part"] for setting in given if "part" in setting.limits}
+
+
+def described(form: str = "{key}={value}") -> Iterator[str]:
+    """Describe every setting that is not a part: its default and a sentence, by section.
+
+    Args: form: how key and value are written.
+    """
+    section = ""
+    for setting in declared_keys():
+        name = setting.limits.get("section", RECORDED)
+        if name != section:
+            yield from (*[""] * bool(section), f"# {name}")
+            section = name
+        start = form.format(key=setting.name, value=written(setting.default)).ljust(COMMENT - 2)
+        yield from textwrap.wrap(
+            setting.limits["help"],
+            WIDTH,
+            initial_indent=f"{start}  # ",
+            subsequent_indent=" " * COMMENT + "# ",
+        )
