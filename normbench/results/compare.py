@@ -89,7 +89,7 @@ def differences(laid: Layout, wanted: str | None = None) -> Table | None:
     )
     heads = laid.heads.values() if laid.across else ["difference"] * len(laid.heads)
     unit = ", points" if is_percentage(laid.metric) else ""
-    title = _title(laid, f"{metric_name(laid.metric)} above {base}{unit}")
+    title = _title(laid, f"{metric_name(laid.metric)}{unit} above {base}")
     return Table(title, (*laid.rows, *heads), shown, len(laid.rows), notes=(notes.PAIRED,))
 
 

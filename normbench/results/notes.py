@@ -13,6 +13,7 @@ from normbench.results.stats import Interval
 
 CLOSE = 2.0  # points within which one decimal would hide the differences
 LISTED = 5  # lines of one kind under a table
+PAIRS = 5  # seeds from which the correlation of two arms is told
 FIXED = "seeds do not vary the test images, the split or the training images"
 PAIRED = (
     "difference and 95 % interval, paired by seed where both train; p: the larger of paired t "
@@ -56,7 +57,32 @@ def verdicts(laid: Layout) -> list[str]:
             f"has p >= {2 / 2 ** max(few):.2g}, {pairs.ENOUGH} seeds are needed"
         )
     reasons = [_reason(laid, block) for block in blocks if block.star is None]
-    return [*lines, *listed([reason for reason in reasons if reason])]
+    return [*lines, *listed([reason for reason in reasons if reason]), *_pairing(blocks)]
+
+
+def _pairing(blocks: Sequence[Block]) -> list[str]:
+    """Say how much the pairing of the best arms with the nearest others helped, from 5 seeds on."""
+    found = []
+    for block in blocks:
+        assert block.best
+        nearest, comparison = next(iter(block.rivals.items()))
+        pair = [block.trained[row].values for row in (block.best, nearest)]
+        r = pairs.correlation(*pair) if len(comparison.d) >= PAIRS else None
+        if r is not None:
+            found.append(r)
+    if not found:
+        return []
+    low, high = min(found), max(found)
+    rs, factors = f"{high:.2f}", _factor(high)
+    if low < high:
+        rs, factors = f"{low:.2f} to {high:.2f}", f"{_factor(low)} to {_factor(high)}"
+    return [
+        f"pairing by seed: r = {rs} between best and next, as good as {factors} times the seeds"
+    ]
+
+
+def _factor(r: float) -> str:
+    return f"{min(1 / max(1 - r, 1e-9), 99):.1f}"
 
 
 def intervals(groups: Sequence[Group]) -> list[str]:
@@ -97,7 +123,7 @@ def failures(groups: Sequence[Group]) -> list[str]:
     said += [f"{len(diverged)} diverged" + f", which counts as {chance}" * (not stuck)] * bool(
         diverged
     )
-    return [f"failed: {'; '.join(said)}"]
+    return [f"failures: {'; '.join(said)}"]
 
 
 def messages(results: Sequence[Result], keys: Sequence[str]) -> list[str]:

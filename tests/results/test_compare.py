@@ -235,7 +235,7 @@ def test_a_diverged_run_counts_as_chance_and_is_marked():
     table = shown([run(None, "diverged", norm="none"), run(0.95, norm="bn")], ["norm"])
     assert table.rows[0][1] == TableCell("10.0 diverged", "diverged")
     assert table.notes[-1] == (
-        "failed: 1 diverged, which counts as chance, 10.0 %: the share of the largest class"
+        "failures: 1 diverged, which counts as chance, 10.0 %: the share of the largest class"
     )
 
 
@@ -245,7 +245,7 @@ def test_an_end_at_chance_is_said():
     table = shown([stuck, run(0.96, norm="bn")], ["norm"])
     assert table.rows[0][1] == TableCell("94.0 stuck", "diverged")
     assert table.notes[-1] == (
-        "failed: 1 stuck at most 5 points above chance, 90.0 %: the share of the largest class"
+        "failures: 1 stuck at most 5 points above chance, 90.0 %: the share of the largest class"
     )
 
 
@@ -357,7 +357,7 @@ def test_seeds_without_a_result_stand_in_their_column():
     table = seeds.seeds([run(0.9, seed=0), diverged, failed])
     assert texts(table)[0] == ["test accuracy", "90.0", "diverged", "failed", "90.0", ""]
     assert table.notes[1:] == (
-        "failed: 1 diverged, which counts as chance, 10.0 %: the share of the largest class",
+        "failures: 1 diverged, which counts as chance, 10.0 %: the share of the largest class",
         "failed:  seed 2: oops",
     )
 
@@ -401,7 +401,7 @@ def test_differences_to_the_baseline_have_their_interval_and_p():
 
     table = compare.differences(compare.layout(sweep(SIX), ["norm"]))
     assert (table.title, table.head) == (
-        "test accuracy above none, points by norm",
+        "test accuracy, points above none by norm",
         ("norm", "difference"),
     )
     found = ttest_rel(SIX["bn"], SIX["none"])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import permutation_test, t, ttest_rel
 
@@ -85,3 +86,12 @@ def test_the_best_has_the_largest_mean_of_the_runs_that_trained():
     assert pairs.best(arms) == "a"
     assert pairs.best(arms, largest=False) == "b"
     assert pairs.best({"failed": Arm({}, 3, 3)}) is None
+
+
+def test_pairing_is_told_by_the_correlation_of_the_seeds_in_common():
+    a, b = dict(enumerate(A)), {seed: value for seed, value in enumerate(B) if seed != 3}
+    both = [seed for seed in a if seed in b]
+    expected = np.corrcoef([a[seed] for seed in both], [b[seed] for seed in both])[0, 1]
+    assert pairs.correlation(a, b) == pytest.approx(expected)
+    assert pairs.correlation(a, dict.fromkeys(a, 0.5)) is None
+    assert pairs.correlation({0: 0.1}, {1: 0.1}) is None

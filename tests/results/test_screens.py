@@ -1,0 +1,119 @@
+"""The tables of a sweep as a terminal of 80 and of 120 columns shows them."""
+
+# ruff: noqa: E501 (a screen of 120 columns is wider than our lines)
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from results.samples import run, seeded
+
+from normbench.display.screen import Screen
+from normbench.results import compare
+from normbench.results.groups import Result
+from normbench.results.tables import Table
+
+VALUES = {
+    ("none", 2): [0.902, 0.911, 0.905, 0.903, 0.904, 0.910, 0.12],
+    ("none", 32): [0.921, 0.925, 0.919, 0.923, 0.92, 0.926, 0.922],
+    ("bn", 2): [0.951, 0.962, 0.954, 0.953, 0.955, 0.96, 0.957],
+    ("bn", 32): [0.971, 0.974, 0.969, 0.972, 0.97, 0.975, 0.973],
+    ("gn", 2): [0.961, 0.971, 0.965, 0.962, 0.965, 0.971, 0.967],
+    ("gn", 32): [0.97, 0.975, 0.97, 0.971, 0.972, 0.974, 0.972],
+}
+
+
+def sweep() -> list[Result]:
+    """Seven seeds of three norms at two batch sizes; one is stuck, one diverged, one crashed."""
+    results = [
+        result
+        for (norm, batch), values in VALUES.items()
+        for result in seeded(values, norm=norm, batch=batch)
+    ]
+    results += seeded([None] * 3, norm="in", batch=2)
+    results = [
+        replace(result, state="diverged") if result.final == {} else result for result in results
+    ]
+    crashed = run(None, "failed", "MachineError: no memory left", norm="in", batch=32)
+    return [*results, crashed]
+
+
+def drawn(table: Table | None, columns: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    assert table
+
+    class Terminal(io.StringIO):
+        encoding = "utf-8"  # type: ignore[assignment]
+
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = Terminal()
+    Screen(stream=Terminal(), out=out, color=False).table(table)
+    lines = out.getvalue().splitlines()
+    return lines
+
+
+SCREENS = {
+    ("compared", 80): """\
+ test accuracy, % by norm   batch 2                        batch 32
+ none                       90.6 [90.2, 91.0] 1/7 failed   92.2 [92.0, 92.5]
+ bn                         95.6 [95.2, 96.0]              97.2 [97.0, 97.4]
+ gn                         96.6 [96.2, 97.0] *            97.2 [97.0, 97.4]
+ in                         10.0 3/3 failed                failed
+ * better than every other norm at the same batch (paired by seed, Holm, 5 %)
+ batch 32: bn is better than none (+5.0 [+4.9, +5.0]) but not distinguishable
+  from gn (+0.00 [-0.12, +0.12])
+ pairing by seed: r = 0.81 to 0.98 between best and next, as good as 5.1 to 46.6
+  times the seeds
+ mean and 95 % interval (Student t) of 7 seeds, given that a run trains; 0 of 7
+  failures means at most 35 %
+ seeds do not vary the test images, the split or the training images
+ failures: 1 stuck at most 5 points above chance, 10.0 %: the share of the
+  largest class; 3 diverged
+ failed:  in  batch 32  seed 0: MachineError: no memory left
+""",
+    ("compared", 120): """\
+ test accuracy, % by norm   batch 2                        batch 32
+ none                       90.6 [90.2, 91.0] 1/7 failed   92.2 [92.0, 92.5]
+ bn                         95.6 [95.2, 96.0]              97.2 [97.0, 97.4]
+ gn                         96.6 [96.2, 97.0] *            97.2 [97.0, 97.4]
+ in                         10.0 3/3 failed                failed
+ * better than every other norm at the same batch (paired by seed, Holm, 5 %)
+ batch 32: bn is better than none (+5.0 [+4.9, +5.0]) but not distinguishable from gn (+0.00 [-0.12, +0.12])
+ pairing by seed: r = 0.81 to 0.98 between best and next, as good as 5.1 to 46.6 times the seeds
+ mean and 95 % interval (Student t) of 7 seeds, given that a run trains; 0 of 7 failures means at most 35 %
+ seeds do not vary the test images, the split or the training images
+ failures: 1 stuck at most 5 points above chance, 10.0 %: the share of the largest class; 3 diverged
+ failed:  in  batch 32  seed 0: MachineError: no memory left
+""",
+    ("differences", 80): """\
+ test accuracy, points above none by norm
+ batch 2   bn                              +5.0 [+4.9, +5.1] p 0.031
+           gn                              +6.0 [+5.9, +6.1] p 0.031
+           in                              -
+ batch 32  bn                              +5.0 [+4.9, +5.0] p 0.016
+           gn                              +5.0 [+4.8, +5.1] p 0.016
+           in                              -
+ difference and 95 % interval, paired by seed where both train; p: the larger of
+  paired t (Holm) and exact sign flip
+""",
+    ("differences", 120): """\
+ test accuracy, points above none by norm   batch 2                     batch 32
+ bn                                         +5.0 [+4.9, +5.1] p 0.031   +5.0 [+4.9, +5.0] p 0.016
+ gn                                         +6.0 [+5.9, +6.1] p 0.031   +5.0 [+4.8, +5.1] p 0.016
+ in                                         -                           -
+ difference and 95 % interval, paired by seed where both train; p: the larger of paired t (Holm) and exact sign flip
+""",
+}
+
+
+@pytest.mark.parametrize(("name", "columns"), SCREENS)
+def test_a_sweep_looks_like_this(name: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid = compare.layout(sweep(), ["norm", "batch"])
+    table = compare.table(laid) if name == "compared" else compare.differences(laid)
+    lines = drawn(table, columns, monkeypatch)
+    assert "\n".join(lines) + "\n" == SCREENS[name, columns]
+    assert max(map(len, lines)) <= columns
