@@ -9,14 +9,16 @@ from normbench.errors import NormError
 from normbench.norms._base import Norm
 from normbench.norms._chain import chain, naming
 from normbench.parts import registry
-from normbench.parts.options import nearest
+from normbench.parts.options import Declared, nearest
 
 
 def create(name: str, **options: Any) -> Norm:
     """Make a norm by name: `create("gn", groups=4)`, or a chain: `create("ws+gn", gn={...})`.
 
     Args: name: the file name of a norm, or several joined by `+`, applied in this order; options:
-        its keyword arguments, for a chain a mapping of them for each member.
+        its keyword arguments, for a chain a mapping of them for each member. What is by default a
+        share of a run is 0 here unless a number is given: `create("brn")` limits by rmax and dmax
+        from its first forward on.
     Returns: the frozen options with their hooks, see `Norm`.
     Raises: NormError (a ValueError) for an unknown name, an unknown option, a wrong type or range,
         or members that cannot stand together.
@@ -37,8 +39,22 @@ def create(name: str, **options: Any) -> Norm:
         if option not in declared:
             fix = f"norm.{nearest(option, declared)}=" if declared else f"norm={name}"
             raise NormError(option, options[option], f"{name} has no option of this name", fix)
-    norm: Norm = registry.find("norm", name)(**options)
+    norm: Norm = registry.find("norm", name)(**_without_run(options, declared))
     return norm
+
+
+def _without_run(options: Mapping[str, Any], declared: Mapping[str, Declared]) -> dict[str, Any]:
+    """Give what is by default a share of a run as a number, for there is no run here.
+
+    A number that is given replaces its share; where none is given, the share is of no forwards.
+    In a configuration all shares are numbers already.
+    """
+    numbers: dict[str, Any] = {}
+    for share in declared:
+        count = share.removesuffix("_share")
+        if count != share and share not in options:
+            numbers |= {count: options.get(count, 0), share: None}
+    return {**options, **numbers}
 
 
 def _chained(members: list[str], options: Mapping[str, Any]) -> Norm:
