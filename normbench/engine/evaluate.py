@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.engine import diagnostics
-from normbench.engine.budget import Budget
+from normbench.engine.budget import Budget, Diverged
 from normbench.engine.loader import Feed
 from normbench.norms._base import Dropout, Norm
 from normbench.norms._modes import batch_statistics, preserve_buffers, update_bn
@@ -60,6 +60,7 @@ class Evaluator:
         self.batch = EVAL_BATCH.get(self.val.device.type, EVAL_BATCH_GPU)
         if self.stats == "batch":
             self.batch = min(budget.stat_batch, budget.batch // budget.accumulate // self.workers)
+        self.draws: dict[Feed, tuple[Tensor, Tensor]] = {}
         self.facts: dict[str, Any] = {}
         self.seconds = 0.0
 
@@ -72,26 +73,33 @@ class Evaluator:
         """Yield a `val` row, and with `diagnose=full` one on each layer.
 
         Returns: whether the target is reached.
+        Raises: Diverged, after the row, if a loss, logit, parameter or running statistic is not
+            finite, whatever training has seen.
         """
         values = self._timed(self._validate, step)
         yield self.budget.row("val", step, {**values, **({} if step else self.facts)})
+        self._check(step, values)
         if self.budget.diagnose == "full":
             yield self.budget.row("layers", step, self._timed(self._layers))
         target = self.budget.target
         return target is not None and values["val/accuracy"] >= target
 
     def test(self, step: int) -> Iterator[Row]:
-        """Yield a row of loss and accuracy of each test: `test/accuracy/invert`, and so on."""
+        """Yield a row of loss and accuracy of each test: `test/accuracy/invert`, and so on.
+
+        Raises: Diverged, after the row, if a loss or logit is not finite.
+        """
         if not self.tests:
             return
         values = {}
         with self._evaluating():
             for name, feed in self.tests.items():
-                loss, hits = self._evaluate(feed, len(feed))
+                loss, hits = self._evaluate(feed, self._batches(feed))
                 end = "" if name == "test" else f"/{name}"
                 values[f"test/loss{end}"] = loss / len(feed)
                 values[f"test/accuracy{end}"] = hits / len(feed)
         yield self.budget.row("test", step, values)
+        self._check(step, values)
 
     def _timed(self, measure: Callable[..., dict[str, float]], *args: int) -> dict[str, float]:
         start = time.perf_counter()
@@ -102,31 +110,66 @@ class Evaluator:
     def _validate(self, step: int) -> dict[str, float]:
         """Loss and accuracy on the validation split, and the gap of the two modes."""
         images = len(self.val)
-        shown, size = self._as_trained(GAP_IMAGES)
+        probe = self._micro_batches(GAP_IMAGES)
         gap = self.modes_differ and self.budget.diagnose != "off"
         with self._evaluating():
-            loss, hits = self._evaluate(self.val, images)
-            in_evaluation = self._evaluate(self.val, shown)[1] if gap else 0.0
-        in_training = self._in_training(step, shown, size) if gap else 0.0
+            loss, hits = self._evaluate(self.val, self._batches(self.val))
+            in_evaluation = self._evaluate(self.val, self._cut(probe.flatten()))[1] if gap else 0.0
+        in_training = self._in_training(step, probe) if gap else 0.0
         self.model.train()
         values = {"val/loss": loss / images, "val/accuracy": hits / images}
         if self.budget.diagnose != "off":
-            values["gap/accuracy"] = (in_training - in_evaluation) / shown
+            values["gap/accuracy"] = (in_training - in_evaluation) / probe.numel()
         return values
 
     def _layers(self) -> dict[str, float]:
-        bounds = evenly(*self._as_trained(PROBE_IMAGES))
-        batches = [self.val.slice(*collectives.share(*pair)) for pair in bounds]
+        probe = self._micro_batches(PROBE_IMAGES)
+        batches = [self.val.gather(self._share(index)) for index in probe]
         return diagnostics.look(self.model, batches, self.cast)
 
-    def _as_trained(self, most: int) -> tuple[int, int]:
-        """Count those of the first `most` validation images that fill batches as in training.
+    def _micro_batches(self, most: int) -> Tensor:
+        """Draw up to `most` validation images in micro-batches as in training, (count, size)."""
+        drawn, _ = self._drawn(self.val)
+        size = min(self.budget.batch // self.budget.accumulate, drawn.shape[1], most)
+        return drawn[:, : drawn.shape[1] // size * size].reshape(-1, size)[: most // size]
 
-        Returns: the number of images, and the size of their batches.
+    def _batches(self, feed: Feed) -> Iterator[Tensor]:
+        """Cut all images of a feed into batches and yield this worker's share of each."""
+        if self.stats != "batch":
+            yield from self._cut(torch.arange(len(feed), device=feed.device))
+            return
+        # What is left over is spread, so that each image counts once and no batch is small.
+        drawn, rest = self._drawn(feed)
+        for index, more in zip(drawn, rest.tensor_split(len(drawn)), strict=True):
+            yield from self._cut(torch.cat([index, more]))
+
+    def _drawn(self, feed: Feed) -> tuple[Tensor, Tensor]:
+        """Draw batches (count, batch) as training draws them, and the images that are left over.
+
+        The images of a split may lie class by class, which training never sees. They are drawn
+        from the seed alone, so that all configurations of a seed see the same.
         """
-        images = min(most, len(self.val))
-        size = min(self.budget.batch // self.budget.accumulate, images)
-        return images // size * size, size
+        if feed not in self.draws:
+            seed, count = rng.derive(self.budget.seed, "evaluation"), len(feed)
+            order, size = self.train.sampling.order, min(self.budget.batch, count)
+            drawn = order.batches(feed.labels, size, seed, 0)
+            left = torch.ones(count, dtype=torch.bool)
+            left[drawn.flatten()] = False
+            rest = torch.randperm(count, generator=rng.generator(seed, "rest"))
+            self.draws[feed] = drawn.to(feed.device), rest[left[rest]].to(feed.device)
+        return self.draws[feed]
+
+    def _cut(self, index: Tensor) -> Iterator[Tensor]:
+        """Cut images into batches for each worker, and yield this one's share.
+
+        All workers have equally many, for their layers may have to wait for each other.
+        """
+        for start, stop in evenly(len(index), self.batch * self.workers):
+            yield self._share(index[start:stop])
+
+    def _share(self, index: Tensor) -> Tensor:
+        start, stop = collectives.share(0, len(index))
+        return index[start:stop]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -146,48 +189,62 @@ class Evaluator:
                 yield
 
     def _refresh(self) -> None:
-        """Take the running statistics again, over the training set in the order of the data."""
-        size = max(REFRESH_BATCH, self.budget.batch)
-        shares = enumerate(self._shares(len(self.train), size))
+        """Take the running statistics again, over the training set in a fixed random order.
+
+        In the order of the data, which may lie class by class, batches would be unlike training's.
+        """
+        random = rng.generator(self.budget.seed, "statistics")
+        index = torch.randperm(len(self.train), generator=random).to(self.train.device)
+        size = max(REFRESH_BATCH, self.budget.batch) * self.workers
         paddings = self.train.blank_steps.most + 1  # each number of blank steps in turn
+        shares = enumerate(self._share(index[slice(*pair)]) for pair in evenly(len(index), size))
         with self.cast():
-            update_bn(self.model, (self.train.slice(*pair, n % paddings)[0] for n, pair in shares))
+            update_bn(self.model, (self.train.gather(part, n % paddings)[0] for n, part in shares))
         average_running(self.model)
 
     @torch.inference_mode()
-    def _evaluate(self, feed: Feed, images: int) -> tuple[float, float]:
-        """Sum of losses and number of hits over the first `images`."""
-        pieces = [self._judged(feed, *pair) for pair in self._shares(images, self.batch)]
-        losses, hits = zip(*pieces, strict=True)
-        return _total(losses), _total(hits)
-
-    def _shares(self, images: int, size: int) -> Iterator[tuple[int, int]]:
-        """Cut `images` into batches of `size` for each worker, and yield the bounds of this one's.
-
-        All workers have equally many, for their layers may have to wait for each other.
-        """
-        return (collectives.share(*pair) for pair in evenly(images, size * self.workers))
+    def _evaluate(self, feed: Feed, batches: Iterable[Tensor]) -> tuple[float, float]:
+        """Sum of losses and number of hits over the images of `batches`; an infinite logit: NaN."""
+        losses, hits, finite = zip(*(self._judged(feed, index) for index in batches), strict=True)
+        sound = _total(finite) == collectives.total_number(len(finite))
+        return _total(losses) if sound else math.nan, _total(hits)
 
     @torch.no_grad()
-    def _in_training(self, step: int, images: int, size: int) -> float:
-        """Hits among the first `images` in training mode, in batches of `size`."""
+    def _in_training(self, step: int, probe: Tensor) -> float:
+        """Hits among the images of a probe (count, size) in training mode."""
         kept = [dropout.generator for dropout in self.dropouts]
         self._seed("noise", step)
         with preserve_buffers(self.model):
             self.model.train()
-            bounds = (collectives.share(*pair) for pair in evenly(images, size))
-            hits = [self._judged(self.val, *pair)[1] for pair in bounds]
+            hits = [self._judged(self.val, self._share(index))[1] for index in probe]
         for dropout, generator in zip(self.dropouts, kept, strict=True):
             dropout.generator = generator
         return _total(hits)
 
-    def _judged(self, feed: Feed, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Sum of losses and number of hits, still on the device."""
-        x, y = feed.slice(start, stop)
+    def _judged(self, feed: Feed, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum of losses, number of hits, and whether all logits are finite, still on the device."""
+        x, y = feed.gather(index)
         with self.cast():
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), y, reduction="sum")
-        return loss, (logits.argmax(1) == y).sum()
+        return loss, (logits.argmax(1) == y).sum(), logits.isfinite().all()
+
+    def _check(self, step: int, values: Mapping[str, float]) -> None:
+        """Raise Diverged for the first number of an evaluation or of the model that is not finite.
+
+        A run whose last update leaves infinite weights has finite losses up to there.
+        """
+        for quantity, value in values.items():
+            if not math.isfinite(value):
+                raise Diverged(step, quantity)
+        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        tensors = {name: tensor for name, tensor in named if tensor.is_floating_point()}
+        if not tensors:
+            return
+        bad = torch.stack([~tensor.isfinite().all() for tensor in tensors.values()])
+        for name, count in zip(tensors, collectives.total(bad.float()).tolist(), strict=True):
+            if count:
+                raise Diverged(step, f"model/{name}")
 
     def _seed(self, purpose: str, index: int) -> None:
         if self.dropouts:

@@ -67,8 +67,8 @@ class Feed:
         self.device, self.memory_format = device, memory_format
         self.scaling = scaling.laid_out(self.channels, self.width).to(device)
         self.blank_steps = blank_steps or BlankSteps()
-        self.shift: Callable[[Tensor, int], Tensor] | None = None
-        self.padding = 0  # blank time steps in `slice`
+        self.shift: Callable[[Tensor, Sequence[int]], Tensor] | None = None
+        self.padding = 0  # blank time steps where nothing else is asked for
         self.sampling = Sampling()
 
     def __len__(self) -> int:
@@ -94,7 +94,9 @@ class Feed:
         for batch in islice(zip(order, pad_steps, noise, strict=True), first, None):
             yield self.gather(*batch)
 
-    def gather(self, index: Tensor, pad_steps: int = 0, noise: Tensor | None = None) -> Batch:
+    def gather(
+        self, index: Tensor, pad_steps: int | None = None, noise: Tensor | None = None
+    ) -> Batch:
         """Return images (B, C, H, W) and labels (B,) at `index` (B,), after `pad_steps` blank ones.
 
         Where there is `noise` (B, 5), the images are augmented by it.
@@ -102,15 +104,11 @@ class Feed:
         rows = self.rows.index_select(0, index)
         if noise is not None and self.sampling.augment:
             rows = self.sampling.augment(rows, noise)
-        return self._scaled(rows, pad_steps), self.labels.index_select(0, index)
-
-    def slice(self, start: int, stop: int, pad_steps: int | None = None) -> Batch:
-        """Return the images and labels from `start` up to `stop`, after `pad_steps` blank steps."""
-        padding = self.padding if pad_steps is None else pad_steps
-        return self._scaled(self.rows[start:stop], padding, start), self.labels[start:stop]
+        numbers = index.tolist() if self.shift else ()
+        return self._scaled(rows, pad_steps, numbers), self.labels.index_select(0, index)
 
     def with_pad_steps(self, pad_steps: int) -> Feed:
-        """Return a feed of the same images that has so many blank steps in its slices."""
+        """Return a feed of the same images that usually come after so many blank steps."""
         other = copy.copy(self)
         other.padding = pad_steps
         return other
@@ -121,8 +119,8 @@ class Feed:
         other.sampling = sampling
         return other
 
-    def with_shift(self, shift: Callable[[Tensor, int], Tensor]) -> Feed:
-        """Return a feed whose slices are changed before scaling, by `shift(pixels, start)`."""
+    def with_shift(self, shift: Callable[[Tensor, Sequence[int]], Tensor]) -> Feed:
+        """Return a feed whose images are changed before scaling, by `shift(pixels, numbers)`."""
         other = copy.copy(self)
         other.shift = shift
         return other
@@ -153,12 +151,12 @@ class Feed:
         random = rng.generator(seed, "blank", epoch)
         return torch.randint(most + 1, (steps,), generator=random).tolist()
 
-    def _scaled(self, rows: Tensor, pad_steps: int, first: int = 0) -> Tensor:
-        above = pad_steps * self.blank_steps.rows
+    def _scaled(self, rows: Tensor, pad_steps: int | None, numbers: Sequence[int]) -> Tensor:
+        above = (self.padding if pad_steps is None else pad_steps) * self.blank_steps.rows
         if above:
             rows = F.pad(rows, (above * self.width * self.channels, 0))
         shape = (len(rows), above + self.height, self.width, self.channels)
         x = rows.reshape(shape).permute(0, 3, 1, 2).to(torch.float32)
         if self.shift:
-            x = self.shift(x, first)
+            x = self.shift(x, numbers)
         return self.scaling(x).contiguous(memory_format=self.memory_format)

@@ -170,8 +170,8 @@ class Shift:
     sign: str = ""
     size: float = 0.0
 
-    def __call__(self, pixels: Tensor, first: int) -> Tensor:
-        """Change `pixels` (N, C, H, W) in 0 .. 255, of the images from number `first` on."""
+    def __call__(self, pixels: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Change `pixels` (N, C, H, W) in 0 .. 255, of the images with these `numbers` (N,)."""
         x = pixels / 255
         if self.name == "invert":
             x = 1 - x
@@ -181,15 +181,15 @@ class Shift:
             mean = x.mean((2, 3), keepdim=True)
             x = mean + self.size * (x - mean)
         else:
-            x = x + self.size * _noise(x, first)
+            x = x + self.size * _noise(x, numbers)
         return x.clamp(0, 1) * 255
 
 
-def _noise(x: Tensor, first: int) -> Tensor:
+def _noise(x: Tensor, numbers: Sequence[int]) -> Tensor:
     """Normal numbers for each image from a generator of its own: no matter how batches are cut."""
     draws = [
-        torch.randn(x.shape[1:], generator=rng.generator("noise of a test image", first + place))
-        for place in range(len(x))
+        torch.randn(x.shape[1:], generator=rng.generator("noise of a test image", number))
+        for number in numbers
     ]
     return torch.stack(draws).to(x.device)
 

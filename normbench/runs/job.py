@@ -49,11 +49,11 @@ class Job:
             feeds |= _tests(config, feeds["test"])
         model = build.model(config, data.shape, len(data.classes))
         self.model = model.to(device).to(memory_format=memory_format)
-        self.stepper = part("optimizer", config.optimizer).bind(self.model)
+        self.optimizer = part("optimizer", config.optimizer).bind(self.model)
         norm = build.norm(config)
         self._agree()
         options = StepOptions(config.accumulate, config.precision, config.clip)
-        self.train_step = TrainStep(self.model, self.stepper, norm, options)
+        self.train_step = TrainStep(self.model, self.optimizer, norm, options)
         self.budget = _budget(config)
         self.train = feeds["train"] = feeds["train"].for_training(_sampling(config, data, device))
         self.evaluator = Evaluator(self.model, self.train_step.cast, norm, feeds, self.budget)
@@ -73,7 +73,7 @@ class Job:
         total = hashlib.sha256()
         tensors: dict[str, Tensor] = {
             **{f"model.{name}": tensor for name, tensor in self.model.state_dict().items()},
-            **{f"optimizer.{name}": tensor for name, tensor in self.stepper.state_dict().items()},
+            **{f"optimizer.{name}": tensor for name, tensor in self.optimizer.state_dict().items()},
         }
         for name, tensor in sorted(tensors.items()):
             plain = tensor.detach().cpu().contiguous()
@@ -95,7 +95,7 @@ class Job:
             who = f"worker {unlike[0]}" if len(unlike) == 1 else f"workers {unlike}"
             why = f"{who} had another configuration or other data than worker 0"
             raise FileRefused(str(config.directory), why, "the same command and data everywhere")
-        collectives.from_first([self.stepper.params, *self.model.buffers()])
+        collectives.from_first([self.optimizer.params, *self.model.buffers()])
 
     def _pretraining(self) -> Iterator[Row]:
         """Let the norm set itself from training images, then the initializer, which may train.
@@ -124,7 +124,7 @@ class Job:
                 for quantity, value in row.values.items():
                     if finite(value) is None:
                         raise Diverged(row.step, quantity)
-        collectives.from_first([self.stepper.params])
+        collectives.from_first([self.optimizer.params])
 
 
 def _facts(config: Config, feeds: Mapping[str, Feed]) -> dict[str, float]:

@@ -109,6 +109,7 @@ def open_directory(config: Config) -> RunDirectory:
     """Return the directory in which a run is recorded."""
     forked = 1 if collectives.joined() else config.gpus
     environment = machine.environment(config.device, config.threads, forked)
+    environment["numerics"] = machine.numerics(config.device)
     environment["data"] = {config.label: config.digest}
     return RunDirectory(
         config.directory,

@@ -21,6 +21,11 @@ from normbench.errors import MachineError
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun tells each of its processes
 WORKERS_PER_CORE = 64  # with more of them they do not even come to meet
 NO_MEMORY = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
+VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
+    *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
+)  # of the environment, by which numerical libraries choose their kernels
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
 
@@ -181,6 +186,29 @@ def environment(device: str, threads: int, workers: int = 1) -> dict[str, Any]:
         "device": device,
         "device_name": _device_name(device, workers),
         "threads": threads,
+    }
+
+
+def numerics(device: str) -> dict[str, Any]:
+    """Describe what moves the last digits from one machine to another, besides `environment`.
+
+    Sums in another order round otherwise: by the instruction set and the number of threads, by the
+    libraries for matrices and convolutions, and by the variables that choose among their kernels.
+    """
+    import torch
+
+    backends = torch.backends
+    on_gpu = device == "cuda"
+    return {
+        "cpu_capability": backends.cpu.get_cpu_capability(),
+        "mkl": backends.mkl.is_available(),  # type: ignore[no-untyped-call]
+        "mkldnn": backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+        "interop_threads": torch.get_num_interop_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "cudnn": backends.cudnn.version() if on_gpu else None,  # type: ignore[no-untyped-call]
+        "cudnn_tf32": backends.cudnn.allow_tf32 if on_gpu else None,
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
 

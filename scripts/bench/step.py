@@ -46,7 +46,7 @@ class ByHand:
 
     def __call__(self) -> float:
         """Train SLICE steps and return their CPU seconds."""
-        model, stepper, feed = self.job.model, self.job.stepper, self.job.train
+        model, stepper, feed = self.job.model, self.job.optimizer, self.job.train
         start = time.process_time()
         for _ in range(SLICE):
             x, y = feed.gather(next(self.order))

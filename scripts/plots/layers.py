@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from normbench.errors import NormbenchError
 from normbench.parts.options import leaves, written
 from normbench.results import groups
-from normbench.runs import directory
+from normbench.runs import reader
 
 # Okabe & Ito 2008: told apart with any colour vision; yellow, too faint for a line, is left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -80,17 +80,17 @@ def main() -> int:
 def folders(paths: Sequence[Path]) -> Iterator[Path]:
     """Find the folders of runs at or below the paths."""
     for path in paths:
-        yield from sorted(each.parent for each in path.rglob(directory.METRICS))
+        yield from sorted(each.parent for each in path.rglob(reader.METRICS))
 
 
 def read(path: Path, options: argparse.Namespace) -> Iterator[Run]:
     """Read a run, if it is one of those asked for and has the quantity at the step."""
-    experiment = dict(leaves(directory.read_config(path)["experiment"]))
+    experiment = dict(leaves(reader.read_config(path)["experiment"]))
     settings = {key.removesuffix(".name"): value for key, value in experiment.items()}
     asked = (text.partition("=")[::2] for text in options.where)
     if any(written(settings.get(key)) != value for key, value in asked):
         return
-    rows = [row for row in directory.read_rows(path) if row.kind == "layers"]
+    rows = [row for row in reader.read_rows(path) if row.kind == "layers"]
     rows = rows[-1:] if options.step < 0 else [row for row in rows if row.step == options.step]
     for row in rows:
         values = by_depth(row.values, options.quantity)

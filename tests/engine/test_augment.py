@@ -109,7 +109,7 @@ def test_training_batches_are_augmented_and_then_scaled() -> None:
     twin = job("augment=none").train
     twin.rows = changed.sampling.augment(plain.rows[index], noise)
     x, y = changed.gather(index, 0, noise)
-    assert torch.equal(x, twin.slice(0, 50)[0])
+    assert torch.equal(x, twin.gather(torch.arange(0, 50))[0])
     assert torch.equal(y, plain.labels[index])
 
 
@@ -137,13 +137,15 @@ def test_blank_time_steps_stay_before_an_augmented_image() -> None:
 
 def test_only_training_batches_are_augmented() -> None:
     plain, changed = job("augment=none"), job("augment=crop+flip+cutout")
-    assert torch.equal(changed.train.slice(0, 99)[0], plain.train.slice(0, 99)[0])  # statistics
+    assert torch.equal(
+        changed.train.gather(torch.arange(0, 99))[0], plain.train.gather(torch.arange(0, 99))[0]
+    )  # statistics
     index = torch.arange(9)  # data-dependent starts
     assert torch.equal(changed.train.gather(index)[0], plain.train.gather(index)[0])
     for name, feed in {"val": changed.evaluator.val, **changed.evaluator.tests}.items():
         same = plain.evaluator.val if name == "val" else plain.evaluator.tests[name]
         assert feed.sampling.augment is None
-        assert torch.equal(same.slice(0, 99)[0], feed.slice(0, 99)[0])
+        assert torch.equal(same.gather(torch.arange(0, 99))[0], feed.gather(torch.arange(0, 99))[0])
 
 
 def test_an_augmented_run_repeats_itself_and_differs_from_a_plain_one() -> None:

@@ -57,7 +57,7 @@ def test_steps_of_plain_sgd_are_no_longer_than_lr_times_clip() -> None:
     before = None
     for row in job.rows():
         if row.kind == "train":
-            now = job.stepper.params.clone()
+            now = job.optimizer.params.clone()
             if before is not None:
                 assert float((now - before).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
             before = now

@@ -22,11 +22,12 @@ from normbench.inits._base import initialize
 from normbench.norms._base import Running, Unit, Units, apply
 from normbench.norms._modes import update_bn
 from normbench.parts import registry
-from normbench.runs import directory
+from normbench.runs import reader
 from normbench.runs.job import Job
 from normbench.runs.reader import read_rows, read_status
 from normbench.runs.run import run
 from normbench.runs.tensorboard import CHARTS, LAYER_CHARTS, load_tensorboard
+from normbench.runtime import rng
 
 SHAPE = (1, 3, 2)
 RUNNING = [name for name in own("norm") if registry.facts("norm", name).constants["running"]]
@@ -425,15 +426,19 @@ def test_a_row_on_the_layers_follows_each_validation():
     assert all(type(value) is float for value in kinds(rows, "layers")[0].values.values())
 
 
-def test_the_probe_is_the_first_validation_images_in_batches_as_in_training(monkeypatch):
+def test_the_probe_is_validation_images_in_batches_as_in_training(monkeypatch):
     job = Job(config("batch=128", "accumulate=2", "diagnose=full"))
     found = []
     monkeypatch.setattr(
         diagnostics, "look", lambda model, batches, cast: found.append(batches) or {}
     )
     list(job.evaluator.validation(0))
-    assert [len(y) for _, y in found[0]] == [64] * 7
-    assert torch.equal(torch.cat([x for x, _ in found[0]]), job.evaluator.val.slice(0, 448)[0])
+    assert [len(y) for _, y in found[0]] == [64] * 6
+    order = job.train.sampling.order.batches(
+        job.evaluator.val.labels, 128, rng.derive(0, "evaluation"), 0
+    )
+    expected = job.evaluator.val.gather(order.flatten())[0]
+    assert torch.equal(torch.cat([x for x, _ in found[0]]), expected)
 
 
 def test_the_record_has_the_layers_as_rows_but_not_among_the_results(tmp_path):
@@ -466,11 +471,12 @@ def test_tensorboard_has_the_layers_and_their_charts_in_full_runs(tmp_path, word
 
 def test_what_is_not_finite_is_null_in_the_record(tmp_path):
     words = ("diagnose=full", "norm=none", "optimizer.lr=1e20", "warmup=0", "steps=6")
-    done = config(*words, "log_every=6", "eval_every=0.1", f"outputs={tmp_path}")
+    done = config(*words, "log_every=6", "eval_every=0.01", f"outputs={tmp_path}")
     run(done)
     lines = (done.directory / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert None in [row for row in rows if row["kind"] == "layers"][-1].values()
+    *_, last, end = [json.loads(line) for line in lines]
+    assert last["kind"] == "val" and last["val/loss"] is None
+    assert (end["state"], end["bad_step"], end["bad_quantity"]) == ("diverged", 1, "val/loss")
 
 
 def plotting():
@@ -498,7 +504,7 @@ def test_the_plot_has_a_line_of_all_layers_in_order_for_each_configuration(tmp_p
     (folder,) = {
         each.parent
         for each in layers.folders([tmp_path])
-        if directory.read_config(each)["experiment"]["init"]["name"] == "normal"
+        if reader.read_config(each)["experiment"]["init"]["name"] == "normal"
     }
     rows = [read_rows(folder / f"seed{seed}")[1].values for seed in (0, 1)]
     for place in (2, 11):

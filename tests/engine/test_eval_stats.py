@@ -19,6 +19,7 @@ from normbench.norms._modes import batch_statistics, check_update_bn, update_bn
 from normbench.parts import registry
 from normbench.runs.check import check_fit
 from normbench.runs.job import Job
+from normbench.runtime import rng
 from normbench.settings.schema import Config
 from normbench.sweeps import describe
 
@@ -199,10 +200,18 @@ def test_how_a_model_is_evaluated_changes_no_step_of_its_training(words):
 def test_evaluation_by_batch_is_that_of_training_in_batches_of_one_statistic(words, size):
     job = by("batch", short("norm=bn", *words))
     test = kinds(list(job.rows()), "test")[0].values
-    bounds = [500 * k // (500 // size) for k in range(500 // size + 1)]
+    feed, seed = job.evaluator.tests["test"], rng.derive(0, "evaluation")
+    order = torch.randperm(500, generator=rng.generator(seed, "order", 0))
+    left = torch.randperm(500, generator=rng.generator(seed, "rest"))
+    left = left[torch.isin(left, order[480:])]  # 15 batches of 32, and one or two more in each
+    whole = [
+        torch.cat(pair) for pair in zip(order[:480].split(32), left.tensor_split(15), strict=True)
+    ]
+    pieces = [batch[slice(*pair)] for batch in whole for pair in evenly(len(batch), size)]
+    assert sorted(torch.cat(pieces).tolist()) == list(range(500))
     loss, hits = 0.0, 0
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        x, y = job.evaluator.tests["test"].slice(start, stop)
+    for index in pieces:
+        x, y = feed.gather(index)
         logits = by_hand(job.model, x.flatten(1).double())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
         hits += int((logits.argmax(1) == y).sum())
@@ -229,13 +238,14 @@ def test_evaluation_by_dataset_averages_the_moments_of_training_batches(batch, s
     job = by("dataset", short("norm=bn", f"batch={batch}"))
     test = kinds(list(job.rows()), "test")[0].values
     count, found = 2000 // size, []
+    order = torch.randperm(2000, generator=rng.generator(0, "statistics"))
     for k in range(count):
-        x, _ = job.train.slice(2000 * k // count, 2000 * (k + 1) // count)
+        x, _ = job.train.gather(order[2000 * k // count : 2000 * (k + 1) // count])
         seen = []
         by_hand(job.model, x.flatten(1).double(), seen=seen)
         found.append(torch.stack(seen))
     moments = torch.stack(found).mean(0)
-    x, y = job.evaluator.tests["test"].slice(0, 500)
+    x, y = job.evaluator.tests["test"].gather(torch.arange(0, 500))
     logits = by_hand(job.model, x.flatten(1).double(), moments)
     assert test["test/loss"] == pytest.approx(float(F.cross_entropy(logits, y)), rel=1e-5)
     assert test["test/accuracy"] == float((logits.argmax(1) == y).double().mean())

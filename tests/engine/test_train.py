@@ -66,7 +66,7 @@ def test_batches_are_standardized_pixels() -> None:
     std = torch.tensor(data.std).double().reshape(-1, 1, 1)
     assert torch.allclose(x.double(), (pixels - mean) / std, atol=1e-5)
     assert torch.equal(y, data.train.labels[:50])
-    again, _ = job.train.slice(0, 50)
+    again, _ = job.train.gather(torch.arange(0, 50))
     assert torch.equal(x, again)
 
 
@@ -148,7 +148,7 @@ def test_it_learns() -> None:
 def test_evaluation_is_loss_and_accuracy_of_all_images() -> None:
     job = Job(config("steps=5", "norm=bn"))
     found = list(job.rows())
-    x, y = job.evaluator.tests["test"].slice(0, 500)
+    x, y = job.evaluator.tests["test"].gather(torch.arange(0, 500))
     with torch.no_grad():
         logits = job.model.eval()(x)
     test = kinds(found, "test")[0].values

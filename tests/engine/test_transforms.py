@@ -158,7 +158,7 @@ def test_a_run_sees_the_scaled_images_in_all_its_parts(kind: str) -> None:
     job = Job(config("model=cnn", COLOURS, f"inputs={kind}"))
     data = build.data(job.config)
     for feed, split in ((job.train, data.train), (job.evaluator.val, data.val)):
-        x, y = feed.slice(3, 40)
+        x, y = feed.gather(torch.arange(3, 40))
         expected = scaled(kind, data, split.images[3:40])
         np.testing.assert_allclose(x.flatten(1).double().numpy(), expected, rtol=1e-5, atol=1e-5)
         assert x.is_contiguous(memory_format=torch.channels_last)
@@ -176,7 +176,14 @@ def test_a_scaling_is_computed_once_per_process() -> None:
 
 def shifted(word: str, images: Tensor, first: int = 0) -> np.ndarray[Any, Any]:
     """A shift of pixels 0 .. 255, as numbers in 0 .. 1."""
-    return transforms.Shift(*inputs.read_shift(word))(images.float(), first).double().numpy() / 255
+    return (
+        transforms.Shift(*inputs.read_shift(word))(
+            images.float(), range(first, first + len(images))
+        )
+        .double()
+        .numpy()
+        / 255
+    )
 
 
 def drawn(shape: tuple[int, ...] = (4, 3, 5, 6)) -> Tensor:
@@ -333,7 +340,10 @@ def test_each_domain_has_a_test_of_its_own() -> None:
     share = float(second.double().mean())
     parts = [values[f"test/accuracy/{name}"] for name in ("plain", "inverted")]
     assert values["test/accuracy"] == pytest.approx((1 - share) * parts[0] + share * parts[1])
-    found = {name: feed.slice(0, len(feed))[0] for name, feed in job.evaluator.tests.items()}
+    found = {
+        name: feed.gather(torch.arange(0, len(feed)))[0]
+        for name, feed in job.evaluator.tests.items()
+    }
     assert found["plain"].equal(found["test"][~second])
     assert found["inverted"].equal(found["test"][second])
 
@@ -344,7 +354,7 @@ def test_the_tests_of_the_domains_take_batch_statistics_of_one_domain() -> None:
     assert len(feed) == 250
     model = job.model.train().requires_grad_(False)
     for start in range(0, 250, 50):
-        x, y = feed.slice(start, start + 50)
+        x, y = feed.gather(torch.arange(start, start + 50))
         loss += float(torch.nn.functional.cross_entropy(model(x), y, reduction="sum"))
     assert values["test/loss/inverted"] == pytest.approx(loss / 250, rel=1e-5)
 

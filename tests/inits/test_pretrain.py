@@ -328,7 +328,7 @@ def test_norms_begin_the_training_with_their_buffers_as_they_were():
 
 def test_the_weights_still_belong_to_the_optimizer():
     made, _ = pretrained("norm=bn")
-    flat = made.stepper.params
+    flat = made.optimizer.params
     for parameter in made.model.parameters():
         assert flat.data_ptr() <= parameter.data_ptr() < flat.data_ptr() + 4 * flat.numel()
 
