@@ -151,8 +151,8 @@ class Evaluator:
         """
         if feed not in self.draws:
             seed, count = rng.derive(self.budget.seed, "evaluation"), len(feed)
-            order, size = self.train.sampling.order, min(self.budget.batch, count)
-            drawn = order.batches(feed.labels, size, seed, 0)
+            sampler, size = self.train.sampling.sampler, min(self.budget.batch, count)
+            drawn = sampler.batches(feed.labels, size, seed, 0)
             left = torch.ones(count, dtype=torch.bool)
             left[drawn.flatten()] = False
             rest = torch.randperm(count, generator=rng.generator(seed, "rest"))

@@ -434,7 +434,7 @@ def test_the_probe_is_validation_images_in_batches_as_in_training(monkeypatch):
     )
     list(job.evaluator.validation(0))
     assert [len(y) for _, y in found[0]] == [64] * 6
-    order = job.train.sampling.order.batches(
+    order = job.train.sampling.sampler.batches(
         job.evaluator.val.labels, 128, rng.derive(0, "evaluation"), 0
     )
     expected = job.evaluator.val.gather(order.flatten())[0]
