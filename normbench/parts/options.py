@@ -141,7 +141,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def declarations(kind: type) -> list[Declared]:
     """List the settings of a dataclass in the order of their declaration."""
     return [
-        Declared(item.name, str(item.type), _plain_default(item), item.metadata)
+        Declared(item.name, _type_of(item), _plain_default(item), item.metadata)
         for item in fields(kind)
     ]
 
@@ -194,6 +194,11 @@ def _article(kinds: list[str], limits: Mapping[str, Any]) -> str:
         "None": "null",
     }
     return " or ".join(words[kind] for kind in kinds)
+
+
+def _type_of(item: dataclasses.Field[Any]) -> str:
+    """Write the type of a field, which is text only where annotations are not evaluated."""
+    return item.type.__name__ if isinstance(item.type, type) else str(item.type)
 
 
 def _plain_default(item: dataclasses.Field[Any]) -> Any:

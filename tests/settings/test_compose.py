@@ -210,3 +210,19 @@ def test_a_device_of_other_machines_has_to_be_named(elsewhere: str) -> None:
 def test_launchers_that_stay_here_may_choose_the_device(name: str) -> None:
     (made,) = cells(f"hydra/launcher={name}", multirun=True)
     assert made.device in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("", "cnn-bn-b64-5d4b75e6256e"),
+        ("order=dirichlet order_alpha=0.1", "cnn-bn-b64-188725d1333f"),
+        ("order=dirichlet order.alpha=0.1", "cnn-bn-b64-188725d1333f"),
+        ("order=classes order_classes=3 norm=gn", "cnn-gn-b64-7832e8792225"),
+        ("schedule=step activation=tanh", "cnn-bn-b64-2fe6e5debe63"),
+        ("norm=frn model=mlp", "mlp-frn-b64-48d2ea0a9518"),
+        ("activation=relu schedule=onecycle warmup=0.3", "cnn-bn-b64-e3331be85ed6"),
+    ],
+)
+def test_runs_keep_the_names_they_had_before_words_became_parts(words: str, name: str) -> None:
+    assert one(*words.split(), "device=cpu").name == name
