@@ -108,7 +108,7 @@ class Shares:
 def hands(steps: int, size: int, classes: int, random: torch.Generator) -> Tensor:
     """Deal `size` classes to each batch from a shuffled deck of all of them: (steps, size).
 
-    The deck goes round, and is shuffled anew whenever the end of a batch is its end as well: so
+    The deck goes round, and is shuffled again whenever the end of a batch is its end as well: so
     each class is as often in a batch as any other, to within one, and also in all batches.
     """
     place = torch.arange(steps * size)

@@ -96,7 +96,7 @@ class Settings:
     eval_stats: str = trained(
         "running",
         choices=("running", "batch", "dataset"),
-        help="running, batch (of the images judged together), dataset (taken anew before)",
+        help="running, batch (of the images judged together), dataset (of the training set)",
     )
     lr_rule: str = trained(
         "linear",

@@ -1,4 +1,4 @@
-"""What the settings of inputs may say: scalings, shifts of test images, augmentation, blanks."""
+"""Reads and checks the settings of inputs: scalings, shifts, augmentation, blank steps."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _list_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
 
 
 def _meant(word: str) -> str:
-    """The shift most like a word, which may be one, with its number if it has one that fits."""
+    """Find the shift most like a word, which may be one, with its number if that fits."""
     form = nearest(re.sub(r"[\d.]+", "A", word), FORMS)
     if not form.endswith("A"):
         return form

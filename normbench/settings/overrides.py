@@ -20,7 +20,7 @@ from normbench.runtime import storage
 from normbench.settings.declared import default_part, default_parts, defaults
 from normbench.settings.schema import WORDS
 
-RESOLVER = re.compile(r"\$\{[^}]*:")  # such as ${oc.env:HOME}: reads what is no setting
+RESOLVER = re.compile(r"\$\{[^}]*:")  # such as ${oc.env:HOME}: reads other things than settings
 MOST = 100_000  # cells of a sweep, whatever max_cells says
 ALL_SETTINGS = "(all settings: normbench train --help)"
 EXTRAS = {
@@ -94,7 +94,7 @@ class Overrides:
             self.say(text, "is a list: several runs", f"normbench train -m {text}")
             return []
         checked = self._known_choice if key in self.groups else self._known_key
-        return [each for each in self._elements(text, key, override) if checked(key, each)]
+        return [one for one in self._elements(text, key, override) if checked(key, one)]
 
     def value(self, text: str) -> object:
         """Return the value of a `KEY=VALUE` text."""

@@ -98,7 +98,7 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
 
 
 def _steps(tree: Mapping[str, Any], per_epoch: int) -> int:
-    """The length in optimizer steps, however it is given."""
+    """Return the length in optimizer steps, however it is given."""
     steps = tree["steps"]
     if steps is None and tree["examples"] is not None:
         steps = max(1, round(tree["examples"] / tree["batch"]))

@@ -1,4 +1,4 @@
-"""Which settings contradict each other, or the data, as far as it can be known without torch."""
+"""Finds settings that contradict each other or the data, as far as known without torch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     rising = sorted(set(lrs))
     if len(rising) < 2:
         fix = written(grid_around((rising or [tree["optimizer"]["lr"]])[0]))
-        why = "is no grid: that takes two learning rates or more"
+        why = "is not a grid: that takes two learning rates or more"
         yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={fix}")
     elif lrs != rising:
         why = "does not rise from each learning rate to the next"
@@ -79,29 +79,29 @@ def _batch_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mis
     if batch % shares:
         over = f"gpus={gpus} workers" if gpus > 1 else f"accumulate={shares} micro-batches"
         works = sorted({max(1, batch // shares) * shares, (batch // shares + 1) * shares})
-        fix = " or ".join(f"batch={each}" for each in works)
+        fix = " or ".join(f"batch={size}" for size in works)
         yield Mistake(f"batch={batch}", f"does not divide over {over}", fix)
 
 
 def _set_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
-    """What is wrong with the samples behind a batch statistic."""
+    """List what is wrong with the samples behind a batch statistic."""
     norm, gpus, asked = tree["norm"], tree["gpus"], tree["norm_batch"]
     taken = [item for item in leaves(norm) if item[0].rpartition(".")[2] == "norm_batch"]
     if asked != "worker" and not taken:
         why = f"norm={norm['name']} takes no statistics over other sets of samples"
         yield Mistake(f"norm_batch={asked}", why, "norm_batch=worker")
     share = max(1, tree["batch"] // (gpus * tree["accumulate"]))
-    sizes = [*_divisors(share), *(share * each for each in _divisors(gpus))]
+    sizes = [*_divisors(share), *(share * count for count in _divisors(gpus))]
     for key, size in taken:
         if isinstance(size, int) and size not in sizes:
             name = "norm_batch" if size == asked else f"norm.{key}"
-            each = f"{gpus} worker{'s' * (gpus > 1)} with {share} example{'s' * (share > 1)}"
+            workers = f"{gpus} worker{'s' * (gpus > 1)} with {share} example{'s' * (share > 1)}"
             near = min(sizes, key=lambda one: abs(one - size))
-            yield Mistake(f"{name}={size}", f"cannot be had of {each}", f"{name}={near}")
+            yield Mistake(f"{name}={size}", f"cannot be made up from {workers}", f"{name}={near}")
 
 
 def _divisors(number: int) -> list[int]:
-    return [each for each in range(1, number + 1) if number % each == 0]
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
 def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -56,12 +56,12 @@ class Config(Settings):
 
     @property
     def worker_batch(self) -> int:
-        """Examples of one worker in one forward pass."""
+        """Return the examples of one worker in one forward pass."""
         return self.batch // (self.gpus * self.accumulate)
 
     @property
     def stat_batch(self) -> int:
-        """Examples behind one batch statistic; 1 where the norm looks at no batch."""
+        """Return the examples behind one batch statistic; 1 where the norm looks at no batch."""
         asked, joins = next(_set_sizes(self.norm), (1, False))
         share, everyone = self.worker_batch, self.batch // self.accumulate
         if not isinstance(asked, int):
@@ -73,24 +73,24 @@ class Config(Settings):
 
     @property
     def lr(self) -> float:
-        """The peak learning rate: that of the optimizer times the factor of `lr_rule`."""
+        """Return the peak learning rate: that of the optimizer times the factor of `lr_rule`."""
         factor = LR_FACTORS[self.lr_rule](self.batch / self.lr_base_batch)
         return float(self.optimizer["lr"] * factor)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in the training set; the incomplete last one is dropped."""
+        """Count the full batches in the training set; the incomplete last one is dropped."""
         return self.sizes[0] // self.batch
 
     @property
     def step_rows(self) -> int:
-        """Rows of pixels in one time step of a recurrent model."""
+        """Return the rows of pixels in one time step of a recurrent model."""
         recurrent = registry.facts("model", self.model["name"]).constants["recurrent"]
         return int(self.model["rows"]) if recurrent else 1
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of every setting that can change the numbers, except the seed.
+        """Return the digest of every setting that can change the numbers, except the seed.
 
         Settings at their default are left out, so that a setting added to normbench later does
         not rename the runs of today. So is a share of the run that became a number.
@@ -107,14 +107,14 @@ class Config(Settings):
 
     @property
     def name(self) -> str:
-        """The readable name of the run's folder, the same in every sweep."""
+        """Return the readable name of the run's folder, the same in every sweep."""
         label = [] if self.label == self.data["name"] else [self.label]
         words = [self.model["name"], self.norm["name"], f"b{self.batch}", *label]
         return "-".join([*words, self.sha256[:12]])
 
     @property
     def directory(self) -> Path:
-        """Where the run's files lie."""
+        """Return where the run's files lie."""
         place = f"tune{-1 - self.seed}" if self.tuning else f"seed{self.seed}"
         return Path(self.outputs) / "runs" / self.name / place
 
@@ -126,7 +126,7 @@ class Config(Settings):
 
     @property
     def tuning(self) -> bool:
-        """Whether this run only serves to choose a learning rate: it never sees the test set."""
+        """Tell whether this run only serves to choose a learning rate: it never sees the test set."""
         return self.seed < 0
 
     def experiment(self) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _flat(group: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
-    """What stands behind a batch statistic, and whether it may join workers, for each norm."""
+    """Yield what stands behind a batch statistic, and whether it may join workers, by norm."""
     names = norm["name"].split("+")
     for name in names:
         known = registry.facts("norm", name).constants

@@ -65,7 +65,7 @@ def test_other_norms_refuse_norm_batch(name, capsys):
 def test_a_statistic_over_more_samples_than_there_are_is_refused(words, fix, capsys):
     key, size = next(word for word in words if "norm_batch" in word).split("=")
     assert refused(capsys, *words) == (
-        f"normbench: error: {key}={size}: cannot be had of 1 worker with 32 examples\n"
+        f"normbench: error: {key}={size}: cannot be made up from 1 worker with 32 examples\n"
         f"  try: {fix}\n"
     )
 

@@ -313,7 +313,7 @@ def test_a_tuning_run_goes_to_the_end_and_may_diverge() -> None:
         ),
         (
             "tune_lrs=[0.1]",
-            "tune_lrs=[0.1]: is no grid: that takes two learning rates or more",
+            "tune_lrs=[0.1]: is not a grid: that takes two learning rates or more",
             "tune_lrs=[0.003,0.01,0.03,0.1,0.3]",
         ),
         (

@@ -101,17 +101,17 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
     (
         "gpus=2 norm_batch=128",
         2,
-        [("norm_batch=128: cannot be had of 2 workers with 32 examples", "norm_batch=64")],
+        [("norm_batch=128: cannot be made up from 2 workers with 32 examples", "norm_batch=64")],
     ),
     (
         "batch=32 gpus=4 norm_batch=7",
         2,
-        [("norm_batch=7: cannot be had of 4 workers with 8 examples", "norm_batch=8")],
+        [("norm_batch=7: cannot be made up from 4 workers with 8 examples", "norm_batch=8")],
     ),
     (
         "batch=32 gpus=4 norm_batch=24",
         2,
-        [("norm_batch=24: cannot be had of 4 workers with 8 examples", "norm_batch=16")],
+        [("norm_batch=24: cannot be made up from 4 workers with 8 examples", "norm_batch=16")],
     ),
     (
         "dist.port=29500",
