@@ -126,7 +126,7 @@ class Config(Settings):
 
     @property
     def tuning(self) -> bool:
-        """Tell whether this run only serves to choose a learning rate: it never sees the test set."""
+        """Tell whether this run only serves to choose a learning rate, without the test set."""
         return self.seed < 0
 
     def experiment(self) -> dict[str, Any]:
