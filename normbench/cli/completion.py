@@ -79,32 +79,32 @@ def run(words: list[str]) -> int:
 def offers(line: str) -> list[str]:
     """List what can stand in place of the last word of `line`, the command up to the cursor."""
     *before, word = line.split(" ")
-    words = [each for each in before[1:] if each]
-    found: Iterator[str] | list[str]
+    words = [given for given in before[1:] if given]
+    offered: Iterator[str] | list[str]
     if not words:
-        found = list(VERBS)
+        offered = list(VERBS)
     elif words[0] in OVERRIDDEN:
-        found = _settings(words[1:], word)
+        offered = _settings(words[1:], word)
     elif words[0] == "list":
-        given = [each for each in words[1:] if each in KINDS]
-        found = registry.names(KINDS[given[0]]) if given else list(KINDS)
+        given = [kind for kind in words[1:] if kind in KINDS]
+        offered = registry.names(KINDS[given[0]]) if given else list(KINDS)
     elif words[0] == "data":
-        found = registry.names("data") if words[1:] else ["list", "download", "verify", "show"]
+        offered = registry.names("data") if words[1:] else ["list", "download", "verify", "show"]
     elif words[0] == "completion":
-        found = [] if words[1:] else list(SHELLS)
+        offered = [] if words[1:] else list(SHELLS)
     else:
-        found = []
-    return sorted({each for each in found if each.startswith(word)})
+        offered = []
+    return sorted({text for text in offered if text.startswith(word)})
 
 
 def _settings(before: list[str], word: str) -> Iterator[str]:
-    """Whole words: keys with their `=`, or a key with each of its values."""
+    """Yield whole words: keys with their `=`, or a key with each of its values."""
     key, equals, value = word.partition("=")
     if not equals:
-        yield from (f"{each}=" for each in _keys(before))
+        yield from (f"{key}=" for key in _keys(before))
         return
     start = f"{key}={value[: value.rfind(',') + 1]}"  # of a comma list, the last is completed
-    yield from (start + each for each in _values(key, before))
+    yield from (start + text for text in _values(key, before))
 
 
 def _keys(before: list[str]) -> Iterator[str]:
@@ -115,15 +115,15 @@ def _keys(before: list[str]) -> Iterator[str]:
 
 
 def _options(group: str, before: list[str]) -> dict[str, Declared]:
-    """The options of the part that the line chooses, or of the default one."""
+    """Return the options of the part that the line chooses, or of the default one."""
     given = [word.partition("=")[2] for word in before if word.startswith(f"{group}=")]
     name = given[-1] if given else declared.default_parts()[group]
     known = registry.names(group)
-    found: dict[str, Declared] = {}
-    for each in name.split(","):
-        if all(member in known for member in each.split("+")):
-            found |= declared.declared_options(group, each)
-    return found
+    options: dict[str, Declared] = {}
+    for part in name.split(","):
+        if all(member in known for member in part.split("+")):
+            options |= declared.declared_options(group, part)
+    return options
 
 
 def _values(key: str, before: list[str]) -> list[str]:
@@ -133,7 +133,7 @@ def _values(key: str, before: list[str]) -> list[str]:
     if option:
         known = _options(group, before) if group in registry.KINDS else {}
         return _words(known[option]) if option in known else []
-    typed = {each.name: each for each in declared.declared_keys()}
+    typed = {setting.name: setting for setting in declared.declared_keys()}
     if key not in typed:
         return []
     return list(dict.fromkeys([*_words(typed[key]), written(declared.defaults()[key])]))

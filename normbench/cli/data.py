@@ -95,17 +95,17 @@ def listing(names: Sequence[str], overrides: Sequence[str], screen: Screen) -> N
         name: [text for text in overrides if names or _option(text) in _options(name)]
         for name in listed
     }
-    odd = [text for text in overrides if not any(text in each for each in taken.values())]
+    odd = [text for text in overrides if not any(text in texts for texts in taken.values())]
     if odd:
         chosen(listed[0], odd)
     sets = [_listed(name, chosen(name, texts)) for name, texts in taken.items()]
     screen.document({"command": "data", "what": "list", "sets": sets})
     head = ("name", "images", "shape", "classes", "split", "here")
-    rows = tuple(tuple(map(TableCell, _row(each))) for each in sets)
+    rows = tuple(tuple(map(TableCell, _row(known))) for known in sets)
     notes = [
-        f"{each['label']}: {' and '.join(each['cut'])} are cut from the training images"
-        for each in sets
-        if "test" in (each["cut"] or ())
+        f"{known['label']}: {' and '.join(known['cut'])} are cut from the training images"
+        for known in sets
+        if "test" in (known["cut"] or ())
     ]
     screen.table(Table("", head, rows, notes=tuple(notes)))
 
@@ -118,7 +118,7 @@ def download(name: str, overrides: Sequence[str], screen: Screen) -> None:
     part = chosen(name, overrides)
     got = fetch([part], screen)
     about = part.about()
-    remote = [{"file": str(each.path), "url": each.url} for each in part.downloads()]
+    remote = [{"file": str(file.path), "url": file.url} for file in part.downloads()]
     facts = {"where": about.where, "files": remote, "downloaded": got}
     screen.document({"command": "data", "what": "download", "set": name, **facts})
     screen.text(f"{name} is here{'' if got else ' already'}: {about.where}")
@@ -131,20 +131,20 @@ def verify(name: str, overrides: Sequence[str], screen: Screen) -> None:
     """
     part = chosen(name, overrides)
     part.require()
-    found = list(part.verify())
-    listed = [{"file": each.name, "bytes": each.size, "sha256": each.sha256} for each in found]
+    files = list(part.verify())
+    listed = [{"file": file.name, "bytes": file.size, "sha256": file.sha256} for file in files]
     screen.document({"command": "data", "what": "verify", "set": name, "files": listed})
-    if not found:
+    if not files:
         screen.text(f"{name} is sound: it is {part.about().where}")
         return
     rows = tuple(
         (
-            TableCell(each.name),
-            TableCell(f"{each.size:,}"),
-            TableCell(f"{each.sha256[:DIGITS]}…"),
+            TableCell(file.name),
+            TableCell(f"{file.size:,}"),
+            TableCell(f"{file.sha256[:DIGITS]}…"),
             TableCell("sound"),
         )
-        for each in found
+        for file in files
     )
     screen.table(Table("", (name, "bytes", "SHA-256", ""), rows, right=frozenset({1})))
 
@@ -160,8 +160,8 @@ def show(name: str, overrides: Sequence[str], picture: str | None, screen: Scree
     loaded = part.load()
     parts = {"train": loaded.train, "val": loaded.val, "test": loaded.test}
     counts = {
-        each: dict(zip(loaded.classes, _counts(split.labels, loaded), strict=True))
-        for each, split in parts.items()
+        subset: dict(zip(loaded.classes, _counts(split.labels, loaded), strict=True))
+        for subset, split in parts.items()
     }
     if target:
         storage.write_atomic(target, _png(pictures.sheet(loaded)))
@@ -194,15 +194,15 @@ def missing(configs: Iterable[Config]) -> list[Data]:
 
     Raises: FileRefused if one may not be downloaded, or has to come from elsewhere.
     """
-    found = []
-    options = {json.dumps([each.download, each.data]): each for each in configs}
-    for each in options.values():
-        part: Data = schema.part("data", each.data)
-        if each.download and part.downloads():
-            found.append(part)
+    absent = []
+    differing = {json.dumps([config.download, config.data]): config for config in configs}
+    for config in differing.values():
+        part: Data = schema.part("data", config.data)
+        if config.download and part.downloads():
+            absent.append(part)
         else:
             part.require()
-    return found
+    return absent
 
 
 def fetch(parts: Iterable[Data], screen: Screen) -> list[str]:
@@ -228,7 +228,7 @@ def _options(name: str) -> Mapping[str, Any]:
 
 
 def _listed(name: str, part: Data) -> dict[str, Any]:
-    """What is known of a set; null where it needs an option or a file first."""
+    """Tell what is known of a set; null where it needs an option or a file first."""
     try:
         about = part.about()
     except NormbenchError as error:
@@ -276,7 +276,7 @@ def _counts(labels: Any, loaded: Dataset) -> list[int]:
 
 
 def _target(picture: str | None) -> Path | None:
-    """Where the sheet is to be written.
+    """Return where the sheet is to be written.
 
     Raises: Refused if that is no place for a PNG file.
     """

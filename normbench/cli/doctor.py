@@ -52,9 +52,9 @@ def show(outputs: str, screen: Screen) -> int:
         findings.append(finding)
         screen.text(f"{STATES[finding.state]} {finding.text}")
     screen.document(
-        {"command": "doctor", "findings": [vars(each) for each in findings]},
+        {"command": "doctor", "findings": [vars(finding) for finding in findings]},
     )
-    return 4 if any(each.state == "fail" for each in findings) else 0
+    return 4 if any(finding.state == "fail" for finding in findings) else 0
 
 
 def look(outputs: Path) -> Iterator[Finding]:
@@ -101,7 +101,7 @@ def _back_ends() -> list[str]:
 
 
 def _storage(outputs: Path) -> Iterator[Finding]:
-    existing = next(each for each in (outputs, *outputs.absolute().parents) if each.exists())
+    existing = next(path for path in (outputs, *outputs.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".normbench-") as folder:
             storage.write_atomic(Path(folder) / "probe", "written\n")

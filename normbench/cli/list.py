@@ -9,7 +9,7 @@ from normbench.cli.parser import Parser, screen
 from normbench.display.screen import Screen
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
-from normbench.parts.options import nearest, written
+from normbench.parts.options import Declared, nearest, written
 from normbench.parts.registry import Facts
 from normbench.results.tables import Table, TableCell
 
@@ -60,7 +60,7 @@ def show(group: str, name: str | None, screen: Screen) -> None:
     if name is not None:
         _explain(group, name, screen)
     elif screen.json:
-        parts = [_document(registry.facts(group, each)) for each in registry.names(group)]
+        parts = [_document(registry.facts(group, part)) for part in registry.names(group)]
         screen.document({"command": "list", "kind": group, "parts": parts})
     else:
         screen.table(_norms() if group == "norm" else _parts(group))
@@ -89,7 +89,9 @@ def _parts(group: str) -> Table:
     rows = []
     for name in registry.names(group):
         facts = registry.facts(group, name)
-        options = " ".join(f"{key}={written(each.default)}" for key, each in facts.options.items())
+        options = " ".join(
+            f"{key}={written(option.default)}" for key, option in facts.options.items()
+        )
         rows.append((name, options, _described(facts)))
     return _table(("name", "options", "description"), rows, _presets(group))
 
@@ -116,18 +118,18 @@ def _explain(group: str, name: str, screen: Screen) -> None:
         return
     screen.text(f"{group}={name}\n\n{facts.doc}")
     rows = [
-        (f"{group}.{key}", each.type, written(each.default), _allowed(each))
-        for key, each in facts.options.items()
+        (f"{group}.{key}", option.type, written(option.default), _allowed(option))
+        for key, option in facts.options.items()
     ]
     if rows:
         screen.table(_table(("option", "type", "default", "allowed"), rows))
-    said = [
+    stated = [
         (label, value if isinstance(value, str) else _plain(value))
         for key, label in FACTS.items()
         if (value := facts.constants.get(key)) not in ((), "", None)
     ]
-    if said:
-        screen.table(_table(("fact", "value"), said))
+    if stated:
+        screen.table(_table(("fact", "value"), stated))
 
 
 def _document(facts: Facts) -> dict[str, Any]:
@@ -138,8 +140,8 @@ def _document(facts: Facts) -> dict[str, Any]:
         "source": facts.source,
         "doc": facts.doc,
         "options": {
-            key: {"type": each.type, "default": each.default, "limits": dict(each.limits)}
-            for key, each in facts.options.items()
+            key: {"type": option.type, "default": option.default, "limits": dict(option.limits)}
+            for key, option in facts.options.items()
         },
         "facts": dict(facts.constants),
     }
@@ -149,8 +151,9 @@ def _described(facts: Facts) -> str:
     return facts.summary + ("" if facts.package == "normbench" else f" ({facts.package})")
 
 
-def _allowed(each: Any) -> str:
-    return ", ".join(each.limits["choices"]) if "choices" in each.limits else each.range()
+def _allowed(option: Declared) -> str:
+    choices = option.limits.get("choices")
+    return ", ".join(choices) if choices else option.range()
 
 
 def _yes(value: object) -> str:

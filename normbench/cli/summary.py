@@ -121,7 +121,9 @@ def _statistics(chosen: Config, summary: Summary) -> str:
 
 def linear_parameters(model: nn.Module) -> dict[str, int]:
     """Count the parameters of each linear layer, by path, before a norm replaces any of them."""
-    return {path: _count(each) for path, each in model.named_modules() if isinstance(each, LINEAR)}
+    return {
+        path: _count(layer) for path, layer in model.named_modules() if isinstance(layer, LINEAR)
+    }
 
 
 def summarize(
@@ -156,7 +158,7 @@ def layers(model: nn.Module, shape: Sequence[int]) -> list[LayerRow]:
     seen: set[int] = set()  # layers that ran, and tensors that were counted
 
     def new(tensors: Iterator[Tensor]) -> int:
-        fresh = {id(each): each.numel() for each in tensors if id(each) not in seen}
+        fresh = {id(tensor): tensor.numel() for tensor in tensors if id(tensor) not in seen}
         seen.update(fresh)
         return sum(fresh.values())
 
@@ -224,14 +226,15 @@ def pair(titles: tuple[str, str], summaries: tuple[Summary, Summary]) -> Table:
         ]
         rows.append(tuple(map(TableCell, (*texts, *{_shape(row) for row in sides if row}))))
     notes = [
-        "   ".join((title, *_totals(each))) for title, each in zip(titles, summaries, strict=True)
+        "   ".join((title, *_totals(summary)))
+        for title, summary in zip(titles, summaries, strict=True)
     ]
     right = frozenset({1, 2, 4, 5})
     return Table("", (*head, "output shape"), tuple(rows), right=right, notes=tuple(notes))
 
 
 def _leaves(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that get a row: those without children, or with tensors of their own."""
+    """Yield the modules that get a row: those without children, or with tensors of their own."""
     children = list(module.named_children())
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     if isinstance(module, OverTime) or own or not children:
@@ -243,12 +246,12 @@ def _leaves(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _kind(layer: nn.Module) -> str:
-    """The name of the torch layer that this one is, derives from, or is called after."""
+    """Name the torch layer that this one is, derives from, or is called after."""
     if isinstance(layer, OverTime):
         return _kind(layer.layers[0])
-    for each in type(layer).__mro__[: type(layer).__mro__.index(nn.Module)]:
-        if each.__module__.startswith("torch.nn.") and not each.__name__.startswith("_"):
-            return each.__name__
+    for kind in type(layer).__mro__[: type(layer).__mro__.index(nn.Module)]:
+        if kind.__module__.startswith("torch.nn.") and not kind.__name__.startswith("_"):
+            return kind.__name__
     own = type(layer).__name__
     axes = getattr(layer, "dims", None)  # torch has a class for each number of spatial axes
     torchs = f"{own}{max(1, axes)}d" if isinstance(axes, int) else own
@@ -256,7 +259,7 @@ def _kind(layer: nn.Module) -> str:
 
 
 def _forward(model: nn.Module, shape: Sequence[int]) -> None:
-    """One forward of a blank image in evaluation, so that no buffer changes."""
+    """Run one forward of a blank image in evaluation, so that no buffer changes."""
     training, like = model.training, next(model.parameters())
     try:
         with torch.no_grad():

@@ -100,17 +100,17 @@ class Terminal:
 
     @property
     def width(self) -> int | None:
-        """The columns of the terminal, None where a line may be as long as it likes."""
+        """Give the columns of the terminal, None where a line may be as long as it likes."""
         return self.console.width if self.live else None
 
     @property
     def height(self) -> int:
-        """The lines of the terminal."""
+        """Give the lines of the terminal."""
         return self.console.height
 
     @cached_property
     def console(self) -> Console:
-        """What rich writes through: the 16 colours, which fit every theme, or none."""
+        """Give what rich writes through: the 16 colours, which fit every theme, or none."""
         from rich.console import Console
 
         return Console(

@@ -27,8 +27,8 @@ def characters(image: Array, columns: int = COLUMNS) -> list[str]:
     size = columns, max(1, round(columns * height / width / 2))
     grey = np.asarray(_picture(image).convert("L").resize(size, Resampling.BOX), np.float64)
     low, high = grey.min(), grey.max()
-    level = (grey - low) / max(1.0, high - low) * (len(RAMP) - 1)
-    return ["".join(RAMP[round(each)] for each in row) for row in level.tolist()]
+    levels = (grey - low) / max(1.0, high - low) * (len(RAMP) - 1)
+    return ["".join(RAMP[round(level)] for level in row) for row in levels.tolist()]
 
 
 def sheet(loaded: Dataset) -> Image:
@@ -51,7 +51,7 @@ def sheet(loaded: Dataset) -> Image:
 
 
 def gallery(loaded: Dataset, columns: int) -> Iterator[str]:
-    """The lines of pictures side by side, each below the name of its class."""
+    """Yield the lines of pictures side by side, each below the name of its class."""
     pictures = []
     for place, name in enumerate(loaded.classes):
         for image in _examples(loaded, place, 1):
@@ -64,7 +64,7 @@ def gallery(loaded: Dataset, columns: int) -> Iterator[str]:
 
 
 def _examples(loaded: Dataset, place: int, count: int) -> Iterator[Array]:
-    """The first training images of a class, uint8 (H, W, C)."""
+    """Yield the first training images of a class, uint8 (H, W, C)."""
     for index in (loaded.train.labels == place).nonzero()[:count, 0].tolist():
         yield loaded.train.images[index].permute(1, 2, 0).numpy()
 

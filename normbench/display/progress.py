@@ -55,7 +55,7 @@ class Progress(LiveDisplay):
             self._total = row.step  # at its target a run ends before its time
 
     def _prepared(self, row: Row) -> str:
-        """What the pre-training of a layer came to."""
+        """Say what the pre-training of a layer came to."""
         ((name, loss),) = row.values.items()
         size = f"{loss:.3g}" if isinstance(loss, float) else "-"
         return f"{_stage(name)} examples={row.examples} loss={size}"
@@ -73,21 +73,21 @@ class Progress(LiveDisplay):
         return " ".join(f"{word}={value}" for word, value in words.items() if value != "-")
 
     def _left(self, now: float) -> float | None:
-        """Seconds to the end at the pace so far, None before there is a pace."""
+        """Give the seconds to the end at the pace so far, None before there is a pace."""
         if self._first is None or self._last is None or self._last.step <= self._first.step:
             return None
         pace = (now - self._began) / (self._last.step - self._first.step)
         return pace * max(0, self._total - self._last.step)
 
     def _draw(self) -> Text:
-        """` epoch 3/5 ━━╸━━ 61%  430 ex/s  eta 0:00:19  loss 0.184  val 95.2`, if it fits."""
+        """Draw ` epoch 3/5 ━━╸━━ 61%  430 ex/s  eta 0:00:19  loss 0.184  val 95.2`, if it fits."""
         step = self._last.step if self._last else 0
         share = step / max(1, self._total)
         facts = self._facts(share, monotonic())
         return _bar_line(self._terminal, share, facts, ("speed", "loss", "epoch"))
 
     def _facts(self, share: float, now: float) -> dict[str, str]:
-        """What stands in the line, each in a width that does not change."""
+        """Give what stands in the line, each in a width that does not change."""
         passed = now - self._began if self._first else 0.0
         time = f"in  {clock(passed)}" if share >= 1 else f"eta {clock(self._left(now))}"
         return {
@@ -100,7 +100,7 @@ class Progress(LiveDisplay):
         }
 
     def _epoch(self) -> str:
-        """The epoch that is going on, of how many."""
+        """Say which epoch is going on, of how many."""
         if self._stage is not None:
             return _stage(next(iter(self._stage.values)))
         if self._last is None or self._last.step == 0:
@@ -145,7 +145,7 @@ def transfer(terminal: Terminal, name: str, total: int) -> Iterator[Callable[[in
 def _bar_line(
     terminal: Terminal, share: float, facts: dict[str, str], least: Sequence[str]
 ) -> Text:
-    """A line of facts with a bar; those of `least` are left out, in their order, until it fits.
+    """Draw a line of facts with a bar; until it fits, those of `least` are left out in their order.
 
     The last of `least` stands before the bar.
     """
@@ -168,7 +168,7 @@ def _stage(name: str) -> str:
 
 
 def _room(facts: Mapping[str, str], width: int) -> int:
-    """The columns that are left for a bar."""
+    """Count the columns that are left for a bar."""
     return width - 1 - sum(len(fact) + 2 for fact in facts.values())
 
 

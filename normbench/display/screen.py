@@ -105,7 +105,7 @@ class Screen:
 
     @property
     def columns(self) -> int:
-        """The columns that a picture of characters may take."""
+        """Give the columns that a picture of characters may take."""
         return self._out.width or PLAIN_COLUMNS
 
     @contextmanager

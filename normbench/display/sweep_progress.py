@@ -50,19 +50,19 @@ class RunLine:
 
     @property
     def word(self) -> str:
-        """The state in a word, or how far the run is."""
+        """Say the state in a word, or how far the run is."""
         if self.state == "running":
             return f"{100 * self.step // max(1, self.total)}%"
         return WORDS.get(self.state, self.state)
 
     @property
     def result(self) -> str:
-        """The newest accuracy in percent, while it means something."""
+        """Give the newest accuracy in percent, while it means something."""
         known = self.accuracy is not None and self.state in ("running", "finished")
         return percent(self.accuracy) if known else ""
 
     def time(self, now: float) -> str:
-        """How long it took, or what it takes still."""
+        """Say how long it took, or how long it still takes."""
         if self.state not in OPEN:
             return "" if self.took is None else f"    {clock(self.took)}"
         if self.state != "running" or self.began is None or not self.step:
@@ -118,7 +118,7 @@ class SweepProgress(LiveDisplay):
         return Text("\n", no_wrap=True, overflow="crop").join([*lines, self._totals(now)])
 
     def _row(self, i: int, label: int, bar: int, now: float) -> Text:
-        """`[1/4] bn  batch 2   ━━━━━━━━ done          0:00:52    84.1`."""
+        """Draw `[1/4] bn  batch 2   ━━━━━━━━ done          0:00:52    84.1`."""
         from rich.text import Text
 
         run, cut = self._runs[i], self._terminal.cut
@@ -139,7 +139,7 @@ class SweepProgress(LiveDisplay):
         return line.append(f"  {run.result:>5}", "dim" if run.state in OPEN else "")
 
     def _totals(self, now: float) -> Text:
-        """`4 runs: 2 done, 1 failed, 1 running   eta 0:01:10`."""
+        """Draw `4 runs: 2 done, 1 failed, 1 running   eta 0:01:10`."""
         from rich.text import Text
 
         states = [WORDS.get(run.state, run.state) for run in self._runs]
@@ -149,7 +149,7 @@ class SweepProgress(LiveDisplay):
         return Text(line.rstrip(), "dim", no_wrap=True, overflow="crop")
 
     def _time(self, now: float) -> str:
-        """What all takes still, by the steps made and to be made; in the end what it took."""
+        """Say how long all runs still take, by their steps; in the end how long they took."""
         if self._began is None:
             return ""
         passed = now - self._began
@@ -160,7 +160,7 @@ class SweepProgress(LiveDisplay):
         return f"eta {clock(passed * left / made)}" if made else ""
 
     def _visible(self, height: int) -> list[int]:
-        """The runs that fit, in their order: running, failed, ended last, next to come."""
+        """List the runs that fit, in their order: running, failed, ended last, next to come."""
         ranks = {"running": 0, "failed": 1, "planned": 3}
 
         def rank(i: int) -> tuple[int, int]:
