@@ -151,10 +151,12 @@ class Terminal:
             table = table.narrow()
             drawn, taken = self._laid_out(table, GAPS[1])
         options = self.console.options.update(width=min(taken, room))
+        lines = []
         for segments in self.console.render_lines(drawn, options, pad=False):
-            text = Text.assemble(" ", *((part.text, part.style or "") for part in segments))
-            text.rstrip()
-            self.line(text)
+            line = Text.assemble(" ", *((part.text, part.style or "") for part in segments))
+            line.rstrip()
+            lines.append(line)
+        self.line(Text("\n").join(lines))
         for note in table.notes:
             for line in self.wrapped(f" {escaped(note)}", "dim"):
                 self.line(line)

@@ -45,14 +45,8 @@ def read(path: Path, base: str) -> Source:
     options: dict[str, Declared] = {}
     constants: dict[str, Any] = {}
     for where, node in lineage:
-        for name, annotation, value in _annotated(node):
-            if not annotation.startswith("ClassVar"):
-                options[name] = _declared(where, name, annotation, value)
-            elif value is not None:
-                try:
-                    constants[name] = _literal(where, value)
-                except ValueError:
-                    continue  # not a plain value, such as the class of the errors
+        for known, new in zip((options, constants), _body(where, node), strict=True):
+            known.update(new)
     own = lineage[-1][1]
     methods = frozenset(
         item.name
@@ -76,6 +70,22 @@ def _lineage(path: Path, name: str, base: str) -> list[Written]:
         if lineage:
             return [*lineage, (path, node)]
     return []
+
+
+@cache  # a base is read once for all parts
+def _body(path: Path, node: ast.ClassDef) -> tuple[dict[str, Declared], dict[str, Any]]:
+    """Return the options and the constants that a class itself declares."""
+    options: dict[str, Declared] = {}
+    constants: dict[str, Any] = {}
+    for name, annotation, value in _annotated(node):
+        if not annotation.startswith("ClassVar"):
+            options[name] = _declared(path, name, annotation, value)
+        elif value is not None:
+            try:
+                constants[name] = _literal(path, value)
+            except ValueError:
+                continue  # not a plain value, such as the class of the errors
+    return options, constants
 
 
 @cache
