@@ -110,9 +110,8 @@ def _imported(path: Path) -> dict[str, tuple[Path, str]]:
                 ((node.module or "").rpartition(".")[2], alias.name),
                 (alias.name, ""),
             ):
-                module = path.parent / f"{stem}.py"
-                if stem.startswith("_") and module.is_file():
-                    found[alias.asname or alias.name] = (module, leaf)
+                if stem.startswith("_") and (path.parent / f"{stem}.py").is_file():
+                    found[alias.asname or alias.name] = (path.parent / f"{stem}.py", leaf)
     return found
 
 
@@ -144,7 +143,10 @@ def _declared(path: Path, name: str, kind: str, value: ast.expr | None) -> Decla
 
 def _literal(path: Path, value: ast.expr) -> Any:
     """Evaluate a literal in which constants of the file may be named; ValueError for others."""
-    return ast.literal_eval(_Named(path).visit(copy.deepcopy(value)))
+    try:
+        return ast.literal_eval(value)  # nearly always: copying costs more than all the rest
+    except ValueError:
+        return ast.literal_eval(_Named(path).visit(copy.deepcopy(value)))
 
 
 class _Named(ast.NodeTransformer):
