@@ -12,6 +12,7 @@ from normbench.results.stats import MeanTime, Time
 from normbench.results.tables import Estimate, Table, TableCell, column, filled, state_cell
 
 ENDS = "a run ends at the first validation that reaches it; seconds are without evaluations"
+GUESSED = "the target is at most 5 points above chance, which a constant answer has: {} %"
 LATE = "> at least: a run that did not reach it counts with its whole length"
 
 
@@ -47,7 +48,7 @@ def table(results: Sequence[Result], keys: Sequence[str]) -> Table | None:
     rows = tuple(
         (*map(TableCell, name), *cells) for name, *cells in zip(groups, *columns, strict=True)
     )
-    notes = (ENDS, *_late(rows))
+    notes = (ENDS, *_late(rows), *_guessed(aimed))
     return Table(f"to {_target(aimed)}", (*down, *UNITS), rows, len(down), notes=notes)
 
 
@@ -60,7 +61,9 @@ def beneath(table: Table, results: Sequence[Result]) -> Table:
         (TableCell(f"{unit} to {_target(aimed)}"), *_across(aimed, unit, len(table.head) - 1))
         for unit in UNITS
     )
-    return replace(table, rows=(*table.rows, *rows), notes=(*table.notes, *_late(rows)))
+    return replace(
+        table, rows=(*table.rows, *rows), notes=(*table.notes, *_late(rows), *_guessed(aimed))
+    )
 
 
 def document(results: Sequence[Result]) -> dict[str, object] | None:
@@ -93,6 +96,16 @@ def _by_seed(results: Sequence[Result]) -> list[Result]:
 
 def _late(rows: Sequence[Sequence[TableCell]]) -> list[str]:
     return [LATE] * any(cell.text.startswith(">") for row in rows for cell in row)
+
+
+def _guessed(aimed: Sequence[Result]) -> list[str]:
+    """Say that a target is one which a run reaches that has learned nothing."""
+    levels = {
+        f"{100 * result.chance('val'):.1f}"
+        for result in aimed
+        if stats.outcome(result.target, result.chance("val")).failed
+    }
+    return [GUESSED.format(" or ".join(sorted(levels)))] if levels else []
 
 
 def _mean(results: Sequence[Result], unit: str) -> MeanTime | None:

@@ -228,6 +228,12 @@ class Settings:
         choices=("auto",),
         help="runs at a time in a sweep; auto: one per core",
     )
+    compare: str | None = recorded(
+        None, help="what a sweep's table compares, such as batch; null: norm, init, or the first"
+    )
+    baseline: bool | int | float | str | None = recorded(
+        None, help="value of it that differences are to; null: none, default, or the first"
+    )
     log_every: int = recorded(50, low=1, high=1_000_000, help="steps between training rows")
     outputs: str = recorded(
         "outputs", help="folder of runs and sweeps; also --outputs, $NORMBENCH_OUTPUTS"

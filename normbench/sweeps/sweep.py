@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import Mistake, Refused
+from normbench.parts.options import written
 from normbench.results import compare, export, groups, lr_search, seeds, tables, time_to_target
 from normbench.results.groups import Result
+from normbench.results.layout import compared_key
 from normbench.results.lr_search import LRSearch
 from normbench.rows import Row
 from normbench.runs.reader import read_status
@@ -33,8 +35,10 @@ def check(sweep: Sweep) -> list[Mistake]:
 
     With `skip_invalid` the runs that do not fit move to `skipped`.
     Returns: what the parts warn of, each warning once.
-    Raises: Refused with all misfits.
+    Raises: Refused with all misfits, or if what the table is to compare is not swept.
     """
+    if sweep.cells and (mistake := _not_compared(sweep)):
+        raise Refused(mistake)
     left = {planned.config.name: planned.config for planned in sweep.cells if planned.left}
     if not left:
         return []
@@ -56,6 +60,23 @@ def check(sweep: Sweep) -> list[Mistake]:
     if mistakes:
         raise Refused(*mistakes)
     return list(warnings)
+
+
+def _not_compared(sweep: Sweep) -> Mistake | None:
+    """Say what of `compare` and `baseline` is not among the settings that the command sweeps."""
+    skipped = [result.settings for result in not_applying(sweep)]
+    cells = [*(planned.settings for planned in sweep.cells), *skipped]
+    config, keys = sweep.cells[0].config, varying(cells, sweep)
+    by = compared_key(keys) if config.compare is None else config.compare
+    if config.compare is not None and by not in keys:
+        why = f"is not swept by this command, which sweeps {', '.join(keys) or 'nothing'}"
+        return Mistake(f"compare={by}", why, f"compare={written(compared_key(keys) or None)}")
+    values = list(dict.fromkeys(str(cell[by]) for cell in cells if by in cell))
+    base = None if config.baseline is None else written(config.baseline)
+    if base is not None and base not in values:
+        why = f"is not a value of {by} here: {', '.join(values)}" if by else "nothing is swept"
+        return Mistake(f"baseline={base}", why, f"baseline={(values or ['null'])[0]}")
+    return None
 
 
 @contextmanager
@@ -135,16 +156,18 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     everything = [*results, *_again(sweep, results), *_not_tuned(sweep), *not_applying(sweep)]
     keys = varying([result.settings for result in everything], sweep)
     metrics = ("test/accuracy", *groups.further_tests(results)) if multirun else ()
-    layouts = [compare.layout(everything, keys, metric) for metric in metrics]
+    config = sweep.cells[0].config
+    base = None if config.baseline is None else written(config.baseline)
+    layouts = [compare.layout(everything, keys, metric, config.compare) for metric in metrics]
     document: dict[str, Any] = {"command": "train", "runs": _documents(sweep, results)}
     if layouts and keys:
-        document["comparison"] = export.comparison(layouts[0])
+        document["comparison"] = export.comparison(layouts[0], base)
     if tuned:
         document["tuning"] = [lr_search.document(search) for search in tuned]
     screen.document(document)
     shown = [lr_search.table(tuned)] if tuned else []
     if multirun:
-        further = (compare.differences(layouts[0]), time_to_target.table(results, keys))
+        further = (compare.differences(layouts[0], base), time_to_target.table(results, keys))
         shown += [*map(compare.table, layouts), *filter(None, further)]
     elif results:
         shown.append(time_to_target.beneath(seeds.seeds(results), results))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,15 @@ def test_several_targets_have_a_row_each() -> None:
         ["target 0.97", "    500", "-"],
         ["target 0.99", "> 5,000", "-"],
     ]
+
+
+def test_a_target_that_a_constant_answer_reaches_is_told() -> None:
+    """Nine of ten validation images are of one class."""
+    result = replace(reached(32, target=0.9), final={"target/examples": 32, "chance/val": 0.9})
+    note = "the target is at most 5 points above chance, which a constant answer has: 90.0 %"
+    table = time_to_target.table([result], ["norm"])
+    assert table and table.notes[-1] == note
+    assert time_to_target.beneath(seeds([result]), [result]).notes[-1] == note
 
 
 def test_without_a_target_there_is_no_table() -> None:
