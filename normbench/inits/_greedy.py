@@ -73,7 +73,6 @@ class _Course:
     ) -> None:
         self.model, self.path, self.context = model, path, context
         self.unit = model.get_submodule(path)
-        self.normed = next(name for name, _ in self.unit.named_children()) != "linear"
         self.noise, self.batch = stage.noise, min(stage.batch, context.count)
         device = context.first.device
         self.random = self._random("noise", device=str(device))
@@ -97,8 +96,6 @@ class _Course:
         corrupted = x
         if self.noise:
             corrupted = x * torch.empty_like(x).bernoulli_(1 - self.noise, generator=self.random)
-        if self.normed:  # torch 2.11 crashes in group norm's backward pass for inputs without one
-            corrupted.requires_grad_()
         self.optimizer.zero_grad()
         with self.context.cast():
             back = self.decoder(self.unit(corrupted), x.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -20,6 +21,21 @@ def by_moments(
     """
     cudnn = torch.backends.cudnn.enabled
     return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, cudnn)
+
+
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) * weight + bias by torch's kernel.
+
+    x: (N, C, ...); mean, var: (N, groups) over contiguous channels and positions, var biased;
+    weight, bias: (C,).
+    """
+    if x.dim() == 4 and torch.is_grad_enabled() and not x.requires_grad:
+        # The backward pass of torch 2.11 crashes for maps whose strides say channels last and that
+        # need no gradient. With a single spatial axis there is no such format.
+        return F.group_norm(x.flatten(2), groups, weight, bias, eps).view(x.shape)
+    return F.group_norm(x, groups, weight, bias, eps)
 
 
 def per_position(values: Tensor, dims: int) -> Tensor:

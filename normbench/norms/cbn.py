@@ -126,7 +126,7 @@ class CrossIterationBatchNorm(Linear):
 
     def _joined(self, found: Centred) -> Joined:
         """Join the moments (C,) of this batch with the stored ones, moved to these weights."""
-        mean, var = (found.shift + found.mean).double(), found.var.double()
+        mean, var = found.shift.double() + found.mean, found.var.double()
         if self.norm.plain:
             return Joined(mean, var, mean.new_ones(()))
         kept = (torch.arange(self.window - 1, device=mean.device) < self.filled).unsqueeze(1)
@@ -141,12 +141,12 @@ class CrossIterationBatchNorm(Linear):
 
     def _store(self, x: Tensor, z: Tensor, found: Centred) -> None:
         """Put this batch before the stored ones, the oldest goes; update the running statistics."""
-        mean = found.shift + found.mean
+        mean = found.shift.double() + found.mean
         if self.window > 1 and not self.norm.plain:
             storing = self.norm.steps >= self.burnin
             entry = {
-                "mean": mean.double(),
-                "second": found.var.double() + mean.double().square(),
+                "mean": mean,
+                "second": found.var.double() + mean.square(),
                 "dmean": self._mean_slope(x, z),
                 "dsecond": self._slope(x, z * (2 * self.shape[0] / z.numel()), self.weight),
                 "past": self.weight.detach(),
@@ -156,7 +156,7 @@ class CrossIterationBatchNorm(Linear):
                 for row, newer in reversed(list(zip(window, (new, *window[:-1]), strict=True))):
                     row.copy_(torch.where(storing, newer, row) if self.burnin else newer)
             self.filled.add_(storing).clamp_max_(self.window - 1)
-        self.norm.update(mean, found.var, z.numel() // self.shape[0])
+        self.norm.update(mean.to(z.dtype), found.var, z.numel() // self.shape[0])
 
     def _mean_slope(self, x: Tensor, z: Tensor) -> Tensor:
         """Derive E[z] by the weight: the same for all output channels of a group."""

@@ -94,7 +94,7 @@ class CrossMiniBatchNorm(BatchLayer):
         """
         found = centre(at_least_float32(x.detach()), workers)
         with torch.no_grad():
-            mean, var = (found.shift + found.mean).double(), found.var.double()
+            mean, var = found.shift.double() + found.mean, found.var.double()
             joined = self._joined(mean, var)
         affine = self.weight, self.bias
         y = normalize_joined(x, found, joined, self.eps, affine, workers)

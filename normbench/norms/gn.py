@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.norms._base import Norm, check_count, check_rank, groups_of
+from normbench.norms._sums import group_norm
 from normbench.parts.options import option
 
 
@@ -24,7 +24,8 @@ class GN(Norm):
         two channels a group. eps: added to the variance. affine: learn weight and bias.
     Raises: NormError if groups does not divide C or a group has a single element.
     Limits: groups have to divide the channels; only the common shift of a group is removed, and no
-        noise of a batch regularizes.
+        noise of a batch regularizes. Where the mean is large, float32 is off by up to 5e-7 |mean| /
+        deviation.
     Source: Wu & He 2018, arXiv 1803.08494. Its 32 groups do not divide the channels of small nets.
     """
 
@@ -54,4 +55,4 @@ class GroupNorm(nn.GroupNorm):
         """Normalize `x` of shape (N, C, ...)."""
         check_rank(self, x, self.dims)
         check_count(self, x.shape, x[0].numel() // self.num_groups, "per group")
-        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)

@@ -21,7 +21,7 @@ class PONO(Norm):
     Args: eps: added to the variance.
     Raises: NormError if there is a single channel.
     Limits: removes the very structure that its authors hand on to later layers; needs many channels
-        to mean much.
+        to mean much. Where the mean is large, float32 is off by up to 5e-7 |mean| / deviation.
     Source: Li, Wu, Weinberger & Belongie 2019, arXiv 1907.04312. Without its second half, which
         hands the moments to a later layer of the same size.
     """
