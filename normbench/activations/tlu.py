@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from normbench.activations._base import Activation
-from normbench.norms._base import TLU
+from normbench.norms._activations import TLU
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from normbench.cli.parser import Parser, screen
 from normbench.display.screen import Screen
 from normbench.errors import Refused
-from normbench.norms._base import OverTime, apply
+from normbench.norms._base import OverTime
+from normbench.norms._units import apply
 from normbench.results.tables import Table, TableCell
 from normbench.runs import build, check
 from normbench.settings import compose

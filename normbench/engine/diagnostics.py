@@ -39,9 +39,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.engine.running_error import running_layers, statistics_errors, wide
-from normbench.norms._base import OverTime, Running, Unit
+from normbench.norms._base import OverTime, Running
 from normbench.norms._modes import batch_statistics, preserve_buffers, train_mode
 from normbench.norms._sums import at_least_float32
+from normbench.norms._units import Unit
 
 FLAT, STEEP = 0.1, 0.9  # of the largest |derivative|
 # The largest |derivative| of torch's activations; others declare theirs as `steepest`.

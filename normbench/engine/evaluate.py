@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from normbench.engine import diagnostics
 from normbench.engine.budget import Budget, Diverged
 from normbench.engine.loader import Feed
-from normbench.norms._base import Dropout, Norm
+from normbench.norms._base import Norm
 from normbench.norms._modes import batch_statistics, preserve_buffers, update_bn
+from normbench.norms._units import Dropout
 from normbench.rows import Row
 from normbench.runtime import collectives, rng
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from normbench.inits._base import Init, InitContext
-from normbench.norms._base import Unit
+from normbench.norms._units import Unit
 from normbench.rows import Row
 from normbench.runtime import rng
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from normbench.errors import ModelError
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 from normbench.parts.options import Options
 
 Shape = tuple[int, ...]
@@ -24,7 +24,7 @@ class Model(Options):
     recurrent: ClassVar[bool] = False  # reads an image in time steps of its option `rows`
     activation: ClassVar[str] = "relu"  # where neither the run nor the norm names one
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Return the module for inputs of `shape` (C, H, W), its linear layers not yet filled.
 
         Raises: ModelError if the model cannot take such inputs.

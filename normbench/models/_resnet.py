@@ -10,10 +10,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from normbench.models._base import Model, Shape, check_size
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 
 WIDTHS = (16, 32, 64)  # channels of the three stages
-Step = Callable[[Units, int, int, int], nn.Module]  # makes a block: units, cin, cout, stride
+Step = Callable[[UnitBuilder, int, int, int], nn.Module]  # makes a block: units, cin, cout, stride
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ResNet(Model):
     spatial: ClassVar[bool] = True
     blocks: ClassVar[int]  # of each stage
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images of at least 8x8."""
         return build(f"resnet{6 * self.blocks + 2}", units, shape, classes, self.blocks)
 
@@ -43,7 +43,7 @@ class Block(nn.Module):
 
     branch = ("one", "two")  # beside the skip, in order
 
-    def __init__(self, units: Units, cin: int, cout: int, stride: int) -> None:
+    def __init__(self, units: UnitBuilder, cin: int, cout: int, stride: int) -> None:
         super().__init__()
         changes = stride > 1 or cin != cout
         self.one = units.conv(cin, cout, 3, stride=stride, padding=1)
@@ -57,7 +57,7 @@ class Block(nn.Module):
         return y
 
 
-def plain_block(units: Units, cin: int, cout: int, stride: int) -> nn.Module:
+def plain_block(units: UnitBuilder, cin: int, cout: int, stride: int) -> nn.Module:
     """Build two 3x3 convolutions in a row, under the names that a `Block` gives them."""
     return nn.Sequential(
         OrderedDict(
@@ -68,7 +68,7 @@ def plain_block(units: Units, cin: int, cout: int, stride: int) -> nn.Module:
 
 
 def build(
-    name: str, units: Units, shape: Shape, classes: int, blocks: int, block: Step = Block
+    name: str, units: UnitBuilder, shape: Shape, classes: int, blocks: int, block: Step = Block
 ) -> nn.Module:
     """Build the net of 6 * blocks + 2 layers: a stem, three stages, an average, a head.
 

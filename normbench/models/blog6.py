@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from normbench.models._base import Model, Shape, check_size
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Blog6(Model):
 
     spatial: ClassVar[bool] = True
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images of at least 8x8."""
         check_size("blog6", shape, 8)
         channels, height, width = shape

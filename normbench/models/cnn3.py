@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from normbench.models._base import Model, Shape, check_size
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class CNN3(Model):
 
     spatial: ClassVar[bool] = True
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images of at least 5x5, whose last maps are 2x2."""
         check_size("cnn3", shape, 5)
         channels, height, width = shape

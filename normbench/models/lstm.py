@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normbench.models._base import Model, Shape
 from normbench.models._recurrent import by_rows, steps_of
-from normbench.norms._base import Dropout, Units
+from normbench.norms._units import Dropout, UnitBuilder
 from normbench.parts.options import option
 
 
@@ -38,7 +38,7 @@ class LSTM(Model):
     width: int = option(64, low=1, high=65536)
     rows: int = option(1, low=1)
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images whose height is a multiple of `rows`."""
         if units.placement != "pre":
             why = f"normalizes its gates before their sigmoids, not at placement={units.placement}"
@@ -49,7 +49,7 @@ class LSTM(Model):
 class RowLSTM(nn.Module):
     """The cell with its two maps, and the head."""
 
-    def __init__(self, model: LSTM, units: Units, shape: Shape, classes: int) -> None:
+    def __init__(self, model: LSTM, units: UnitBuilder, shape: Shape, classes: int) -> None:
         super().__init__()
         self.rows = model.rows
         steps = steps_of(shape, model.rows)

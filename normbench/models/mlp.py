@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from normbench.models._base import Model, Shape
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 from normbench.parts.options import option
 
 
@@ -26,7 +26,7 @@ class MLP(Model):
     depth: int = option(3, low=1, high=1000)
     width: int = option(100, low=1, high=65536)
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images of any size."""
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         features = math.prod(shape)

@@ -9,7 +9,7 @@ from torch import nn
 
 from normbench.models import _resnet
 from normbench.models._base import Model, Shape
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Plain20(Model):
 
     spatial: ClassVar[bool] = True
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images of at least 8x8."""
         block = _resnet.plain_block
         return _resnet.build("plain20", units, shape, classes, blocks=3, block=block)

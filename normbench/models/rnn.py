@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normbench.models._base import Model, Shape
 from normbench.models._recurrent import by_rows, steps_of
-from normbench.norms._base import Dropout, Units
+from normbench.norms._units import Dropout, UnitBuilder
 from normbench.parts.options import option
 
 
@@ -35,7 +35,7 @@ class RNN(Model):
     width: int = option(64, low=1, high=65536)
     rows: int = option(1, low=1)
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images whose height is a multiple of `rows`."""
         return RowRNN(self, units, shape, classes)
 
@@ -43,7 +43,7 @@ class RNN(Model):
 class RowRNN(nn.Module):
     """The cell with its two maps, and the head."""
 
-    def __init__(self, model: RNN, units: Units, shape: Shape, classes: int) -> None:
+    def __init__(self, model: RNN, units: UnitBuilder, shape: Shape, classes: int) -> None:
         super().__init__()
         self.rows = model.rows
         steps = steps_of(shape, model.rows)

@@ -24,7 +24,7 @@ from normbench.models._tracing import (
     role_of,
     width_of,
 )
-from normbench.norms._base import Conv2d, Dropout, Linear, Unit, Units
+from normbench.norms._units import Conv2d, Dropout, Linear, Unit, UnitBuilder
 
 LARGEST = 1024  # the side of an image up to which the least one is looked for
 SHAPE = (
@@ -61,7 +61,7 @@ class Torchvision(Model):
 
     arch: str = "resnet18"
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images that leave at least one position everywhere."""
         if units.placement != "pre":
             why = f"has its norms before the activation, not at placement={units.placement}"
@@ -108,7 +108,7 @@ class _Network:
     that is a function, cannot be seen in the modules.
     """
 
-    def __init__(self, arch: str, hollow: nn.Module, units: Units) -> None:
+    def __init__(self, arch: str, hollow: nn.Module, units: UnitBuilder) -> None:
         self.arch, self.hollow, self.units = arch, hollow, units
         self.graph = Tracer().trace(hollow)
         layers = {node: layer_of(node, hollow) for node in self.graph.nodes}

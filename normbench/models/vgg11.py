@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from normbench.models._base import Model, Shape, check_size
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # channels of the 3x3 convolutions
 
@@ -29,7 +29,7 @@ class VGG11(Model):
 
     spatial: ClassVar[bool] = True
 
-    def build(self, units: Units, shape: Shape, classes: int) -> nn.Module:
+    def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images of at least 17x17, whose last convolutions see 2x2."""
         check_size("vgg11", shape, 17)
         layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from normbench.errors import NormError
-from normbench.norms._base import Dropout, Norm, OverTime, Running
+from normbench.norms._base import Norm, OverTime, Running
+from normbench.norms._units import Dropout
 
 
 def calibrate(model: nn.Module, batch: Tensor) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from normbench.errors import Mistake
-from normbench.norms._base import TLU, Norm, check_rank
+from normbench.norms._activations import TLU
+from normbench.norms._base import Norm, check_rank
 from normbench.norms._sums import at_least_float32
 from normbench.norms._uncentred import RootMeanSquare
 from normbench.parts.options import option

@@ -13,7 +13,8 @@ from normbench.data._base import Dataset
 from normbench.engine import transforms
 from normbench.inits._base import Init, initialize, set_gains
 from normbench.models._base import Shape
-from normbench.norms._base import Activation, Norm, Units, apply
+from normbench.norms._base import Norm
+from normbench.norms._units import Activation, UnitBuilder, apply
 from normbench.parts import registry
 from normbench.runtime import machine
 from normbench.settings.declared import AUTO
@@ -62,7 +63,7 @@ def model(config: Config, shape: Shape, classes: int) -> nn.Module:
 
 def unfilled(config: Config, shape: Shape, classes: int) -> nn.Module:
     """Build the model with plain linear layers that nobody has filled yet."""
-    units = Units(
+    units = UnitBuilder(
         norm(config),
         activation=activation(config),
         placement=config.placement,

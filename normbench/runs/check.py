@@ -11,8 +11,9 @@ from torch import nn
 
 from normbench.errors import InitError, Mistake, NormError, PartError, Refused
 from normbench.models._base import Shape
-from normbench.norms._base import Norm, apply
+from normbench.norms._base import Norm
 from normbench.norms._modes import batch_statistics, check_update_bn
+from normbench.norms._units import apply
 from normbench.runs import build
 from normbench.runtime import collectives, machine
 from normbench.settings.schema import Config, part

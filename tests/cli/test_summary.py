@@ -12,7 +12,7 @@ from torch import nn
 from normbench import norms
 from normbench.cli import summary
 from normbench.display.screen import Screen
-from normbench.norms._base import Units, apply
+from normbench.norms._units import UnitBuilder, apply
 from normbench.parts import registry
 
 SHAPE = (1, 28, 28)
@@ -50,7 +50,7 @@ def built(norm, model="cnn", shape=SHAPE, device="cpu", **how):
     """A model with its norm, and its linear layers' parameters before the norm replaced any."""
     with torch.device(device):
         part, chosen = registry.find("model", model)(), norms.create(norm)
-        made = part.build(Units(chosen, **how), shape, 10)
+        made = part.build(UnitBuilder(chosen, **how), shape, 10)
         linear = summary.linear_parameters(made)
         if device == "cpu":
             for parameter in made.parameters():

@@ -26,7 +26,7 @@ from torch import nn
 from normbench.errors import InitError
 from normbench.inits._base import initialize
 from normbench.models.cnn import CNN
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 from normbench.parts import registry
 
 NAMES = own("init")
@@ -252,7 +252,7 @@ def test_a_layer_more_does_not_shift_the_draws_of_others(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_norm_and_bias_do_not_shift_the_draws_of_weights(name):
     def net(norm, bias):
-        model = CNN().build(Units(create(norm), bias=bias), (1, 8, 8), 10)
+        model = CNN().build(UnitBuilder(create(norm), bias=bias), (1, 8, 8), 10)
         initialize(model, make(name), "relu", 0)
         return {
             path: module.weight

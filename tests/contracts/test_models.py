@@ -23,8 +23,9 @@ from torch import nn
 
 from normbench.errors import ModelError, PartError
 from normbench.inits._base import LAYERS, initialize
-from normbench.norms._base import PLACES, Dropout, Unit, Units, apply
+from normbench.norms._base import PLACES
 from normbench.norms._modes import calibrate
+from normbench.norms._units import Dropout, Unit, UnitBuilder, apply
 from normbench.parts import registry
 
 NAMES = own("model")
@@ -48,7 +49,7 @@ UNBIASED = [name for name in NORMS if not FACTS[name]["bias"]]
 def build(name, norm="none", shape=None, options=None, **how):
     """A model with plain linear layers, not initialized."""
     model = registry.find("model", name)(**(options or {}))
-    units = Units(create(norm), **how)
+    units = UnitBuilder(create(norm), **how)
     return model.build(units, shape or ORACLES[name].SMALL, 10)
 
 
@@ -359,7 +360,10 @@ def test_no_model_names_a_norm(name):
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not texts & set(NORMS)
-    assert {module for module in modules if "norms" in module} <= {"normbench.norms._base"}
+    assert {module for module in modules if "norms" in module} <= {
+        "normbench.norms._base",
+        "normbench.norms._units",
+    }
 
 
 @pytest.mark.parametrize("name", LIGHT)

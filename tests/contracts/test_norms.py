@@ -32,7 +32,8 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from normbench import norms
 from normbench.errors import NormError
-from normbench.norms._base import PLACES, Norm, Units
+from normbench.norms._base import PLACES, Norm
+from normbench.norms._units import UnitBuilder
 from normbench.parts import registry
 from normbench.runtime import machine
 
@@ -183,7 +184,7 @@ def use(name, options, given_input):
 def test_a_group_of_one_dense_feature_is_refused_when_the_layer_is_built(name, options, channels):
     norm = create(name, **options)
     with pytest.raises(NormError, match="leaves 1 value"):
-        Units(norm).linear(4, channels)
+        UnitBuilder(norm).linear(4, channels)
 
 
 # ---- the state ----

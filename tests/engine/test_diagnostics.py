@@ -19,8 +19,9 @@ from normbench import norms
 from normbench.engine import diagnostics
 from normbench.engine.diagnostics import look
 from normbench.inits._base import initialize
-from normbench.norms._base import Running, Unit, Units, apply
+from normbench.norms._base import Running
 from normbench.norms._modes import update_bn
+from normbench.norms._units import Unit, UnitBuilder, apply
 from normbench.parts import registry
 from normbench.runs import reader
 from normbench.runs.job import Job
@@ -39,7 +40,7 @@ def build(model="mlp", norm="none", shape=SHAPE, options=None, **how):
     made = create(norm)
     part = registry.find("model", model)(**({"width": 4} if options is None else options))
     with default_dtype(torch.float64):
-        built = part.build(Units(made, **how), shape, 3)
+        built = part.build(UnitBuilder(made, **how), shape, 3)
         initialize(built, registry.find("init", "kaiming_normal")(), "tanh", seed=0)
         apply(made, built)
     generator = torch.Generator().manual_seed(1)

@@ -14,8 +14,9 @@ from torch import nn
 
 from normbench import norms
 from normbench.engine.evaluate import Evaluator, evenly
-from normbench.norms._base import Dropout, Norm, Running
+from normbench.norms._base import Norm, Running
 from normbench.norms._modes import batch_statistics, check_update_bn, update_bn
+from normbench.norms._units import Dropout
 from normbench.parts import registry
 from normbench.runs.check import check_fit
 from normbench.runs.job import Job

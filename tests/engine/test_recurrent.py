@@ -11,8 +11,9 @@ from normbench import norms
 from normbench.errors import ModelError, PartError
 from normbench.models.lstm import LSTM
 from normbench.models.rnn import RNN
-from normbench.norms._base import OverTime, Units, apply
+from normbench.norms._base import OverTime
 from normbench.norms._modes import batch_statistics, update_bn
+from normbench.norms._units import UnitBuilder, apply
 
 SHAPE = (1, 5, 4)
 STEPS, WIDTH, EPS, MOMENTUM = 5, 6, 1e-5, 0.1
@@ -26,7 +27,7 @@ def double():
 
 def make(model, norm, **how):
     """A net with random parameters: weights, biases, and those of its norms."""
-    built = model.build(Units(norms.create(norm), **how), SHAPE, 10)
+    built = model.build(UnitBuilder(norms.create(norm), **how), SHAPE, 10)
     apply(norms.create(norm), built)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -150,7 +151,7 @@ def test_a_norm_with_running_statistics_has_a_layer_for_each_step_sharing_its_pa
 def test_copies_and_saved_states_keep_the_sharing_over_time(kind):
     model = make(kind(width=WIDTH), "bn")
     twin = copy.deepcopy(model)
-    other = kind(width=WIDTH).build(Units(norms.create("bn")), SHAPE, 10)
+    other = kind(width=WIDTH).build(UnitBuilder(norms.create("bn")), SHAPE, 10)
     other.load_state_dict(model.state_dict())
     for each in (model, twin, other):
         each.train()(images()).square().sum().backward()
@@ -165,7 +166,9 @@ def test_copies_and_saved_states_keep_the_sharing_over_time(kind):
 @pytest.mark.parametrize("kind", [RNN, LSTM])
 def test_the_activation_is_tanh_unless_the_run_or_the_norm_names_another(kind):
     def acts(norm, activation):
-        model = kind(width=WIDTH).build(Units(norms.create(norm), activation=activation), SHAPE, 10)
+        model = kind(width=WIDTH).build(
+            UnitBuilder(norms.create(norm), activation=activation), SHAPE, 10
+        )
         found = [getattr(model, name, None) for name in ("act", "candidate", "output")]
         return {type(each.layers[0]).__name__ for each in found if each}
 
@@ -176,7 +179,7 @@ def test_the_activation_is_tanh_unless_the_run_or_the_norm_names_another(kind):
 
 
 def test_an_activation_with_running_statistics_has_one_layer_for_each_step():
-    units = Units(norms.create("evonorm_b0"))
+    units = UnitBuilder(norms.create("evonorm_b0"))
     assert units.norm.over_time(WIDTH, STEPS) is None
     act = units.act_over_time(WIDTH, STEPS, "tanh")
     assert len(act.layers) == STEPS
@@ -184,7 +187,7 @@ def test_an_activation_with_running_statistics_has_one_layer_for_each_step():
 
 
 def test_rows_are_read_from_top_to_bottom_with_all_their_channels():
-    model = RNN(width=3, rows=2).build(Units(norms.create("none")), (2, 4, 3), 10)
+    model = RNN(width=3, rows=2).build(UnitBuilder(norms.create("none")), (2, 4, 3), 10)
     seen = []
     model.input.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     x = torch.arange(2 * 2 * 4 * 3.0).reshape(2, 2, 4, 3)
@@ -195,7 +198,7 @@ def test_rows_are_read_from_top_to_bottom_with_all_their_channels():
 
 def test_the_lstm_refuses_a_norm_behind_its_activations():
     with pytest.raises(ModelError) as error:
-        LSTM().build(Units(norms.create("bn"), placement="post"), SHAPE, 10)
+        LSTM().build(UnitBuilder(norms.create("bn"), placement="post"), SHAPE, 10)
     assert str(error.value) == (
         "normbench: error: model=lstm: normalizes its gates before their sigmoids, "
         "not at placement=post\n  try: placement=pre"

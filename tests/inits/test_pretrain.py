@@ -20,7 +20,7 @@ from normbench.errors import NormbenchError
 from normbench.inits._base import InitContext, initialize
 from normbench.inits._greedy import Decoder, units_of
 from normbench.inits.autoencoder import AutoEncoder
-from normbench.norms._base import Unit
+from normbench.norms._units import Unit
 from normbench.runs import build, run
 from normbench.runs.check import check_fit
 from normbench.runs.job import Job

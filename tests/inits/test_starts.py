@@ -17,8 +17,8 @@ from normbench.models.resnet20 import ResNet20
 from normbench.models.resnet56 import ResNet56
 from normbench.models.rnn import RNN
 from normbench.norms import create
-from normbench.norms._base import Unit, Units, apply
 from normbench.norms._modes import batch_statistics, calibrate
+from normbench.norms._units import Unit, UnitBuilder, apply
 from normbench.parts import registry
 from normbench.runs.check import check_fit
 from normbench.runs.job import Job
@@ -41,7 +41,7 @@ def built(init, model=None, norm="none", act="relu", placement="auto", **options
     """A model in float64, started as a run does, but from random images."""
     chosen = create(norm, **options)
     usual = "auto" if act == "relu" else act
-    units = Units(chosen, activation=usual, placement=placement)
+    units = UnitBuilder(chosen, activation=usual, placement=placement)
     net = (model or CNN()).build(units, SHAPE, 10).double()
     initialize(net, init, act, 0)
     apply(chosen, net)
@@ -90,7 +90,7 @@ def trial(request, monkeypatch):
 
 @pytest.mark.parametrize("name", INITS)
 def test_all_biases_start_at_the_value_of_the_setting(name):
-    plain, moved = (MLP().build(Units(create("none")), SHAPE, 10) for _ in range(2))
+    plain, moved = (MLP().build(UnitBuilder(create("none")), SHAPE, 10) for _ in range(2))
     initialize(plain, make(name), "relu", 0)
     initialize(moved, make(name, bias=0.25), "relu", 0)
     for path, value in moved.named_parameters():
@@ -117,7 +117,7 @@ def test_a_norm_of_features_with_scale_0_gives_its_shift(name):
 @pytest.mark.parametrize("name", NORMS)
 def test_scale_and_shift_touch_no_linear_layer_and_no_other_parameter(name):
     norm = create(name)
-    net = CNN().build(Units(norm), SHAPE, 10)
+    net = CNN().build(UnitBuilder(norm), SHAPE, 10)
     initialize(net, make("kaiming_normal"), "relu", 0)
     apply(norm, net)
     linear = {
@@ -182,7 +182,7 @@ def test_lsuv_gives_every_linear_layer_outputs_of_variance_1(model, act):
 
 def test_lsuv_leaves_a_variance_within_its_tolerance():
     start = make("lsuv", tol=0.9)
-    net, plain = built(start), CNN().build(Units(create("none")), SHAPE, 10).double()
+    net, plain = built(start), CNN().build(UnitBuilder(create("none")), SHAPE, 10).double()
     initialize(plain, start, "relu", 0)
     variances = linear_outputs(net, images())
     kept = [
@@ -195,7 +195,7 @@ def test_lsuv_leaves_a_variance_within_its_tolerance():
 
 
 def test_lsuv_keeps_directions():
-    net, plain = built(make("lsuv")), CNN().build(Units(create("none")), SHAPE, 10).double()
+    net, plain = built(make("lsuv")), CNN().build(UnitBuilder(create("none")), SHAPE, 10).double()
     initialize(plain, make("orthogonal", gain=1.0), "relu", 0)
     for path, layer in plain.named_modules():
         if isinstance(layer, LAYERS):
@@ -204,7 +204,7 @@ def test_lsuv_keeps_directions():
 
 
 def with_norm(norm):
-    net, made = CNN().build(Units(create(norm)), SHAPE, 10).double(), create(norm)
+    net, made = CNN().build(UnitBuilder(create(norm)), SHAPE, 10).double(), create(norm)
     initialize(net, make("orthogonal", bias=0.1), "relu", 0)
     apply(made, net)
     return net
@@ -274,7 +274,7 @@ def test_lsuv_scales_a_recurrent_map_at_the_first_step_at_which_it_varies():
 
 def test_lsuv_leaves_a_layer_that_gives_constants():
     start = make("lsuv")
-    net = MLP(depth=1).build(Units(create("none")), SHAPE, 10).double()
+    net = MLP(depth=1).build(UnitBuilder(create("none")), SHAPE, 10).double()
     initialize(net, start, "relu", 0)
     before = net.layer1.linear.weight.clone()
     context = InitContext(None, 0, images() * 0, create("none"), nullcontext, 0, 50)
@@ -294,7 +294,7 @@ def test_a_run_with_lsuv_starts_at_variance_1_by_training_images():
 
 
 def resnet(model, start, act="relu", placement="auto"):
-    net = model.build(Units(create("none"), activation=act, placement=placement), SHAPE, 10)
+    net = model.build(UnitBuilder(create("none"), activation=act, placement=placement), SHAPE, 10)
     initialize(net, start, act, 0)
     return net.double()
 
@@ -464,7 +464,7 @@ def test_an_init_that_learns_nothing_yields_no_rows():
 
 
 def test_units_are_what_fixup_and_pretraining_go_by():
-    net = CNN().build(Units(create("none")), SHAPE, 10)
+    net = CNN().build(UnitBuilder(create("none")), SHAPE, 10)
     assert [path for path, each in net.named_modules() if isinstance(each, Unit)] == ["one", "two"]
     assert net.head.classifies
     with pytest.raises(InitError, match="no residual branches"):

@@ -19,7 +19,8 @@ from normbench.errors import ModelError, NormError, PartError
 from normbench.inits._base import LAYERS, initialize
 from normbench.inits.kaiming_normal import KaimingNormal
 from normbench.models.torchvision import StochasticDepth, Torchvision
-from normbench.norms._base import TLU, Dropout, Units, apply
+from normbench.norms._activations import TLU
+from normbench.norms._units import Dropout, UnitBuilder, apply
 
 NAMES = models.list_models(module=models)
 FAMILIES = {  # one of each, and the side of its images
@@ -39,7 +40,7 @@ FOREIGN = {name for name in NAMES if re.match("convnext|maxvit|swin|vit", name)}
 
 
 def build(arch, norm="none", shape=(3, 33, 33), **how):
-    return Torchvision(arch=arch).build(Units(create(norm), **how), shape, 10)
+    return Torchvision(arch=arch).build(UnitBuilder(create(norm), **how), shape, 10)
 
 
 def filled(module, seed=0):
@@ -96,7 +97,7 @@ def test_with_its_own_norm_a_network_is_that_of_torchvision(arch, side):
         theirs, x = original(arch), images(side)
         eps = {each.eps for each in theirs.modules() if isinstance(each, nn.BatchNorm2d)}
         norm = norms.create("bn", eps=eps.pop()) if eps else norms.create("none")
-        ours = Torchvision(arch=arch).build(Units(norm, bias="on"), tuple(x.shape[1:]), 10)
+        ours = Torchvision(arch=arch).build(UnitBuilder(norm, bias="on"), tuple(x.shape[1:]), 10)
         copied(ours, theirs, x)
         torch.testing.assert_close(ours(x), theirs(x))
 
@@ -105,7 +106,7 @@ def test_with_its_own_norm_a_network_is_that_of_torchvision(arch, side):
 def test_with_another_norm_a_network_is_what_torchvision_builds_with_that_norm_layer(arch):
     with default_dtype(torch.float64):
         theirs = original(arch, norm_layer=lambda channels: nn.GroupNorm(8, channels))
-        units, x = Units(norms.create("gn", groups=8), bias="off"), images(40)
+        units, x = UnitBuilder(norms.create("gn", groups=8), bias="off"), images(40)
         ours = Torchvision(arch=arch).build(units, (3, 40, 40), 10)
         copied(ours, theirs, x)
         pairs = list(zip(run_order(ours, x), run_order(theirs, x), strict=True))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from normbench.norms import create
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 from normbench.optimizers.sgd import SGD
 
 FACTOR, EPS = 0.05, 1e-3
@@ -105,7 +105,7 @@ def test_flat_gradients_are_clipped_in_place(model):
 
 
 def test_units_get_no_layer_from_it():
-    unit = Units(create("agc")).conv(3, 4, 3)
+    unit = UnitBuilder(create("agc")).conv(3, 4, 3)
     assert [name for name, _ in unit.named_children()] == ["linear", "act"]
     assert unit.linear.bias is not None
 

@@ -10,13 +10,13 @@ from torch import nn
 
 from normbench.errors import NormError
 from normbench.norms import create
-from normbench.norms._base import Units, apply
+from normbench.norms._units import UnitBuilder, apply
 from normbench.parts import registry
 
 
 def unit(norm, seed=0):
     """A convolution with the norm in place, filled from a seed."""
-    made = nn.Sequential(Units(norm).conv(3, 6, 3, padding=1))
+    made = nn.Sequential(UnitBuilder(norm).conv(3, 6, 3, padding=1))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made[0].linear.parameters():
@@ -79,7 +79,7 @@ def test_a_single_layer_keeps_the_parameter_names_of_the_norm_alone():
 def test_the_bias_is_dropped_where_the_next_layer_removes_constants(name, bias):
     assert create(name).bias == bias
     assert registry.facts("norm", name).constants["bias"] == bias
-    linear = Units(create(name)).conv(3, 6, 3).linear
+    linear = UnitBuilder(create(name)).conv(3, 6, 3).linear
     assert (linear.bias is not None) == bias
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from contracts.cases import create, default_dtype, draw, forward_backward
 from torch import nn
 
-from normbench.norms._base import TLU
+from normbench.norms._activations import TLU
 
 SHAPES = {0: (6, 5), 1: (6, 5, 7), 2: (6, 5, 4, 3)}
 MAPS = (1, 2)

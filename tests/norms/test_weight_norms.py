@@ -12,8 +12,8 @@ from torch.nn.utils import parametrizations
 
 from normbench.errors import NormError
 from normbench.norms import create
-from normbench.norms._base import Dropout, Units
 from normbench.norms._modes import calibrate
+from normbench.norms._units import Dropout, UnitBuilder
 
 LAYERS = {
     "linear": (lambda: nn.Linear(7, 5), (16, 7)),
@@ -323,9 +323,9 @@ def test_cosine_has_no_bias_even_if_the_layer_had_one():
     assert [name for name, _ in create("cosine").linear(nn.Linear(3, 4)).named_parameters()] == [
         "weight"
     ]
-    assert not hasattr(Units(create("cosine")).conv(3, 4, 3).linear, "v")
-    assert Units(create("cosine")).conv(3, 4, 3).linear.bias is None
-    assert Units(create("cosine")).head(3, 4).bias is not None
+    assert not hasattr(UnitBuilder(create("cosine")).conv(3, 4, 3).linear, "v")
+    assert UnitBuilder(create("cosine")).conv(3, 4, 3).linear.bias is None
+    assert UnitBuilder(create("cosine")).head(3, 4).bias is not None
 
 
 # ---- normprop ----
@@ -349,10 +349,10 @@ def test_normprop_starts_with_the_gamma_of_the_paper_and_a_bias_of_0():
 
 
 def test_normprop_takes_no_activation_but_relu():
-    assert Units(create("normprop"), activation="relu").linear(3, 4).act
+    assert UnitBuilder(create("normprop"), activation="relu").linear(3, 4).act
     assert create("normprop").activation(nn.ReLU(), 4, 0)
     with pytest.raises(NormError, match="activation=tanh has no place"):
-        Units(create("normprop"), activation="tanh")
+        UnitBuilder(create("normprop"), activation="tanh")
     with pytest.raises(NormError, match="is made for relu, not tanh"):
         create("normprop").activation(nn.Tanh(), 4, 0)
 
@@ -377,4 +377,4 @@ def test_filters_of_two_weights_become_plus_and_minus_one(name):
 @pytest.mark.parametrize("placement", ["post", "preact"])
 def test_normprop_stands_at_pre_only(placement):
     with pytest.raises(NormError, match=f"cannot stand at placement={placement}"):
-        Units(create("normprop"), placement=placement)
+        UnitBuilder(create("normprop"), placement=placement)

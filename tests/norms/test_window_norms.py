@@ -11,7 +11,7 @@ from torch import nn
 
 from normbench import norms
 from normbench.errors import NormError
-from normbench.norms._base import Units
+from normbench.norms._units import UnitBuilder
 
 LAYERS = {
     "linear": (lambda: nn.Linear(7, 5, bias=False), (6, 7)),
@@ -161,7 +161,7 @@ def test_cbn_stands_before_the_activation_only_and_not_in_recurrent_cells():
     norm = create("cbn")
     for place in ("post", "preact"):
         with pytest.raises(NormError, match=f"cannot stand at placement={place}"):
-            Units(norm, placement=place)
+            UnitBuilder(norm, placement=place)
     with pytest.raises(NormError, match="follows one linear layer"):
         norm.over_time(4, 3)
 

@@ -21,7 +21,7 @@ from runs.test_several_workers import config
 
 from normbench.cli.main import main
 from normbench.engine.train import TrainStep
-from normbench.norms._base import Dropout
+from normbench.norms._units import Dropout
 from normbench.parts import registry
 from normbench.rows import Row
 from normbench.runs import check
