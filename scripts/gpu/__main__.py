@@ -14,8 +14,10 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -63,7 +65,7 @@ def main() -> int:
         began = time.monotonic()
         results[name] = guarded(part(name), Task(device, seconds, options.quick, options))
         results[name]["took_s"] = round(time.monotonic() - began, 1)
-        options.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+        options.out.write_text(portable(json.dumps(results, indent=1, allow_nan=False)) + "\n")
         print(f"== {name}: {results[name]['took_s']} s, {results[name].get('error', 'done')}")
         if name == "tests":
             tell(results[name])
@@ -90,7 +92,7 @@ def parsed() -> argparse.Namespace:
 
 
 def listed(text: str) -> dict[str, float | None]:
-    """The parts that are asked for, in their order, each with its seconds if they are given."""
+    """The parts that are asked for, in their order, with its seconds if they are given."""
     asked = dict(word.partition(":")[::2] for word in text.split(","))
     if not set(asked) <= set(PARTS):
         raise argparse.ArgumentTypeError(f"{text} names more than {', '.join(PARTS)}")
@@ -115,12 +117,18 @@ def guarded(work: Callable[[Task], dict[str, Any]], task: Task) -> dict[str, Any
         return {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
 
 
+def portable(text: str) -> str:
+    """Leave out where things lie on this machine."""
+    text = re.sub(r"[^\s\"']*/(?:site|dist)-packages/", "", text.replace(f"{ROOT}/", ""))
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[\w./-]+", "(temporary)", text)
+
+
 def tell(found: dict[str, Any]) -> None:
     """Print the tests that failed, for whoever sees only what is printed."""
     counts = {key: found.get(key) for key in ("collected", "passed", "failed", "skipped", "exit")}
     print(
         counts,
-        *[f"{each['test']}: {each['lines'][-1:]}" for each in found.get("failures", [])],
+        *[f"{test['test']}: {test['lines'][-1:]}" for test in found.get("failures", [])],
         sep="\n",
     )
 
@@ -129,25 +137,32 @@ def facts(device: str) -> dict[str, Any]:
     """What the numbers depend on."""
     import torch
 
-    from normbench import machine
+    from normbench.runtime import machine
 
     known = machine.environment("cpu", 1)
-    asked = "name,driver_version,memory.total"
-    words = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
-    try:
-        cards = subprocess.run(words, capture_output=True, text=True, timeout=30).stdout.split("\n")
-    except OSError:
-        cards = []
+    cards = said(
+        "nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"
+    )
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": said("git", "-C", str(ROOT), "rev-parse", "HEAD") or None,
         "device": device,
-        "gpus": [card.strip() for card in cards if card.strip()],
+        "gpus": [card.strip() for card in cards.splitlines()],
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if device == "cuda" else None,
         "cores": machine.cores(),
         **{key: known[key] for key in ("normbench", "source", "torch", "torchvision", "cpu")},
         "python": platform.python_version(),
     }
+
+
+def said(*words: str) -> str:
+    """What a command prints, nothing if it is not there or fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

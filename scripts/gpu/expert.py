@@ -76,8 +76,8 @@ class Loop:
     def __init__(self, model: nn.Module, data: tuple[Tensor, Tensor], how: dict[str, Any]) -> None:
         self.x, self.y = data
         self.model = model.to(self.x.device, memory_format=torch.channels_last).train()
-        decayed = [each for each in model.parameters() if each.dim() >= 2]
-        others = [each for each in model.parameters() if each.dim() < 2]
+        decayed = [value for value in model.parameters() if value.dim() >= 2]
+        others = [value for value in model.parameters() if value.dim() < 2]
         groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         fused = self.x.device.type == "cuda"
         rule = {"lr": how["lr"], "momentum": 0.9, "weight_decay": 5e-4, "fused": fused}

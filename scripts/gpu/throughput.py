@@ -69,8 +69,8 @@ def timed(
     row: dict[str, Any] = {"model": model, "batch": batch, "norm": norm, "precision": precision}
     for name, times in found.items():
         row[name] = {
-            "steps_per_s": round(1 / median(each[0] for each in times), 1),
-            "device_ms": round(1000 * median(each[1] for each in times), 4),
+            "steps_per_s": round(1 / median(wall for wall, _ in times), 1),
+            "device_ms": round(1000 * median(on_device for _, on_device in times), 4),
         }
     row["ratio"] = round(row["normbench"]["steps_per_s"] / row["expert"]["steps_per_s"], 3)
     row["losses_apart"] = max(abs(a - b) / abs(b) for a, b in zip(*losses, strict=True))
@@ -82,30 +82,30 @@ def timed(
 
 def sides(device: str, workload: tuple[str, int, str, str]) -> tuple[Step, Step, Any]:
     """A step of normbench and one of the expert, from the same values, and the images."""
-    from normbench.run import Job
-
-    from normbench import grid, machine
+    from normbench.runs.job import Job
+    from normbench.runtime import machine
+    from normbench.settings import compose
 
     model, batch, norm, precision = workload
     machine.prepare(1)
     words = [f"model={model}", f"norm={norm}", f"batch={batch}", f"precision={precision}"]
     words += ["data=synthetic", f"data.shape={SHAPES[model]}", f"device={device}", "steps=1000"]
-    (cell,) = grid.Grid(grid.loader()).cells(words, False)
+    (cell,) = compose.Grid(compose.loader()).cells(words, False)
     job = Job(cell.config)
     job.model.train()
     feed = job.train
-    x, y = feed.gather(torch.arange(len(feed), device=feed.device))
+    x, y = feed.slice(0, len(feed))
     made = expert.MODELS[model](norm, tuple(x.shape[1:]), 10)
     x = x.contiguous(memory_format=torch.channels_last)
     loop = expert.Loop(made, (x, y), {"lr": LR, "precision": precision})
     loop.start_from(list(job.model.parameters()))
 
     def ours(index: Tensor) -> Tensor:
-        update = job.train_step
-        update(feed.gather(index), LR)
-        if len(update.folded) > 4:
-            update.read()  # as the engine does at a row
-        return update.losses[-1] if update.losses else torch.tensor(float("nan"))
+        train_step = job.train_step
+        train_step(feed.gather(index), LR)
+        if len(train_step.folded) > 4:
+            train_step.read()  # as the engine does at a row
+        return train_step.losses[-1] if train_step.losses else torch.tensor(float("nan"))
 
     return ours, lambda index: loop.step(index, LR), feed
 
@@ -165,10 +165,10 @@ def kernels(device: str, step: Step, order: Iterator[Tensor], steps: int = 5) ->
         return {}
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
         for _ in range(steps):
             step(next(order))
         torch.cuda.synchronize()
-    events = [each for each in seen.events() if each.device_type.name == "CUDA"]
-    busy = sum(each.device_time for each in events)
+    events = [event for event in seen.events() if event.device_type.name == "CUDA"]
+    busy = sum(event.device_time for event in events)
     return {"count": len(events) // steps, "busy_ms": round(busy / 1000 / steps, 4)}
