@@ -94,7 +94,7 @@ def sides(device: str, workload: tuple[str, int, str, str]) -> tuple[Step, Step,
     job = Job(cell.config)
     job.model.train()
     feed = job.train
-    x, y = feed.slice(0, len(feed))
+    x, y = feed.gather(torch.arange(len(feed), device=feed.device))
     made = expert.MODELS[model](norm, tuple(x.shape[1:]), 10)
     x = x.contiguous(memory_format=torch.channels_last)
     loop = expert.Loop(made, (x, y), {"lr": LR, "precision": precision})
