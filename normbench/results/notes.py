@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 
 from normbench.errors import shown
@@ -56,8 +58,9 @@ def verdicts(laid: Layout) -> list[str]:
             f"no {noun} can be called better on {span(few)} seeds: the exact sign-flip test "
             f"has p >= {2 / 2 ** max(few):.2g}, {pairs.ENOUGH} seeds are needed"
         )
-    reasons = [_reason(laid, block) for block in blocks if block.star is None]
-    return [*lines, *listed([reason for reason in reasons if reason]), *_pairing(blocks)]
+    found = [_reason(laid, block) for block in blocks if block.star is None]
+    reasons = listed([reason for reason in found if reason])
+    return [*lines, *reasons, *_pairing(blocks), *_power(blocks, laid.metric)]
 
 
 def _pairing(blocks: Sequence[Block]) -> list[str]:
@@ -83,6 +86,24 @@ def _pairing(blocks: Sequence[Block]) -> list[str]:
 
 def _factor(r: float) -> str:
     return f"{min(1 / max(1 - r, 1e-9), 99):.1f}"
+
+
+def _power(blocks: Sequence[Block], metric: str) -> list[str]:
+    """Say which differences so many seeds can tell, by the spread of the paired differences."""
+    rivals = [comparison for block in blocks for comparison in block.rivals.values()]
+    paired = [comparison.d for comparison in rivals if comparison.interval]
+    squares = [statistics.variance(d) for d in paired]
+    if not squares or max(squares) <= stats.TIE**2:
+        return []
+    n, sd = min(map(len, paired)), math.sqrt(stats.mean(squares))
+    least = pairs.resolvable(max(n, pairs.ENOUGH), sd)
+    scale, unit = (100, " points") if is_percentage(metric) else (1, "")
+    more = pairs.seeds_for(least / 2, sd)
+    half = f"; {scale * least / 2:.2g} would take {more}" if more else ""
+    seeds = f"with {n} seeds" if n >= pairs.ENOUGH else f"with {pairs.ENOUGH} seeds either"
+    return [
+        f"differences below {scale * least:.2g}{unit} are not resolvable {seeds} (80 % power){half}"
+    ]
 
 
 def intervals(groups: Sequence[Group]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from normbench.results import stats
 
 ALPHA = 0.05
+POWER = 0.8
 ENOUGH = 6  # seeds from which the exact test can reach it: 2 of 2**6 sign patterns
 
 Label = TypeVar("Label", bound=Hashable)
@@ -97,6 +98,28 @@ def correlation(a: Mapping[int, float], b: Mapping[int, float]) -> float | None:
     if len(seeds) < 2 or min(map(statistics.stdev, pairs)) <= stats.TIE:
         return None
     return statistics.correlation(*pairs)
+
+
+def resolvable(n: int, sd: float) -> float:
+    """Give the smallest true difference that n seeds tell from 0 in four of five experiments.
+
+    It is delta = nc * sd / sqrt(n), with nc the noncentrality at which Student's t of n - 1 degrees
+    of freedom exceeds t(1 - 5 % / 2, n - 1) with probability 80 %: a two-sided paired t test.
+
+    Args: n: at least 2; sd: of the paired differences.
+    """
+    from scipy.special import nctdtrinc, stdtrit
+
+    bound = stdtrit(n - 1, 1 - ALPHA / 2)
+    return float(nctdtrinc(n - 1, 1 - POWER, bound)) * sd / math.sqrt(n)
+
+
+def seeds_for(difference: float, sd: float) -> int | None:
+    """Count the seeds that tell a difference from 0 in four of five experiments, None above 1,000.
+
+    They are at least the 6 without which the exact test cannot agree.
+    """
+    return next((n for n in range(ENOUGH, 1001) if resolvable(n, sd) <= difference), None)
 
 
 def _compared(arm: Arm, other: Arm, sign: int) -> Comparison:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from results.samples import SWEEP, further, run, seeded, texts
+from results.samples import BN2, BN32, GN2, GN32, SWEEP, further, run, seeded, texts
 
 from normbench.results import compare, notes, seeds
 from normbench.results.groups import Result
@@ -51,7 +51,25 @@ def test_the_compared_key_is_the_rows_and_the_other_stands_across():
         ["bn", "84.0 [74.1, 94.0]", "97.0 [96.5, 97.5]"],
         ["gn", "95.8 [94.8, 96.8]", "96.7 [96.5, 96.9]"],
     ]
-    assert table.notes == (too_few(3, 0.25), over(3, 63), FIXED)
+    power = "differences below 4.5 points are not resolvable with 6 seeds either (80 % power)"
+    assert table.notes == (too_few(3, 0.25), f"{power}; 2.2 would take 18", over(3, 63), FIXED)
+
+
+def test_what_is_resolvable_is_told_by_the_spread_of_the_paired_differences():
+    """The differences of the best from each other, at both batch sizes, spread by sd together."""
+    import numpy as np
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
+    pairs = [np.subtract(GN2, BN2), np.subtract(BN32, GN32)]
+    sd = np.sqrt(np.mean([np.var(d, ddof=1) for d in pairs]))
+
+    def power(difference, n):
+        return nct.sf(t.ppf(0.975, n - 1), n - 1, difference * np.sqrt(n) / sd)
+
+    least = brentq(lambda difference: power(difference, 6) - 0.8, 1e-3, 1)
+    assert f"{100 * least:.2g}" == "4.5"
+    assert power(least / 2, 17) < 0.8 < power(least / 2, 18)
 
 
 def test_the_order_of_the_words_and_of_the_runs_changes_nothing():

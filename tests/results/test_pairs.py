@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test, t, ttest_rel
+from scipy.stats import nct, permutation_test, t, ttest_rel
 
 from normbench.results import pairs
 from normbench.results.pairs import Arm
@@ -95,3 +95,19 @@ def test_pairing_is_told_by_the_correlation_of_the_seeds_in_common():
     assert pairs.correlation(a, b) == pytest.approx(expected)
     assert pairs.correlation(a, dict.fromkeys(a, 0.5)) is None
     assert pairs.correlation({0: 0.1}, {1: 0.1}) is None
+
+
+@pytest.mark.parametrize(("n", "sd"), [(6, 0.004), (8, 1.0), (17, 0.3), (40, 2.0)])
+def test_what_is_resolvable_is_found_in_four_of_five_experiments(n, sd):
+    difference = pairs.resolvable(n, sd)
+    bound = t.ppf(0.975, n - 1)
+    power = nct.sf(bound, n - 1, difference * math.sqrt(n) / sd)
+    assert power == pytest.approx(0.8, abs=1e-6)
+
+
+def test_half_the_difference_takes_about_four_times_the_seeds():
+    """By hand, from a table of the power of the paired t test: 1 sd takes 10, half a sd 34."""
+    assert pairs.seeds_for(1.0, 1.0) == 10
+    assert pairs.seeds_for(0.5, 1.0) == 34
+    assert pairs.seeds_for(9.0, 1.0) == pairs.ENOUGH
+    assert pairs.seeds_for(1e-6, 1.0) is None
