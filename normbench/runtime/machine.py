@@ -167,7 +167,7 @@ def out_of_memory(error: BaseException) -> bool:
 
     # CUDA's libraries, and CUDA itself before torch's allocator has a say, name no class of it.
     return isinstance(error, torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(each in str(error) for each in NO_MEMORY)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
     )
 
 

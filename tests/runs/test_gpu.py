@@ -58,7 +58,7 @@ def on_gpus(folder: Path, monkeypatch: Any, gpus: int, *words: str) -> list[list
     def take(name: str, number: int) -> None:
         device[0] = number
 
-    def train(chosen: Config, each: Any) -> str:
+    def train(chosen: Config, on_row: Any) -> str:
         with (folder / "log").open("a") as log:
             log.write(f"{os.getpid()} {device[0]} {chosen.seed}\n")
         time.sleep(0.2)
@@ -218,7 +218,7 @@ def allowed(here: list[float], nudges: list[list[float]]) -> list[float]:
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_gpu_trains_as_the_cpu_does(norm, model, record_property):
     words = applying(norm, model, "batch=32", "steps=20", "log_every=1")
-    there, here = (losses(trained(*words, f"device={each}")[0]) for each in ("cuda", "cpu"))
+    there, here = (losses(trained(*words, f"device={device}")[0]) for device in ("cuda", "cpu"))
     record_property("first 5 steps apart", apart(there[:5], here[:5]))
     record_property("20 steps apart", apart(there, here))
     assert apart(there[:5], here[:5]) < 1e-4
@@ -300,7 +300,7 @@ def test_no_optimizer_waits_for_the_gpu(optimizer, watch, record_property):
 def test_bf16_is_near_fp32(norm, device, record_property):
     words = applying(norm, "cnn", "batch=32", "steps=20", "log_every=1", f"device={device}")
     words += SLOW.get(norm, [])
-    half, full = (losses(trained(*words, f"precision={each}")[0]) for each in ("bf16", "fp32"))
+    half, full = (losses(trained(*words, f"precision={name}")[0]) for name in ("bf16", "fp32"))
     assert len(half) == 20  # none diverged
     record_property("first step apart", apart(half[:1], full[:1]))
     record_property("20 steps apart", apart(half, full))
@@ -312,7 +312,7 @@ def test_bf16_is_near_fp32(norm, device, record_property):
 @pytest.mark.parametrize("stats", ["running", "batch", "dataset"])
 def test_each_way_to_evaluate_gives_what_it_gives_on_the_cpu(stats):
     words = (*MAPS, "norm=bn", "batch=32", "steps=20", f"eval_stats={stats}", "dropout=0.0")
-    there, here = (trained(*words, f"device={each}")[0] for each in ("cuda", "cpu"))
+    there, here = (trained(*words, f"device={device}")[0] for device in ("cuda", "cpu"))
     for one, other in zip(there, here, strict=True):
         for name in ("val/loss", "test/loss"):
             if name in other.values:
@@ -323,11 +323,11 @@ def test_each_way_to_evaluate_gives_what_it_gives_on_the_cpu(stats):
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_the_layers_of_a_run_look_as_on_the_cpu(model):
     words = (*(MAPS if model == "cnn" else DENSE), "norm=bn", "steps=5", "diagnose=full")
-    there, here = (trained(*words, f"device={each}")[0] for each in ("cuda", "cpu"))
+    there, here = (trained(*words, f"device={device}")[0] for device in ("cuda", "cpu"))
     found, expected = (
-        [row.values for row in each if row.kind == "layers"] for each in (there, here)
+        [row.values for row in rows if row.kind == "layers"] for rows in (there, here)
     )
-    assert [list(each) for each in found] == [list(each) for each in expected]
+    assert [list(values) for values in found] == [list(values) for values in expected]
     for one, other in zip(found, expected, strict=True):
         assert list(one.values()) == pytest.approx(list(other.values()), rel=1e-2, abs=1e-4)
 
@@ -335,7 +335,7 @@ def test_the_layers_of_a_run_look_as_on_the_cpu(model):
 @gpu
 def test_images_are_augmented_to_the_same_bytes_as_on_the_cpu():
     words = (*MAPS, "augment=crop+flip+cutout", "batch=64")
-    there, here = (Job(chosen(*words, f"device={each}")).train for each in ("cuda", "cpu"))
+    there, here = (Job(chosen(*words, f"device={device}")).train for device in ("cuda", "cpu"))
     index = here.order(0, 0, 64)[0]
     noise = here.augment_noise(0, 0, 1, 64)[0]
     x, y = there.gather(index.cuda(), noise=noise.cuda())
@@ -349,7 +349,7 @@ def test_dropout_draws_on_the_gpu_and_leaves_global_state_alone():
     job = Job(chosen(*DENSE, "dropout=0.3", "norm=none", "steps=5"))
     list(job.rows())
     assert torch.equal(torch.cuda.get_rng_state(), before)
-    (one, *_) = (each for each in job.model.modules() if isinstance(each, Dropout))
+    (one, *_) = (module for module in job.model.modules() if isinstance(module, Dropout))
     assert one.generator.device.type == "cuda"
 
 
@@ -360,7 +360,7 @@ def command(folder: Path, *words: str) -> list[str]:
 def states(folder: Path) -> dict[str, Any]:
     """What the runs of a folder came to, by name and seed."""
     found = sorted(folder.glob("runs/*/*/status.json"))
-    return {f"{each.parts[-3]}/{each.parts[-2]}": json.loads(each.read_text()) for each in found}
+    return {f"{file.parts[-3]}/{file.parts[-2]}": json.loads(file.read_text()) for file in found}
 
 
 @gpu
@@ -374,8 +374,8 @@ def test_a_sweep_on_a_gpu_gives_the_same_bits_however_many_jobs(tmp_path):
         assert done.returncode == 0, done.stderr
         found = states(tmp_path / str(jobs))
         assert len(found) == 6
-        assert {each["state"] for each in found.values()} == {"finished"}
-        digests.append({name: each["state_sha256"] for name, each in found.items()})
+        assert {status["state"] for status in found.values()} == {"finished"}
+        digests.append({name: status["state_sha256"] for name, status in found.items()})
     assert digests[0] == digests[1]
 
 
@@ -410,7 +410,7 @@ def test_a_run_on_a_gpu_that_is_stopped_says_so(sent, tmp_path):
     process = subprocess.Popen(command(tmp_path, *words), stderr=subprocess.DEVNULL)
     try:
         limit = time.monotonic() + 120
-        while not any(each.stat().st_size for each in tmp_path.glob("runs/*/*/metrics.jsonl")):
+        while not any(file.stat().st_size for file in tmp_path.glob("runs/*/*/metrics.jsonl")):
             assert time.monotonic() < limit and process.poll() is None
             time.sleep(0.1)
         process.send_signal(sent)
