@@ -13,17 +13,14 @@ from normbench.parts.options import Options
 
 @dataclass(frozen=True)
 class Activation(Options):
-    """The options of an activation, and the module that computes it."""
+    """The options of an activation, and the module that computes it.
+
+    gain: what initializers multiply the deviation of the weights before it by, so that it keeps the
+    variance; that of `torch.nn.init.calculate_gain` where torch has one.
+    """
 
     error: ClassVar[type[ActivationError]] = ActivationError
-
-    @property
-    def gain(self) -> float:
-        """Give what initializers multiply the deviation of weights before it by.
-
-        So that it keeps the variance; that of `torch.nn.init.calculate_gain` where torch has one.
-        """
-        raise NotImplementedError
+    gain: ClassVar[float] = 1.0
 
     def build(self, channels: int, dims: int) -> nn.Module:
         """Build the module for features (N, channels, ...) with `dims` spatial axes.

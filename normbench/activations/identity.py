@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -13,10 +14,7 @@ from normbench.activations._base import Activation
 class Identity(Activation):
     """No activation: identity(x) = x."""
 
-    @property
-    def gain(self) -> float:
-        """Give the gain."""
-        return 1.0
+    gain: ClassVar[float] = 1.0
 
     def build(self, channels: int, dims: int) -> nn.Module:
         """Build the module."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -17,10 +17,7 @@ class LeakyRelu(Activation):
     Source: Maas, Hannun & Ng 2013, ICML Workshop.
     """
 
-    @property
-    def gain(self) -> float:
-        """Give the gain."""
-        return math.sqrt(2 / (1 + 0.01**2))
+    gain: ClassVar[float] = 1.4141428569978354  # sqrt(2 / (1 + 0.01**2))
 
     def build(self, channels: int, dims: int) -> nn.Module:
         """Build the module."""

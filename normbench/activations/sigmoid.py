@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -16,10 +17,7 @@ class Sigmoid(Activation):
     Source: Rumelhart, Hinton & Williams 1986, Nature 323.
     """
 
-    @property
-    def gain(self) -> float:
-        """Give the gain."""
-        return 1.0
+    gain: ClassVar[float] = 1.0
 
     def build(self, channels: int, dims: int) -> nn.Module:
         """Build the module."""

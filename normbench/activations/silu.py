@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -17,10 +17,7 @@ class Silu(Activation):
     Source: Elfwing, Uchibe & Doya 2017, arXiv 1702.03118.
     """
 
-    @property
-    def gain(self) -> float:
-        """Give the gain."""
-        return math.sqrt(2)
+    gain: ClassVar[float] = 1.4142135623730951  # sqrt(2)
 
     def build(self, channels: int, dims: int) -> nn.Module:
         """Build the module."""

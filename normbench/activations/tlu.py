@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -18,10 +18,7 @@ class Tlu(Activation):
     Source: Singh & Krishnan 2020, arXiv 1911.09737, section 3.
     """
 
-    @property
-    def gain(self) -> float:
-        """Give the gain."""
-        return math.sqrt(2)
+    gain: ClassVar[float] = 1.4142135623730951  # sqrt(2)
 
     def build(self, channels: int, dims: int) -> nn.Module:
         """Build the module."""

@@ -27,6 +27,7 @@ FACTS = {  # what `list KIND NAME` says of the facts of a part
     "brings": "activation unless one is named",
     "own_activation": "takes the activation's place",
     "activation": "activation unless one is named",
+    "gain": "gain of the weights before it",
     "uses_batch": "training looks at the batch",
     "running": "running statistics for evaluation",
     "parameters": "learned numbers for C channels",

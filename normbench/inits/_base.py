@@ -165,7 +165,7 @@ def fans(weight: Tensor) -> tuple[int, int]:
 
 def gain_of(act: str) -> float:
     """Return the factor on the standard deviation that keeps variance through an activation."""
-    return float(registry.find("activation", act)().gain)
+    return float(registry.facts("activation", act).constants["gain"])
 
 
 def _gains(model: nn.Module, name: str) -> Iterator[nn.Parameter]:

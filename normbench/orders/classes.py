@@ -27,20 +27,26 @@ class Classes(Dealt):
 
     def check(self, batch: int, sizes: Sequence[int], label: str) -> None:
         """Refuse more classes than the data or a batch can have, and too few images of them."""
-        known, images = len(sizes), sum(sizes) // len(sizes)
-        most, needed = min(known, batch), -(-batch // self.classes)
+        known, most = len(sizes), min(len(sizes), batch)
         if self.classes > known:
             raise self.error("classes", self.classes, f"{label} has {known} classes", most)
         if self.classes > batch:
             raise self.error("classes", self.classes, f"batch={batch} has no room for them", batch)
-        if needed > images:
-            why = f"takes {needed} images of a class for batch={batch}, there are about {images}"
-            works = f"batch={self.classes * images}"
-            if not images:
-                works = "order=iid"
-            elif -(-batch // images) <= most:
-                works = str(-(-batch // images))
-            raise self.error("classes", self.classes, why, works)
+        # The images that each of so many classes has, and those that it needs for a batch.
+        there = [0, *sorted(sizes, reverse=True)]
+        needed = -(-batch // self.classes)
+        if needed <= there[self.classes]:
+            return
+        have = sum(size >= needed for size in sizes)
+        why = (
+            f"takes {needed} images of a class for batch={batch}, and {have} of {known} classes "
+            f"have so many (the largest has {max(sizes)})"
+        )
+        works = [k for k in range(1, most + 1) if -(-batch // k) <= there[k]]
+        fix = str(min(works, key=lambda k: abs(k - self.classes))) if works else "order=iid"
+        if not works and there[self.classes]:
+            fix = f"batch={self.classes * there[self.classes]}"
+        raise self.error("classes", self.classes, why, fix)
 
     def deal(self, shape: tuple[int, int], pool: Pool, random: torch.Generator) -> Deal:
         """Deal classes to the batches from a shuffled deck of all of them."""

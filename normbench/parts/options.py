@@ -53,6 +53,8 @@ class Declared:
             listed = [given] if _typed([given], kinds) is not _WRONG else self._fix()
             raise Unfit(f"is not {_article(kinds, self.limits)}", listed)
         choices = self.limits.get("choices")
+        if isinstance(value, str) and not value.strip():
+            raise Unfit("is empty", self._fix())
         if choices and isinstance(value, str) and value not in choices:
             others = [kind for kind in kinds if kind != "str"]
             why = f"is none of {', '.join(choices)}"

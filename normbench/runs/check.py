@@ -9,13 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from normbench.errors import InitError, Mistake, NormError, PartError, Refused
+from normbench.errors import FileRefused, InitError, Mistake, NormError, PartError, Refused
 from normbench.models._base import Shape
 from normbench.norms._base import Norm
 from normbench.norms._modes import batch_statistics, check_update_bn
 from normbench.norms._units import apply
+from normbench.orders._base import Order
 from normbench.runs import build
 from normbench.runtime import collectives, machine
+from normbench.settings.advice import advice
 from normbench.settings.schema import Config, part
 
 SMALL = 2**19  # numbers in a batch up to which the check runs it for real
@@ -58,8 +60,7 @@ def _tried(
     try:
         part("optimizer", config.optimizer)
         part("schedule", config.schedule)
-        images = config.sizes[0] // config.classes
-        part("order", config.order).check(config.batch, [images] * config.classes, config.label)
+        _check_order(config)
         start = build.init(config)
         own = min(start.at_once, config.sizes[0])
         small = max(batch, own) * math.prod(shape) <= SMALL
@@ -78,6 +79,19 @@ def _tried(
         return None, warnings(config, built)
     except PartError as error:
         return error, []
+
+
+def _check_order(config: Config) -> None:
+    """Ask the order whether it can make batches of so many images of each class."""
+    order: Order = part("order", config.order)
+    if type(order).check is Order.check:
+        return
+    try:
+        labels = build.data(config).train.labels
+        sizes = torch.bincount(labels.cpu(), minlength=config.classes).tolist()
+    except FileRefused:  # it will be downloaded, and published sets have equal classes, or nearly
+        sizes = [config.sizes[0] // config.classes] * config.classes
+    order.check(config.batch, sizes, config.label)
 
 
 def _settled(config: Config, built: nn.Module, images: torch.Tensor) -> None:
@@ -100,7 +114,8 @@ def _weighed(config: Config, shape: Shape, classes: int) -> None:
 
 def warnings(config: Config, built: nn.Module) -> list[Mistake]:
     """List what works in a model but may not be meant."""
-    return [*build.norm(config).warnings(built), *build.init(config).warnings(built)]
+    parts = [*build.norm(config).warnings(built), *build.init(config).warnings(built)]
+    return [*advice(config), *parts]
 
 
 def _hollow(config: Config, shape: Shape, classes: int) -> nn.Module:

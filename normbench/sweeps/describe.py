@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from normbench import __version__
+from normbench.errors import Mistake
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
 from normbench.results import groups
 from normbench.results.groups import Result, Settings
 from normbench.results.lr_search import LRSearch
+from normbench.settings.declared import AUTO
 from normbench.settings.schema import Config
 from normbench.sweeps.plan import LR, Item, Sweep
 
 USUAL = {"eval_stats": "running", "inputs": "standardized", "mix": "none"}  # not worth a word
+
+
+def unpaired(configs: Iterable[Config]) -> Iterator[Mistake]:
+    """Warn of norms whose own activation lets a seed start from other weights than others have.
+
+    An initializer that takes the gain of the activation draws the same numbers times another one.
+    """
+    starts: dict[tuple[str, str], dict[tuple[str, float], str]] = {}
+    for config in configs:
+        act = config.activation["name"]
+        if act != AUTO and config.init.get("gain", 0) is None:
+            gain = registry.facts("activation", act).constants["gain"]
+            beside = starts.setdefault((config.model["name"], config.init["name"]), {})
+            beside.setdefault((act, gain), config.norm["name"])
+    for (_, init), found in starts.items():
+        for (act, gain), norm in found.items():
+            others = [(other, name) for (_, other), name in found.items() if other != gain]
+            brings = registry.facts("norm", norm).constants["brings"]
+            if others and brings == act != "relu":
+                ratio, beside_it = gain / others[0][0], others[0][1]
+                why = (
+                    f"brings activation={act}: with init={init} its first weights are {ratio:.3g} "
+                    f"times those of norm={beside_it} with the same seed"
+                )
+                yield Mistake(f"norm={norm}", why, f"activation={act} or init.gain=1 for all")
 
 
 def heading(config: Config, seeds: int) -> list[str]:

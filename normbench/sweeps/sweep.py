@@ -15,13 +15,14 @@ from normbench.errors import Mistake, Refused
 from normbench.parts.options import written
 from normbench.results import compare, export, groups, lr_search, seeds, tables, time_to_target
 from normbench.results.groups import Result
-from normbench.results.layout import compared_key
+from normbench.results.layout import Layout, compared_key
 from normbench.results.lr_search import LRSearch
+from normbench.results.tables import Table
 from normbench.rows import Row
 from normbench.runs.reader import read_status
 from normbench.runtime import storage
 from normbench.settings.schema import Config
-from normbench.sweeps.describe import heading, labels, not_applying, searches, varying
+from normbench.sweeps.describe import heading, labels, not_applying, searches, unpaired, varying
 from normbench.sweeps.plan import LR, TUNE_SEED, Item, Sweep
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def check(sweep: Sweep) -> list[Mistake]:
     from normbench.runs.check import check_fit  # imports torch, which a finished sweep does without
 
     mistakes: dict[Mistake, None] = {}
-    warnings: dict[Mistake, None] = {}
+    warnings = dict.fromkeys(unpaired(planned.config for planned in sweep.cells))
     misfits: dict[str, Refused] = {}
     for name, config in left.items():
         error, warned = check_fit(config, config.shape, config.classes)
@@ -167,7 +168,7 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     screen.document(document)
     shown = [lr_search.table(tuned)] if tuned else []
     if multirun:
-        further = (compare.differences(layouts[0], base), time_to_target.table(results, keys))
+        further = (_differences(sweep, layouts[0], base), time_to_target.table(results, keys))
         shown += [*map(compare.table, layouts), *filter(None, further)]
     elif results:
         shown.append(time_to_target.beneath(seeds.seeds(results), results))
@@ -178,6 +179,15 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
         screen.lines([""] * (place > 0))
         screen.table(table)
     screen.note(f"tensorboard --logdir {sweep.outputs / 'runs'}")
+
+
+def _differences(sweep: Sweep, layout: Layout, base: str | None) -> Table | None:
+    """Compare by seed, and say beneath it where one seed starts from other weights."""
+    table = compare.differences(layout, base)
+    if table is None:
+        return None
+    found = unpaired(planned.config for planned in sweep.cells)
+    return replace(table, notes=(*table.notes, *(f"{told.subject} {told.why}" for told in found)))
 
 
 def write(

@@ -402,7 +402,7 @@ def test_a_folder_of_images_is_shown_under_its_label(pets, capsys):
             ["data.train_size=0"],
             "data.train_size=0: must be at least 1\n  try: data.train_size=1\n",
         ),
-        (["batch=3"], "batch=3: is no option of data\n  try: data.OPTION=VALUE\n"),
+        (["batch=3"], "batch=3: is not an option of data\n  try: data.OPTION=VALUE\n"),
         (
             ["data.pth=x"],
             "data.pth=x: data=mnist has no such option\n  try: data.root=x\n",

@@ -178,7 +178,7 @@ def test_one_run_has_one_name_in_whatever_order_its_augmentation_is_written() ->
             "augment=none+flip",
             "augment=none+flip: none is none of crop, flip, cutout\n  try: augment=flip",
         ),
-        ("augment=''", "augment=: nothing is none of crop, flip, cutout\n  try: augment=none"),
+        ("augment=''", "augment=: is empty\n  try: augment=none"),
         ("augment=flip+flip", "augment=flip+flip: contains a duplicate\n  try: augment=flip"),
         (
             "augment=crop+flip data.shape=[3,4,9]",

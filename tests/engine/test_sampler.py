@@ -297,23 +297,23 @@ def test_a_setting_of_another_order_makes_no_other_run() -> None:
         ),
         (
             "order=classes order_classes=1 batch=64 data.train_size=200",
-            "order.classes=1: takes 64 images of a class for batch=64, there are about 20\n"
-            "  try: order.classes=4",
+            "order.classes=1: takes 64 images of a class for batch=64, and 0 of 10 classes have so "
+            "many (the largest has 20)\n  try: order.classes=4",
         ),
         (
             "order=classes order_classes=2 batch=100 data.train_size=100",
-            "order.classes=2: takes 50 images of a class for batch=100, there are about 10\n"
-            "  try: order.classes=10",
+            "order.classes=2: takes 50 images of a class for batch=100, and 0 of 10 classes have "
+            "so many (the largest has 10)\n  try: order.classes=10",
         ),
         (
             "order=classes order_classes=2 batch=98 data.train_size=99",
-            "order.classes=2: takes 49 images of a class for batch=98, there are about 9\n"
-            "  try: batch=18",
+            "order.classes=2: takes 49 images of a class for batch=98, and 0 of 10 classes have so "
+            "many (the largest has 10)\n  try: batch=20",
         ),
         (
             "order=classes order_classes=2 batch=4 data.train_size=5",
-            "order.classes=2: takes 2 images of a class for batch=4, there are about 0\n"
-            "  try: order=iid",
+            "order.classes=2: takes 2 images of a class for batch=4, and 0 of 10 classes have so "
+            "many (the largest has 1)\n  try: order.classes=4",
         ),
         (
             "order_alpha=0.1",

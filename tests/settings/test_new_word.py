@@ -27,9 +27,7 @@ class Scratch({base}):
 """
 PARTS = {
     "activation": """
-    @property
-    def gain(self) -> float:
-        return 1.5
+    gain: ClassVar[float] = 1.5
 
     def build(self, channels: int, dims: int) -> nn.Module:
         return nn.Softplus(self.power)

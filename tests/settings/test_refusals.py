@@ -333,6 +333,42 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         [("max_cells=10000: this sweep has 20,000 cells", "max_cells=20000")],
     ),
     (
+        "-m seed=range(0,100000000)",
+        2,
+        [
+            (
+                "seed=range(0,100000000): has 100,000,000 values, and a sweep at most 100,000 "
+                "cells",
+                "seed=range(0,10)",
+            )
+        ],
+    ),
+    (
+        "-m optimizer.lr=range(0.1,1,1e-9)",
+        2,
+        [
+            (
+                "optimizer.lr=range(0.1,1,1e-9): has 900,000,000 values, and a sweep at most "
+                "100,000 cells",
+                "optimizer.lr=range(0.1,10.1)",
+            )
+        ],
+    ),
+    ("-m seed=range(0,9,0)", 2, [("seed=range(0,9,0): has a step of 0", "seed=range(0,9)")]),
+    (
+        "-m seed=range(0,1000) batch=range(1,1000)",
+        2,
+        [
+            (
+                "max_cells=10000: this sweep has 999,000 cells",
+                "shorter lists: at most 100,000 cells with max_cells=100000",
+            )
+        ],
+    ),
+    ("outputs=", 2, [("outputs=: is empty", "outputs=outputs")]),
+    ("outputs='  '", 2, [("outputs=  : is empty", "outputs=outputs")]),
+    ("data.root=", 2, [("data.root=: is empty", "data.root=null")]),
+    (
         "--experimental-rerun=x",
         2,
         [

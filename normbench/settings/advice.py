@@ -1,0 +1,72 @@
+"""Warns of settings that work, but make a run needlessly slow or have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normbench.errors import Mistake
+from normbench.parts import registry
+from normbench.parts.options import written
+from normbench.runtime import machine
+from normbench.settings.declared import defaults
+from normbench.settings.inputs import read_shift
+from normbench.settings.schema import Config
+
+FORWARDS = 1_000  # of one validation: more are slow, and of very few images each
+VALIDATIONS = 20  # of a run: the usual number is 11
+SURPLUS = 10  # images validated for one that is trained on
+UNCHANGED = {("brightness", 0.0), ("contrast", 1.0), ("noise", 0.0)}  # shifts that do nothing
+
+
+def advice(config: Config) -> list[Mistake]:
+    """List what in a config is slow or without effect, each with a way out."""
+    return [*_slow_validations(config), *_idle(config), *_unreal(config)]
+
+
+def _slow_validations(config: Config) -> Iterator[Mistake]:
+    assert config.steps and config.eval_every
+    images = config.sizes[1]
+    between = max(1, round(config.eval_every * config.steps_per_epoch))
+    validations = 1 + -(-config.steps // between)
+    forwards = images // min(config.batch, images)
+    if config.eval_stats == "batch" and forwards > FORWARDS:
+        each = f"{config.batch} image{'s' * (config.batch > 1)}"
+        why = f"{validations} validations take {forwards:,} forwards of {each} each"
+        if not registry.facts("norm", config.norm["name"]).constants["running"]:
+            why += f", and norm={config.norm['name']} has no running statistics"
+        yield Mistake("eval_stats=batch", why, "eval_stats=running or eval_stats=dataset")
+    surplus = validations * images / (config.steps * config.batch)
+    if validations > VALIDATIONS and surplus > SURPLUS:
+        why = f"{validations:,} validations judge {surplus:.0f} times the images trained on"
+        yield Mistake(f"eval_every={config.eval_every:g}", why, "eval_every=null")
+
+
+def _idle(config: Config) -> Iterator[Mistake]:
+    """Warn of settings that are without effect beside the others."""
+    if config.tune == "none" and config.tune_lrs is not None:
+        subject = f"tune_lrs={written(config.tune_lrs)}"
+        yield Mistake(subject, "has no effect with tune=none", "tune=lr")
+    if config.lr_rule == "none" and config.lr_base_batch != defaults()["lr_base_batch"]:
+        subject = f"lr_base_batch={config.lr_base_batch}"
+        yield Mistake(subject, "has no effect with lr_rule=none", "lr_rule=linear")
+    if not config.reshuffle and (config.steps or 0) <= config.steps_per_epoch:
+        why = f"has no effect in {config.steps} steps: an epoch has {config.steps_per_epoch}"
+        yield Mistake("reshuffle=false", why, "reshuffle=true")
+    for word in config.shifts:
+        name, _, size = read_shift(word)
+        if (name, size) in UNCHANGED:
+            fix = written([other for other in config.shifts if other != word])
+            subject = f"shifts={written(config.shifts)}"
+            yield Mistake(subject, f"{word} changes no pixel", f"shifts={fix}")
+
+
+def _unreal(config: Config) -> Iterator[Mistake]:
+    """Warn of what asks for less than chance, or for more than the machine has."""
+    chance = 1 / config.classes
+    if config.target is not None and config.target <= chance:
+        why = f"is not above chance, {chance:.3g} for {config.classes} classes"
+        yield Mistake(f"target={config.target:g}", why, f"target={(1 + chance) / 2:.2g}")
+    cores = machine.cores()
+    if config.device == "cpu" and config.threads > cores:
+        why = f"is more than the {cores} core{'s' * (cores > 1)} of this machine, and slower"
+        yield Mistake(f"threads={config.threads}", why, f"threads={cores}")
