@@ -96,7 +96,7 @@ class Settings:
     eval_stats: str = trained(
         "running",
         choices=("running", "batch", "dataset"),
-        help="running, batch (of the images judged together), dataset (of the training set)",
+        help="running, batch (of the images judged together), dataset (of training)",
     )
     lr_rule: str = trained(
         "linear",
@@ -212,7 +212,9 @@ class Settings:
         help="cpu, cuda, mps; auto: cuda where there is a GPU, else cpu",
     )
     precision: str = trained(
-        "fp32", choices=("fp32", "bf16"), help="fp32, bf16 (autocast; statistics stay in fp32)"
+        "fp32",
+        choices=("fp32", "bf16"),
+        help="fp32 (on GPUs without TF32), bf16 (autocast; statistics stay in fp32)",
     )
     threads: int = trained(1, low=1, high=1024, help="CPU threads of a run")
     on_nan: str = trained(
