@@ -38,10 +38,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.engine.running_error import running_layers, statistics_errors, wide
+from normbench.engine.running_error import running_layers, statistics_errors
 from normbench.norms._base import OverTime, Running
 from normbench.norms._modes import batch_statistics, preserve_buffers, train_mode
-from normbench.norms._sums import at_least_float32
+from normbench.norms._sums import at_least_float32, widest
 from normbench.norms._units import Unit
 
 FLAT, STEEP = 0.1, 0.9  # of the largest |derivative|
@@ -146,13 +146,13 @@ class _Layer:
         return found
 
     def _entered(self, act: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = wide(inputs[0])
+        x = widest(inputs[0])
         steepest = _steepest(act)
         shares = [] if steepest is None else _shares(act, inputs, steepest)
         self.before.append((x.numel(), torch.stack([*_moments(x), *shares])))
 
     def _left(self, act: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        y = wide(output)
+        y = widest(output)
         self.after.append((y.numel(), torch.stack([*_moments(y), (y == 0).to(y).mean()])))
 
     def _passed(self, whole: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -214,7 +214,7 @@ def _shares(act: nn.Module, inputs: tuple[Any, ...], steepest: float) -> list[Te
         # Past the hooks; and of a copy, for it may work in place.
         y = act.forward(leaf.clone(), *rest)
         (slope,) = torch.autograd.grad(y.sum(), leaf)
-    size = wide(slope).abs() / steepest
+    size = widest(slope).abs() / steepest
     flat = torch.zeros_like(size) if isinstance(act, nn.LeakyReLU) else size < FLAT
     return [values.to(size).mean() for values in (flat, size > STEEP)]
 
@@ -235,7 +235,7 @@ def _pooled(calls: Calls) -> list[float]:
 
 
 def _square(x: Tensor) -> Tensor:
-    return wide(x).square().sum()
+    return widest(x).square().sum()
 
 
 def _length(squares: list[Tensor]) -> float:

@@ -201,7 +201,6 @@ class Evaluator:
         shares = enumerate(self._share(index[slice(*pair)]) for pair in evenly(len(index), size))
         with self.cast():
             update_bn(self.model, (self.train.gather(part, n % paddings)[0] for n, part in shares))
-        average_running(self.model)
 
     @torch.inference_mode()
     def _evaluate(self, feed: Feed, batches: Iterable[Tensor]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import Running
+from normbench.norms._sums import widest
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def statistics_errors(
     spreads: dict[nn.Module, Tensor] = {}
 
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        spreads[module] = wide(inputs[0]).transpose(0, 1).flatten(1).var(1)
+        spreads[module] = widest(inputs[0]).transpose(0, 1).flatten(1).var(1)
 
     handles = [module.register_forward_pre_hook(before) for module in watched]
     with cast():
@@ -47,7 +48,7 @@ def statistics_errors(
 def _statistics(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """Copies of running mean and variance by channel, as far as the layer keeps them."""
     kept = {
-        name: wide(buffer).flatten().clone()
+        name: widest(buffer).flatten().clone()
         for name, buffer in module.named_buffers(recurse=False)
         if name.startswith("running_")
     }
@@ -93,8 +94,3 @@ def _joined(errors: Sequence[_Errors]) -> dict[str, float]:
 def running_layers(module: nn.Module) -> list[nn.Module]:
     """List the layers with running statistics in a module, itself included."""
     return [layer for layer in module.modules() if isinstance(layer, Running)]
-
-
-def wide(x: Tensor) -> Tensor:
-    """Return `x` in float64 if the device has it: squares of small gradients are 0 in float32."""
-    return x.detach().to(torch.float32 if x.device.type == "mps" else torch.float64)

@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 from torch import Tensor, nn
 
 from normbench.errors import Mistake, NormError
+from normbench.norms._sums import widest
 from normbench.parts.options import Options
 
 PLACES = ("pre", "post", "preact")
@@ -100,10 +101,40 @@ class Running(nn.Module):
     """
 
     plain = False
+    count = 0  # values per channel behind the statistics of a plain forward
+    variance: ClassVar[str | None] = None  # the buffer with the variance around `running_mean`
+    unbiased = False  # it is the sum of squares over `count` - 1
 
     def share(self, momentum: Share) -> Share | float:
         """Return the weight of new values in the running statistics: `momentum`, or 1 if plain."""
         return 1.0 if self.plain else momentum
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Return the running statistics by name."""
+        buffers = self.named_buffers(recurse=False)
+        return {name: buffer for name, buffer in buffers if name.startswith("running_")}
+
+    def additive(self) -> dict[str, Tensor]:
+        """Return what of the statistics of one batch may be averaged over batches, in float64.
+
+        Means may, and variances as second moments: by the law of total variance the variance over
+        all batches is the mean of those within them plus the variance of their means.
+        """
+        values = {name: widest(buffer) for name, buffer in self.statistics().items()}
+        if self.variance:
+            var = values[self.variance]
+            if self.unbiased:
+                var = var * ((self.count - 1) / self.count)
+            values[self.variance] = var + values["running_mean"].square()
+        return values
+
+    def adopt(self, averages: dict[str, Tensor], count: float) -> None:
+        """Take averages of what `additive` returns, over `count` values per channel in all."""
+        if self.variance:
+            var = (averages[self.variance] - averages["running_mean"].square()).clamp_min(0)
+            averages[self.variance] = var * (count / (count - 1)) if self.unbiased else var
+        for name, buffer in self.statistics().items():
+            buffer.copy_(averages[name])
 
 
 class OverTime(nn.Module):

@@ -129,6 +129,7 @@ class BatchLayer(Running):
     tracked: ClassVar[Mapping[str, float]] = {"running_mean": 0.0, "running_var": 1.0}
     counter: ClassVar[str] = "steps"  # the buffer that counts training forwards
     chunks: ClassVar[bool] = True  # whether norm_batch may cut a worker's batch
+    variance: ClassVar[str | None] = "running_var"
 
     weight: Tensor | None
     bias: Tensor | None
@@ -204,6 +205,7 @@ class BatchNorm(BatchLayer):
     """Batch normalization; the buffers are those of torch's layer."""
 
     counter = "num_batches_tracked"
+    unbiased = True
     num_batches_tracked: Tensor
 
     def __init__(self, channels: int, dims: int, options: BatchOptions, eps: float) -> None:

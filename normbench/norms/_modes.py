@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from normbench.errors import NormError
 from normbench.norms._base import Norm, OverTime, Running
 from normbench.norms._units import Dropout
+from normbench.runtime import collectives
 
 
 def calibrate(model: nn.Module, batch: Tensor) -> None:
@@ -40,26 +41,38 @@ def calibrate(model: nn.Module, batch: Tensor) -> None:
 
 @torch.no_grad()
 def update_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set all running statistics to their plain averages over `batches`, with fixed weights.
+    """Set all running statistics to those of `batches` together, with fixed weights.
 
-    Each batch goes forward once in training mode, without dropout, every layer `plain`. A layer
-    averages over the batches that reach it, for a late time step the long sequences. All other
-    buffers stay as they are.
+    Each batch goes forward once in training mode, without dropout, every layer `plain`. Means are
+    averaged over the batches of all workers, weighted by their values; a variance is the average
+    of those within batches plus the variance of their means. A layer joins the batches that reach
+    it, for a late time step the long sequences. All other buffers stay as they are.
     """
     layers = [module for module in model.modules() if isinstance(module, Running)]
-    means = {layer: [torch.zeros_like(buffer) for buffer in _statistics(layer)] for layer in layers}
-    counts = dict.fromkeys(layers, 0)
+    sums: dict[Running, dict[str, Tensor]] = {}
+    hooks = [layer.register_forward_pre_hook(_count) for layer in layers]
     with batch_statistics(model):
         for batch in batches:
             model(batch)
             idle = _idle(model)
             for layer in (reached for reached in layers if reached not in idle):
-                counts[layer] += 1
-                for mean, buffer in zip(means[layer], _statistics(layer), strict=True):
-                    mean.add_((buffer - mean) / counts[layer])
-    for layer in (reached for reached in layers if counts[reached]):
-        for mean, buffer in zip(means[layer], _statistics(layer), strict=True):
-            buffer.copy_(mean)
+                values = {"count": torch.ones((), dtype=torch.float64), **layer.additive()}
+                total = sums.setdefault(layer, dict.fromkeys(values, torch.zeros(())))
+                sums[layer] = {
+                    name: total[name] + value * layer.count for name, value in values.items()
+                }
+    for hook in hooks:
+        hook.remove()
+    for layer, total in sums.items():
+        count = collectives.total_number(float(total.pop("count")))
+        layer.adopt(
+            {name: collectives.total(value) / count for name, value in total.items()}, count
+        )
+
+
+def _count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    assert isinstance(layer, Running)
+    layer.count = inputs[0].numel() // inputs[0].shape[1]
 
 
 def _idle(model: nn.Module) -> set[nn.Module]:
@@ -75,7 +88,8 @@ def check_update_bn(norm: Norm, name: str, model: nn.Module) -> None:
     missed = {
         type(layer).__name__
         for layer in layers
-        if not isinstance(layer, Running) and any(True for _ in _statistics(layer))
+        if not isinstance(layer, Running)
+        and any(map(_is_running, layer.named_buffers(recurse=False)))
     }
     if missed or (norm.has_modes() and not any(isinstance(layer, Running) for layer in layers)):
         where = " of " + ", ".join(sorted(missed)) if missed else ""
@@ -83,10 +97,8 @@ def check_update_bn(norm: Norm, name: str, model: nn.Module) -> None:
         raise NormError("", name, why, "eval_stats=running")
 
 
-def _statistics(layer: nn.Module) -> Iterator[Tensor]:
-    for name, buffer in layer.named_buffers(recurse=False):
-        if name.startswith("running_"):
-            yield buffer
+def _is_running(named: tuple[str, Tensor]) -> bool:
+    return named[0].startswith("running_")
 
 
 @contextmanager

@@ -12,6 +12,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def widest(x: Tensor) -> Tensor:
+    """Return `x` without gradient in float64, where the device has it."""
+    return x.detach().to(torch.float32 if x.device.type == "mps" else torch.float64)
+
+
 def by_moments(
     x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:

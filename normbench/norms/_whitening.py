@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from normbench.norms._base import Running, check_count, check_rank, groups_of
 from normbench.norms._batch import RunningStatistics
 from normbench.norms._moments import ema_, unautocast
-from normbench.norms._sums import at_least_float32
+from normbench.norms._sums import at_least_float32, widest
 from normbench.parts.options import option
 
 
@@ -40,6 +40,7 @@ class Whitening(Running):
     running_mean: Tensor
     running_proj: Tensor
     steps: Tensor
+    cov: Tensor  # of the last plain forward, (G, d, d)
 
     def __init__(self, channels: int, dims: int, options: WhiteningStatistics) -> None:
         super().__init__()
@@ -81,14 +82,29 @@ class Whitening(Running):
     def _train(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         mean = columns.detach().mean((0, -1), keepdim=True)
         z, cov = _Centred.apply(columns, mean)
-        proj = self.projection(
-            cov + self.eps * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
-        )
+        proj = self.projection(self._regular(cov))
+        if self.plain:
+            self.cov = widest(cov)
         with torch.no_grad():
             ema_(self.running_mean, mean[0], self.share(self.momentum))
             ema_(self.running_proj, proj, self.share(self.momentum))
             self.steps.add_(1)
         return z, proj
+
+    def additive(self) -> dict[str, Tensor]:
+        """Return the mean and the second moments, from which the projection follows."""
+        mean = widest(self.running_mean)
+        return {"running_mean": mean, "moments": self.cov + mean @ mean.mT}
+
+    def adopt(self, averages: dict[str, Tensor], count: float) -> None:
+        """Take the mean, and the projection of the covariance around it."""
+        mean = averages["running_mean"]
+        cov = averages["moments"] - mean @ mean.mT
+        self.running_mean.copy_(mean)
+        self.running_proj.copy_(self.projection(self._regular(cov)))
+
+    def _regular(self, cov: Tensor) -> Tensor:
+        return cov + self.eps * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
 
     def _columns(self, x: Tensor) -> Tensor:
         """View `x` as (B, G, d, K): a matrix per sample, or one for all if maps are small."""

@@ -54,6 +54,8 @@ class BIN(BatchStatistics):
 class BatchInstanceNorm(BatchLayer):
     """Mixes batch and instance normalization by a gate per channel."""
 
+    unbiased = True
+
     def __init__(self, channels: int, dims: int, options: BIN, eps: float) -> None:
         super().__init__(channels, dims, options)
         self.gate = nn.Parameter(torch.ones(channels))

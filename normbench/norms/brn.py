@@ -88,6 +88,7 @@ class BatchRenorm(BatchLayer):
     """Batch normalization with a correction whose limits rise with the training forwards."""
 
     tracked: ClassVar[Mapping[str, float]] = {"running_mean": 0.0, "running_std": 1.0}
+    variance: ClassVar[str | None] = None
     running_std: Tensor
 
     def __init__(self, channels: int, dims: int, options: BRN) -> None:
@@ -122,6 +123,17 @@ class BatchRenorm(BatchLayer):
         """Normalize by the running statistics."""
         mean, var = self.running_mean, self._floored().square()
         return by_moments(x, mean, var, self.weight, self.bias, 0.0)
+
+    def additive(self) -> dict[str, Tensor]:
+        """Return the second moment, to which eps belongs, instead of the deviation."""
+        values = super().additive()
+        square = values["running_std"].square() + values["running_mean"].square()
+        return values | {"running_std": square}
+
+    def adopt(self, averages: dict[str, Tensor], count: float) -> None:
+        """Take the mean and the deviation around it."""
+        square = averages["running_std"] - averages["running_mean"].square()
+        super().adopt(averages | {"running_std": square.clamp_min(0).sqrt()}, count)
 
     def _floored(self) -> Tensor:
         return self.running_std.clamp_min(math.sqrt(self.options.eps))

@@ -194,6 +194,8 @@ class RunningNorm(Running):
     running_mean: Tensor
     running_var: Tensor
     steps: Tensor
+    variance: ClassVar[str | None] = "running_var"
+    unbiased = True
 
     def __init__(self, channels: int, options: CBN) -> None:
         super().__init__()
@@ -209,3 +211,4 @@ class RunningNorm(Running):
         ema_(self.running_mean, mean, self.share(self.momentum))
         ema_(self.running_var, var * (count / (count - 1)), self.share(self.momentum))
         self.steps.add_(1)
+        self.count = count

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from normbench.norms._batch import BatchLayer, BatchStatistics
 from normbench.norms._batch_moments import moments
 from normbench.norms._moments import row_moments
-from normbench.norms._sums import at_least_float32, channel_sums, per_position
+from normbench.norms._sums import at_least_float32, channel_sums, per_position, widest
 from normbench.parts.options import option
 
 
@@ -55,6 +55,9 @@ class BatchEvoNorm(BatchLayer):
     """Divides by the larger of the batch's deviation and a linear function of the input."""
 
     tracked: ClassVar[dict[str, float]] = {"running_var": 1.0}
+    variance: ClassVar[str | None] = None  # there is no running mean that it is around
+    unbiased = True
+    center: Tensor  # the mean of the last plain forward, (C,)
 
     def __init__(self, channels: int, dims: int, options: EvoNormB0) -> None:
         super().__init__(channels, dims, options)
@@ -66,10 +69,22 @@ class BatchEvoNorm(BatchLayer):
         wide = at_least_float32(x)
         means, variances = row_moments(wide)
         inside = moments(variances, workers)[0]
-        between, samples = moments(means, workers)[1:]
+        center, between, samples = moments(means, workers)
+        if self.plain:
+            self.center = widest(center)
         var = inside + between
         count = samples * (x.numel() / means.numel())
         return self._divided(wide, var, variances, times), (var * (count / (count - 1)),)
+
+    def additive(self) -> dict[str, Tensor]:
+        """Return the second moment, and the mean beside it."""
+        biased = widest(self.running_var) * ((self.count - 1) / self.count)
+        return {"running_var": biased + self.center.square(), "center": self.center}
+
+    def adopt(self, averages: dict[str, Tensor], count: float) -> None:
+        """Take the variance around the mean of all batches."""
+        biased = averages["running_var"] - averages["center"].square()
+        self.running_var.copy_(biased.clamp_min(0) * (count / (count - 1)))
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Divide by the running deviation or the function of the input."""

@@ -53,6 +53,7 @@ class MeanOnlyBatchNorm(BatchLayer):
     learned: ClassVar[Mapping[str, float]] = {"bias": 0.0}
     tracked: ClassVar[Mapping[str, float]] = {"running_mean": 0.0}
     chunks: ClassVar[bool] = False
+    variance: ClassVar[str | None] = None
 
     def normalize(self, x: Tensor, times: int, workers: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Subtract the mean of the set, with gradient."""

@@ -60,11 +60,12 @@ class SwitchNorm(Running):
     running_mean: Tensor
     running_var: Tensor
     steps: Tensor
+    variance: ClassVar[str | None] = "running_var"
 
     def __init__(self, channels: int, dims: int, options: Switch) -> None:
         super().__init__()
         self.dims, self.eps, self.momentum = dims, options.eps, options.momentum
-        self.batch = options.batch
+        self.batch, self.unbiased = options.batch, dims == 0
         if dims == 0:
             check_count(self, (1, channels), channels, "per sample")
         members = 1 + (dims > 0) + self.batch

@@ -114,20 +114,19 @@ def test_every_norm_with_running_statistics_is_among_the_cases():
 
 
 @each_running
-def test_refreshed_statistics_are_plain_averages_of_those_of_each_batch_alone(case):
+def test_refreshed_statistics_are_those_of_all_batches_as_one(case):
+    """By the law of total variance, whatever the sizes of the batches and their means."""
     module = case.moved()
     train(case, module, range(3))
-    before, found = state(module), batches(case)
+    before = state(module)
+    found = [x + k for k, x in enumerate(batches(case))]
     update_bn(module, found)
-    after, own_values = module.state_dict(), []
-    for x in found:
-        oracle = oracle_beside(case, module)
-        oracle.train(x.clone().requires_grad_())
-        own_values.append(statistics(oracle.buffers))
-    assert statistics(after).keys() == own_values[0].keys() and own_values[0]
+    after, oracle = module.state_dict(), oracle_beside(case, module)
+    oracle.train(torch.cat(found).requires_grad_())
+    expected = statistics(oracle.buffers)
+    assert statistics(after).keys() == expected.keys() and expected
     for key, value in statistics(after).items():
-        mean = torch.stack([each[key] for each in own_values]).mean(0)
-        torch.testing.assert_close(value, mean, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(value, expected[key], rtol=1e-7, atol=1e-9)
     for key in after.keys() - statistics(after).keys():
         assert after[key].equal(before[key]), key
 
@@ -228,14 +227,14 @@ def by_hand(model, x, moments=None, seen=None):
         z = x @ tensors[f"{unit}.linear.weight"].T
         mean, var = (z.mean(0), z.var(0, False)) if moments is None else moments[k]
         if seen is not None:
-            seen.append(torch.stack([mean, var * (len(z) / (len(z) - 1))]))
+            seen.append(len(z) * torch.stack([mean, var + mean.square()]))
         z = (z - mean) / (var + 1e-5).sqrt()
         x = (z * tensors[f"{unit}.norm.weight"] + tensors[f"{unit}.norm.bias"]).relu()
     return x @ tensors["head.weight"].T + tensors["head.bias"]
 
 
 @pytest.mark.parametrize(("batch", "size"), [(32, 64), (100, 100)])
-def test_evaluation_by_dataset_averages_the_moments_of_training_batches(batch, size):
+def test_evaluation_by_dataset_joins_the_moments_of_training_batches(batch, size):
     job = by("dataset", short("norm=bn", f"batch={batch}"))
     test = kinds(list(job.rows()), "test")[0].values
     count, found = 2000 // size, []
@@ -245,7 +244,8 @@ def test_evaluation_by_dataset_averages_the_moments_of_training_batches(batch, s
         seen = []
         by_hand(job.model, x.flatten(1).double(), seen=seen)
         found.append(torch.stack(seen))
-    moments = torch.stack(found).mean(0)
+    mean, square = (torch.stack(found).sum(0) / 2000).unbind(1)
+    moments = list(zip(mean, (square - mean.square()) * (2000 / 1999), strict=True))
     x, y = job.evaluator.tests["test"].gather(torch.arange(0, 500))
     logits = by_hand(job.model, x.flatten(1).double(), moments)
     assert test["test/loss"] == pytest.approx(float(F.cross_entropy(logits, y)), rel=1e-5)
