@@ -227,3 +227,18 @@ def test_a_feed_may_stay_mapped_on_the_host(tmp_path: Any) -> None:
     ]
     index = torch.tensor([3, 17, 5])
     assert torch.equal(feeds[0].gather(index)[0], feeds[1].gather(index)[0])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_epoch_may_begin_in_its_middle(accumulate: int) -> None:
+    words = ("data=synthetic", "model=rnn", "blank_steps=3", "augment=flip", "batch=32")
+    (cell,) = compose.Grid(compose.loader()).cells(
+        [*words, f"accumulate={accumulate}", "device=cpu"], False
+    )
+    assert cell.config
+    feed = Job(cell.config).train
+    whole, rest = list(feed.epoch(1)), list(feed.epoch(1, first=5))
+    assert len(whole) == len(rest) + 5 == len(feed) // 32
+    for (x, y), (x_rest, y_rest) in zip(whole[5:], rest, strict=True):
+        assert torch.equal(x, x_rest) and torch.equal(y, y_rest)
+    assert not torch.equal(whole[0][1], next(feed.epoch(2))[1])
