@@ -14,7 +14,7 @@ from normbench.results.groups import (
     metric_name,
 )
 from normbench.results.layout import Block, Layout, compared_key, word
-from normbench.results.notes import CLOSE, signed
+from normbench.results.notes import CLOSE, difference_digits, signed
 from normbench.results.pairs import Comparison
 from normbench.results.tables import Estimate, Table, TableCell, column, state_cell
 
@@ -80,8 +80,10 @@ def differences(laid: Layout, wanted: str | None = None) -> Table | None:
     }
     if not any(comparison.interval for comparison in found.values()):
         return None
+    digits = difference_digits([*found.values()], laid.metric)
     columns = [
-        column([_difference(found.get((head, row)), laid) for row in rows]) for head in laid.heads
+        column([_difference(found.get((head, row)), laid, digits) for row in rows])
+        for head in laid.heads
     ]
     shown = tuple(
         (*map(TableCell, laid.names[row]), *cells)
@@ -128,10 +130,10 @@ def _entry(block: Block, row: Key, digits: int) -> TableCell | Estimate:
     return Estimate(mean, (ends[0], ends[1]) if ends else None, tuple(words), style)
 
 
-def _difference(comparison: Comparison | None, laid: Layout) -> TableCell | Estimate:
+def _difference(comparison: Comparison | None, laid: Layout, digits: int) -> TableCell | Estimate:
     if comparison is None or comparison.interval is None:
         return state_cell("-")
-    mean, low, high = signed(comparison.interval, laid.metric)
+    mean, low, high = signed(comparison.interval, laid.metric, digits)
     p = max(comparison.adjusted, comparison.p_flip)
     return Estimate(mean, (low, high), (f"p {p:.3f}",))
 

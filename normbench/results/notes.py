@@ -29,13 +29,18 @@ def span(counts: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def signed(interval: Interval, metric: str) -> tuple[str, str, str]:
+def difference_digits(found: Sequence[Comparison], metric: str) -> int:
+    """Choose the decimals of some differences: two, in points, where one is close."""
+    if not is_percentage(metric):
+        return 3
+    return 2 if any(100 * abs(one.mean) < CLOSE for one in found if one.interval) else 1
+
+
+def signed(interval: Interval, metric: str, digits: int) -> tuple[str, str, str]:
     """Write a difference and its bounds with their signs, in points where it is of an accuracy."""
-    scale, digits = (100, 1) if is_percentage(metric) else (1, 3)
-    values = [scale * value for value in (interval.mean, interval.low, interval.high)]
-    if is_percentage(metric) and max(map(abs, values)) < CLOSE:
-        digits = 2
-    mean, low, high = (f"{value:+.{digits}f}" for value in values)
+    scale = 100 if is_percentage(metric) else 1
+    values = (interval.mean, interval.low, interval.high)
+    mean, low, high = (f"{scale * value:+.{digits}f}" for value in values)
     return mean, low, high
 
 
@@ -89,9 +94,9 @@ def _factor(r: float) -> str:
 
 
 def _power(blocks: Sequence[Block], metric: str) -> list[str]:
-    """Say which differences so many seeds can tell, by the spread of the paired differences."""
-    rivals = [comparison for block in blocks for comparison in block.rivals.values()]
-    paired = [comparison.d for comparison in rivals if comparison.interval]
+    """Say which differences of the best and the next so many seeds can tell, by their spread."""
+    nearest = [next(iter(block.rivals.values())) for block in blocks]
+    paired = [comparison.d for comparison in nearest if comparison.interval]
     squares = [statistics.variance(d) for d in paired]
     if not squares or max(squares) <= stats.TIE**2:
         return []
@@ -101,9 +106,8 @@ def _power(blocks: Sequence[Block], metric: str) -> list[str]:
     more = pairs.seeds_for(least / 2, sd)
     half = f"; {scale * least / 2:.2g} would take {more}" if more else ""
     seeds = f"with {n} seeds" if n >= pairs.ENOUGH else f"with {pairs.ENOUGH} seeds either"
-    return [
-        f"differences below {scale * least:.2g}{unit} are not resolvable {seeds} (80 % power){half}"
-    ]
+    least_said = f"differences below {scale * least:.2g}{unit}"
+    return [f"between best and next, {least_said} are not resolvable {seeds} (80 % power){half}"]
 
 
 def intervals(groups: Sequence[Group]) -> list[str]:
@@ -196,7 +200,8 @@ def _said(comparison: Comparison, laid: Layout) -> str:
     """Write a difference of the best arm: `+1.5 [+0.9, +2.1]`."""
     if comparison.interval is None:
         return ""
-    mean, low, high = signed(comparison.interval, laid.metric)
+    digits = difference_digits([comparison], laid.metric)
+    mean, low, high = signed(comparison.interval, laid.metric, digits)
     return f"{mean} [{low}, {high}]"
 
 

@@ -51,8 +51,11 @@ def test_the_compared_key_is_the_rows_and_the_other_stands_across():
         ["bn", "84.0 [74.1, 94.0]", "97.0 [96.5, 97.5]"],
         ["gn", "95.8 [94.8, 96.8]", "96.7 [96.5, 96.9]"],
     ]
-    power = "differences below 4.5 points are not resolvable with 6 seeds either (80 % power)"
-    assert table.notes == (too_few(3, 0.25), f"{power}; 2.2 would take 18", over(3, 63), FIXED)
+    power = (
+        "between best and next, differences below 4.5 points are not resolvable with 6 seeds "
+        "either (80 % power); 2.2 would take 18"
+    )
+    assert table.notes == (too_few(3, 0.25), power, over(3, 63), FIXED)
 
 
 def test_what_is_resolvable_is_told_by_the_spread_of_the_paired_differences():

@@ -68,8 +68,8 @@ SCREENS = {
   from gn (+0.00 [-0.12, +0.12])
  pairing by seed: r = 0.81 to 0.98 between best and next, as good as 5.1 to 46.6
   times the seeds
- differences below 0.14 points are not resolvable with 6 seeds (80 % power);
-  0.069 would take 18
+ between best and next, differences below 0.14 points are not resolvable with 7
+  seeds (80 % power); 0.069 would take 22
  mean and 95 % interval (Student t) of 7 seeds, given that a run trains; 0 of 7
   failures means at most 35 %
  seeds do not vary the test images, the split or the training images
@@ -86,7 +86,7 @@ SCREENS = {
  * better than every other norm at the same batch (paired by seed, Holm, 5 %)
  batch 32: bn is better than none (+5.0 [+4.9, +5.0]) but not distinguishable from gn (+0.00 [-0.12, +0.12])
  pairing by seed: r = 0.81 to 0.98 between best and next, as good as 5.1 to 46.6 times the seeds
- differences below 0.14 points are not resolvable with 6 seeds (80 % power); 0.069 would take 18
+ between best and next, differences below 0.14 points are not resolvable with 7 seeds (80 % power); 0.069 would take 22
  mean and 95 % interval (Student t) of 7 seeds, given that a run trains; 0 of 7 failures means at most 35 %
  seeds do not vary the test images, the split or the training images
  failures: 1 stuck at most 5 points above chance, 10.0 %: the share of the largest class; 3 diverged
