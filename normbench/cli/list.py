@@ -19,6 +19,10 @@ EXAMPLES = (
     "normbench list norms gn",
     "normbench list models --json",
 )
+MOMENTUM = (
+    "momentum of running statistics is that of an optimizer step: with accumulate=k a micro-batch "
+    "takes 1 - (1 - momentum)^(1/k); with norm.momentum_per=forward the whole momentum"
+)
 FACTS = {  # what `list KIND NAME` says of the facts of a part
     "aliases": "also called",
     "places": "placements",
@@ -83,7 +87,7 @@ def _norms() -> Table:
                 facts.source,
             )
         )
-    return _table(head, rows, _presets("norm"))
+    return _table(head, rows, (*_presets("norm"), MOMENTUM))
 
 
 def _parts(group: str) -> Table:

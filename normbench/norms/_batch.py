@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -14,17 +14,38 @@ from torch import Tensor, nn
 from normbench.errors import NormError
 from normbench.norms._base import Norm, Running, check_count, check_rank
 from normbench.norms._batch_moments import batch_norm
+from normbench.norms._moments import ema_
 from normbench.norms._sums import at_least_float32, by_moments
 from normbench.parts.options import option
 from normbench.runtime import collectives
 
 
 @dataclass(frozen=True)
-class RunningStatistics(Norm):
+class MovingAverage(Norm):
+    """The base of norms whose running statistics are moving averages.
+
+    Args: momentum: weight of a step's new values in the running statistics. momentum_per: `step`
+        gives each of the k micro-batches of a step the weight 1 - (1 - momentum)^(1/k), so that
+        the old values keep 1 - momentum after it, as without accumulation; `forward` gives each
+        the whole momentum, as torch's layers do.
+    """
+
+    momentum: float = option(0.1, low=0, high=1)
+    momentum_per: str = option("step", choices=("step", "forward"))
+
+    def resolve(self, accumulate: int) -> Norm:
+        """Return the norm with the momentum of a micro-batch, of which a step has `accumulate`."""
+        if self.momentum is None or self.momentum_per == "forward" or accumulate == 1:
+            return self
+        share = 1 - (1 - self.momentum) ** (1 / accumulate)
+        return replace(self, momentum=share, momentum_per="forward")
+
+
+@dataclass(frozen=True)
+class RunningStatistics(MovingAverage):
     """The base of norms that take statistics of a batch in training, running ones in evaluation.
 
-    Args: eps: added to the variance. momentum: weight of the new value in the running statistics.
-        affine: learn weight and bias.
+    Args: eps: added to the variance. affine: learn weight and bias.
     """
 
     bias: ClassVar[bool] = False
@@ -34,7 +55,6 @@ class RunningStatistics(Norm):
     state: ClassVar[str] = "running_mean running_var steps"
 
     eps: float = option(1e-5, low=0)
-    momentum: float = option(0.1, low=0, high=1)
     affine: bool = True
 
 
@@ -268,19 +288,20 @@ def by_chunk(x: Tensor, rows: int, normalize: Part) -> tuple[Tensor, list[Tensor
 
 
 def ema_by_chunk_(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor) -> None:
-    """Let a running statistic take `values` (K, ...) in order, each with momentum/K.
+    """Let a running statistic take `values` (K, ...) in order, each with 1 - (1 - momentum)^(1/K).
 
-    Without momentum: the plain average over all forwards, of which `steps` are done.
+    So the old value keeps 1 - momentum, whatever K is. Without momentum: the plain average over all
+    forwards, of which `steps` are done.
     """
     values = values.to(buffer.dtype)
     count = len(values)
     if momentum is None:
         buffer.add_((values.mean(0) - buffer) / (steps + 1))
     elif count == 1:
-        buffer.mul_(1 - momentum).add_(values[0], alpha=momentum)
+        ema_(buffer, values[0], momentum)
     else:
-        keep = 1 - momentum / count
+        keep = (1 - momentum) ** (1 / count)
         age = torch.arange(count - 1, -1, -1, dtype=buffer.dtype, device=buffer.device)
-        shares = (momentum / count) * keep**age
+        shares = (1 - keep) * keep**age
         # not by a matrix product, which autocast takes in half precision
-        buffer.mul_(keep**count).add_((shares.unsqueeze(1) * values).sum(0))
+        buffer.mul_(1 - momentum).add_((shares.unsqueeze(1) * values).sum(0))

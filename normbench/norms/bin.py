@@ -27,10 +27,11 @@ class BIN(BatchStatistics):
     running_var for BN, which follow mean and the unbiased variance; IN is always of the sample.
     After each optimizer step gate is clamped to 0 .. 1.
 
-    Args: eps: added to the variances. momentum: weight of the new value in the running statistics.
-        affine: learn weight and bias; gate is always learned. norm_batch: samples behind one batch
-        statistic; `worker` one worker's batch, `global` that of all workers, a number less than a
-        worker's share contiguous chunks of it, more the batches of several workers.
+    Args: eps: added to the variances. momentum: weight of the new value in the running statistics,
+        per optimizer step, or per micro-batch with momentum_per=forward. affine: learn weight and
+        bias; gate is always learned. norm_batch: samples behind one batch statistic; `worker` one
+        worker's batch, `global` that of all workers, a number less than a worker's share contiguous
+        chunks of it, more the batches of several workers.
     Raises: NormError for (N, C) and for maps of one position, which have no instance statistics.
     Limits: half a batch norm, so as noisy in small batches; nothing for dense layers. Where the
         mean is large, float32 is off by up to 5e-7 |mean| / deviation.

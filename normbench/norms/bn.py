@@ -19,10 +19,11 @@ class BN(BatchStatistics):
     and positions, var biased; weight, bias: (C,). Evaluation takes running_mean and running_var,
     which follow mean and the unbiased variance.
 
-    Args: eps: added to the variance. momentum: weight of the new value in the running statistics;
-        null is the plain average of all steps. affine: learn weight and bias. norm_batch: samples
-        behind one statistic; `worker` one worker's batch, `global` that of all workers, a number
-        less than a worker's share contiguous chunks of it, more the batches of several workers.
+    Args: eps: added to the variance. momentum: weight of the new value in the running statistics,
+        per optimizer step, or per micro-batch with momentum_per=forward; null is the plain average
+        of all steps. affine: learn weight and bias. norm_batch: samples behind one statistic;
+        `worker` one worker's batch, `global` that of all workers, a number less than a worker's
+        share contiguous chunks of it, more the batches of several workers.
     Raises: NormError in training if a statistic has a single value.
     Limits: noisy where a statistic covers few values; a sample's output depends on its batch;
         evaluation is as good as the running statistics fit the last weights. Where the mean is

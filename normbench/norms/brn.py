@@ -32,12 +32,13 @@ class BRN(BatchStatistics):
     dmax at `dmax_end`; an end that is not after `start` means the final value from `start` on.
     Before `start` the training is that of bn.
 
-    Args: eps: added to the variance. momentum: weight of the new value in the running statistics.
-        rmax, dmax: final limits. start, rmax_end, dmax_end: training forwards; or each as a share
-        of those of the run, by the name with _share, of which exactly one is set. affine: learn
-        weight and bias. norm_batch: samples behind one statistic; `worker` one worker's batch,
-        `global` that of all workers, a number less than a worker's share contiguous chunks of it,
-        more the batches of several workers.
+    Args: eps: added to the variance. momentum: weight of the new value in the running statistics,
+        per optimizer step, or per micro-batch with momentum_per=forward. rmax, dmax: final limits.
+        start, rmax_end, dmax_end: training forwards; or each as a share of those of the run, by the
+        name with _share, of which exactly one is set. affine: learn weight and bias. norm_batch:
+        samples behind one statistic; `worker` one worker's batch, `global` that of all workers, a
+        number less than a worker's share contiguous chunks of it, more the batches of several
+        workers.
     Raises: NormError if of a number and its share both or none are set, or a share is left when the
         layer is made; in training if a statistic has a single value.
     Limits: r and d lean on running statistics, which lag where weights move fast; a run shorter

@@ -40,7 +40,8 @@ class CBN(RunningStatistics):
     Args: window: batches behind a statistic, the current one counted. burnin: training forwards
         without storing, which are bn; or burnin_share: the share of the run's training forwards;
         exactly one of the two is set. eps: added to the variance. momentum: weight of the new value
-        in the running statistics. affine: learn weight and bias.
+        in the running statistics, per optimizer step, or per micro-batch with momentum_per=forward.
+        affine: learn weight and bias.
     Raises: NormError for other layers than Linear and Conv2d, in recurrent cells, and in training
         if a statistic has a single value.
     Limits: the correction is of first order and knows only the layer's own weights, so large

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normbench.errors import Mistake, NormError
 from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer, BatchStatistics, StatGroups
+from normbench.norms._batch import BatchLayer, StatGroups
 from normbench.norms._batch_moments import centre
 from normbench.norms._joined import Joined, normalize_joined
 from normbench.norms._moments import ema_, normalized
@@ -20,7 +20,7 @@ from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class CmBN(BatchStatistics):
+class CmBN(Norm):
     """Cross mini-batch normalization: statistics joined over the micro-batches of a step so far.
 
     y = (x - M) / sqrt(V + eps) * weight + bias;  M = (mean_1 + ... + mean_i) / i,
@@ -43,10 +43,18 @@ class CmBN(BatchStatistics):
         With window=1 the training is that of bn.
     """
 
+    bias: ClassVar[bool] = False
+    uses_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = True
+    parameters: ClassVar[str] = "2 C"
     state: ClassVar[str] = "running_mean running_var steps index past"
     memory_format: ClassVar[str] = "contiguous"
 
     window: int | None = option(1, low=1)
+    eps: float = option(1e-5, low=0)
+    momentum: float = option(0.1, low=0, high=1)
+    affine: bool = True
+    norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
 
     def resolve(self, accumulate: int) -> Norm:
         """Return the norm with the window of a run.

@@ -24,7 +24,8 @@ class DBN(WhiteningStatistics):
     average of P fails until it has settled: more groups or a larger eps help.
 
     Args: groups: number of groups, a divisor of C. eps: added to the diagonal of the covariance.
-        momentum: weight of the new value in the running statistics. affine: learn weight and bias.
+        momentum: weight of the new value in the running statistics, per optimizer step, or per
+        micro-batch with momentum_per=forward. affine: learn weight and bias.
     Raises: NormError if groups does not divide C; in training if m <= d, where no covariance has
         full rank.
     Limits: needs more values than channels in a group, and an eigendecomposition for each group and

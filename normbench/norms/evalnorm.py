@@ -31,10 +31,10 @@ class EvalNorm(BatchStatistics):
         training; `fit` estimates it in training, by least squares of mean - M on m_s - M. beta:
         share of the sample in the variance, not the bias; null is as alpha, with alpha=fit the
         least squares of var - q on u - q, u and q what beta mixes. eps: added to the variance.
-        momentum: weight of the new value in the running statistics. affine: learn weight and bias.
-        norm_batch: samples behind one statistic; `worker` one worker's batch, `global` that of all
-        workers, a number less than a worker's share contiguous chunks of it, more the batches of
-        several workers.
+        momentum: weight of the new value in the running statistics, per optimizer step, or per
+        micro-batch with momentum_per=forward. affine: learn weight and bias. norm_batch: samples
+        behind one statistic; `worker` one worker's batch, `global` that of all workers, a number
+        less than a worker's share contiguous chunks of it, more the batches of several workers.
     Raises: NormError in training if a statistic has a single value.
     Limits: changes evaluation alone, training is as noisy as that of bn; in dense layers a sample
         has no variance of its own to add. Where the mean is large, float32 is off by up to 5e-7

@@ -25,11 +25,11 @@ class EvoNormB0(BatchStatistics):
     both biased; v, weight, bias: (C,). Evaluation takes running_var, which follows the unbiased
     batch variance, for var_batch. It stands in the activation's place; there is no other norm.
 
-    Args: eps: added to the variances. momentum: weight of the new value in the running statistics;
-        null is the plain average of all steps. affine: learn weight and bias; v is always learned.
-        norm_batch: samples behind one statistic; `worker` one worker's batch, `global` that of all
-        workers, a number less than a worker's share contiguous chunks of it, more the batches of
-        several workers.
+    Args: eps: added to the variances. momentum: weight of the new value in the running statistics,
+        per optimizer step, or per micro-batch with momentum_per=forward; null is the plain average
+        of all steps. affine: learn weight and bias; v is always learned. norm_batch: samples behind
+        one statistic; `worker` one worker's batch, `global` that of all workers, a number less than
+        a worker's share contiguous chunks of it, more the batches of several workers.
     Raises: NormError in training if a statistic has a single value.
     Limits: batch and running statistics have the limits of bn; it replaces the activation, so that
         none can be named.

@@ -19,10 +19,11 @@ class GhostBN(RunningStatistics):
     contiguous chunks of ceil(N / K) samples, the last may have fewer; mean, var: (K, C) over the
     samples of a chunk and positions, var biased; weight, bias: (C,). Evaluation takes running_mean
     and running_var, which follow mean and the unbiased variance of each chunk in order, with
-    momentum/K each. With size >= N it is bn.
+    weight 1 - (1 - momentum)^(1/K) each. With size >= N it is bn.
 
     Args: size: most samples in a chunk. eps: added to the variance. momentum: weight of the new
-        values in the running statistics. affine: learn weight and bias.
+        values in the running statistics, per optimizer step, or per micro-batch with
+        momentum_per=forward. affine: learn weight and bias.
     Raises: NormError in training if a chunk has a single value per channel.
     Limits: chunks of few values are as noisy as small batches are for bn; how the batch is ordered
         decides who shares a chunk. Where the mean is large, float32 is off by up to 5e-7 |mean| /

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.errors import NormError
-from normbench.norms._base import Norm, Running, check_count, check_rank
+from normbench.norms._base import Running, check_count, check_rank
+from normbench.norms._batch import MovingAverage
 from normbench.norms._sums import by_moments, group_norm
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class IN(Norm):
+class IN(MovingAverage):
     """Instance normalization: each channel of each sample by its mean and variance over space.
 
     y = (x - mean) / sqrt(var + eps) * weight + bias;  x: (N, C, L) or (N, C, H, W); mean, var:
@@ -26,7 +27,8 @@ class IN(Norm):
     unbiased variance.
 
     Args: eps: added to the variance. affine: learn weight and bias. track: keep running statistics
-        for evaluation. momentum: weight of the new value in them.
+        for evaluation. momentum: weight of the new value in them, per optimizer step, or per
+        micro-batch with momentum_per=forward.
     Raises: NormError without positions, or with a single one where instances are normalized.
     Limits: removes the contrast of each map, and before a global average all that the average could
         tell; nothing for dense layers. Where the mean is large, float32 is off by up to 5e-7 |mean|
@@ -42,7 +44,6 @@ class IN(Norm):
     eps: float = option(1e-5, low=0)
     affine: bool = True
     track: bool = False
-    momentum: float = option(0.1, low=0, high=1)
 
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer, with buffers if it tracks."""

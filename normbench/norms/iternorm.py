@@ -24,7 +24,8 @@ class IterNorm(WhiteningStatistics):
 
     Args: groups: number of groups, a divisor of C. steps: Newton steps; many are `dbn`. eps: added
         to the diagonal of the covariance. momentum: weight of the new value in the running
-        statistics. affine: learn weight and bias.
+        statistics, per optimizer step, or per micro-batch with momentum_per=forward. affine: learn
+        weight and bias.
     Raises: NormError if groups does not divide C; in training if a channel has a single value.
     Limits: exact only where no eigenvalue of S is tiny against its trace; more steps come closer
         and cost more.

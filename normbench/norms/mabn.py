@@ -36,7 +36,8 @@ class MABN(RunningStatistics):
     Args: window: batches that are averaged. warmup: training forwards that take their own batch
         only. centre: subtract from each filter of the linear layer its mean, with gradient, because
         no mean is taken from x. eps: added to the mean square. momentum: weight of the new value in
-        running_var. affine: learn weight and bias.
+        running_var, per optimizer step, or per micro-batch with momentum_per=forward. affine: learn
+        weight and bias.
     Raises: NormError if centre meets a layer whose filters have a single weight.
     Limits: takes no mean from x; settles only after many steps; wants one backward pass for each
         forward, in order.

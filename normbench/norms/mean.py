@@ -8,23 +8,23 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from normbench.norms._base import Norm
-from normbench.norms._batch import BatchLayer
+from normbench.norms._batch import BatchLayer, MovingAverage
 from normbench.norms._batch_moments import totals
 from normbench.norms._sums import at_least_float32, per_position
 from normbench.parts.options import option
 
 
 @dataclass(frozen=True)
-class Mean(Norm):
+class Mean(MovingAverage):
     """Mean-only batch normalization: subtracts from each channel its mean over a batch.
 
     y = x - mean + bias;  x: (N, C, ...); mean: (C,) over samples and positions; bias: (C,).
     Evaluation takes running_mean, which follows mean. Made for `wn+mean`.
 
-    Args: momentum: weight of the new value in the running mean. affine: learn the bias.
-        norm_batch: samples behind one mean; `worker` one worker's batch, `global` that of all
-        workers, a number the batches of several workers. A batch is not cut into chunks.
+    Args: momentum: weight of the new value in the running mean, per optimizer step, or per
+        micro-batch with momentum_per=forward. affine: learn the bias. norm_batch: samples behind
+        one mean; `worker` one worker's batch, `global` that of all workers, a number the batches of
+        several workers. A batch is not cut into chunks.
     Raises: NormError in training if a mean has a single value.
     Limits: leaves variances as they are: meant beside `wn`. Where the mean is large, float32 is off
         by up to 5e-7 |mean|.
@@ -38,7 +38,6 @@ class Mean(Norm):
     parameters: ClassVar[str] = "C"
     state: ClassVar[str] = "running_mean steps"
 
-    momentum: float = option(0.1, low=0, high=1)
     affine: bool = True
     norm_batch: int | str = option("worker", low=1, choices=("worker", "global"))
 

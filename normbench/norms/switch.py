@@ -26,9 +26,9 @@ class Switch(RunningStatistics):
     For (N, C) there is no instance, and layer and batch have unbiased variances. Evaluation takes
     running_mean and running_var, which start at 0, for the batch. weight, bias: (C,).
 
-    Args: eps: added to the variance. momentum: weight of the new value in the running statistics.
-        batch: false leaves the batch out, and the running statistics. affine: learn weight and
-        bias.
+    Args: eps: added to the variance. momentum: weight of the new value in the running statistics,
+        per optimizer step, or per micro-batch with momentum_per=forward. batch: false leaves the
+        batch out, and the running statistics. affine: learn weight and bias.
     Raises: NormError for feature maps with one position, for (N, C) with one channel, and in
         training with one sample.
     Limits: with the batch among its statistics it is noisy in small batches; mixes are per layer,

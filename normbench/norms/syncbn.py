@@ -19,8 +19,9 @@ class SyncBN(RunningStatistics):
     Evaluation takes running_mean and running_var, which follow mean and the unbiased variance and
     are the same on all workers. The same as `bn` with norm_batch=global; with one worker it is bn.
 
-    Args: eps: added to the variance. momentum: weight of the new value in the running statistics.
-        affine: learn weight and bias.
+    Args: eps: added to the variance. momentum: weight of the new value in the running statistics,
+        per optimizer step, or per micro-batch with momentum_per=forward. affine: learn weight and
+        bias.
     Raises: NormError in training if all workers together have a single value per channel.
     Limits: in every layer and pass the workers wait for each other; statistics over many samples
         regularize less. Where the mean is large, float32 is off by up to 5e-7 |mean| / deviation.

@@ -56,6 +56,7 @@ def heading(config: Config, seeds: int) -> list[str]:
         f"statistics over {_count(config.stat_batch, 'example')}{batched}",
         f"lr {config.lr:g}{rule} (lr_rule={config.lr_rule})",
     ]
+    second += _momentum(config)
     for key, usual in USUAL.items():
         if getattr(config, key) != usual:
             second.append(f"{key}={getattr(config, key)}")
@@ -67,6 +68,17 @@ def heading(config: Config, seeds: int) -> list[str]:
         f"normbench {__version__}  " + " | ".join(first),
         "   ".join(second),
         str(config.directory if seeds == 1 else config.directory.parent),
+    ]
+
+
+def _momentum(config: Config) -> list[str]:
+    """Say what the momentum of running statistics counts for, where a step has micro-batches."""
+    running = registry.facts("norm", config.norm["name"]).constants["running"]
+    options = dict(leaves(config.norm)) if running and config.accumulate > 1 else {}
+    return [
+        f"norm.{key}={written(options[key])} per {options[f'{key}_per']}"
+        for key in options
+        if f"{key}_per" in options
     ]
 
 

@@ -55,7 +55,7 @@ class Oracle:
             new = sum(found) / count
             self.buffers["running_var"] = (self.buffers["running_var"] * steps + new) / (steps + 1)
         else:
-            share = self.momentum / count
+            share = 1 - (1 - self.momentum) ** (1 / count)
             for new in found:
                 old = self.buffers["running_var"]
                 self.buffers["running_var"] = (1 - share) * old + share * new
