@@ -81,7 +81,8 @@ class DatasetInfo:
     `shape`: (C, H, W); `classes`: their number; `sizes`: images in train, val, test; `digest`:
     SHA-256 of the content and the rule that splits it; `here`: the files are on this machine;
     `cut`: the parts taken from the training images because the set has none of its own; `where`
-    they are, in words; `fix`: the command that gets them.
+    they are, in words; `fix`: the command that gets them; `lacking`: the classes without an image
+    for validation or test, in words.
     """
 
     label: str
@@ -93,6 +94,7 @@ class DatasetInfo:
     cut: tuple[str, ...] = ("val",)
     where: str = ""
     fix: str = ""
+    lacking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,13 +163,16 @@ class Data(Options):
         """The folder of downloaded sets and decoded copies."""
         return Path(self.root or os.environ.get("NORMBENCH_DATA") or "data")
 
-    def taken(self, available: int) -> int:
-        """Return how many of `available` training images are used.
+    def taken(self, available: int, classes: int = 1) -> int:
+        """Return how many of `available` training images, of so many classes, are used.
 
-        Raises: DataError if train_size is larger.
+        Raises: DataError if train_size is larger, or a class would be left without an image.
         """
         if self.train_size is None:
             return available
+        if self.train_size < classes:
+            why = f"each of the {classes} classes needs a training image"
+            raise self.error("train_size", self.train_size, why, classes)
         if self.train_size > available:
             why = f"there are {available:,} training images beside those for validation"
             raise self.error("train_size", self.train_size, why, available)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -77,6 +78,38 @@ class Folder:
         files = [self.parts[source][index][0] for source, indices in order for index in indices]
         return files, np.concatenate([labels[source][indices] for source, indices in order])
 
+    @cached_property
+    def lacking(self) -> tuple[str, ...]:
+        """The classes without an image for validation or test, with their numbers of images."""
+        text = "images of class {}: {} to train on, {} for validation, {} for the test"
+        small = self._small_classes().items()
+        return tuple(text.format(name, *counts) for name, counts in small if 0 in counts)
+
+    def check_classes(self) -> None:
+        """Raise FileRefused if a class is left without a training image."""
+        for name, counts in self._small_classes().items():
+            if not counts[0]:
+                missing = " and ".join(f"{part}/" for part in self.missing)
+                why = f"leaves no image of {name} to train on, {missing} are cut from train/"
+                raise FileRefused(str(self.path), why, "more images of this class")
+
+    def _small_classes(self) -> dict[str, tuple[int, int, int]]:
+        """Count the images in train, val and test of classes of which a part could get none."""
+        total, cut = len(self.parts["train"]), self._cut()
+        counts = Counter(label for _, label in self.parts["train"])
+        # A part that is cut has its share of each class, to within one image.
+        if min(counts.values()) * min(cut.values(), default=total) >= 2 * total:
+            return {}
+        labels, found, start = self.rows[1].tolist(), [], 0
+        for size in self.sizes:
+            found.append(Counter(labels[start : start + size]))
+            start += size
+        train, val, test = found
+        return {
+            shown(name): (train[number], val[number], test[number])
+            for number, name in enumerate(self.classes)
+        }
+
     def _cut(self) -> dict[str, int]:
         count = len(self.parts["train"])
         sizes = {"val": validation_size(count), "test": max(1, count // 10)}
@@ -102,6 +135,7 @@ def scan(path: Path) -> Folder:
         missing = " and ".join(f"{name}/" for name in found.missing)
         why = f"has {len(found.parts['train'])} images in train/, too few to cut {missing} from"
         raise FileRefused(str(path), why, LAYOUT)
+    found.check_classes()
     return found
 
 

@@ -54,7 +54,7 @@ class Published(Data):
     def about(self) -> DatasetInfo:
         """Tell what is known from the constants; looks only whether the files are there."""
         train, val, test = self.split
-        sizes = (self.taken(train), val, test)
+        sizes = (self.taken(train, self.classes), val, test)
         store = self._store()
         return DatasetInfo(
             self.label,

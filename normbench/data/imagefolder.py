@@ -33,8 +33,8 @@ class ImageFolder(Data):
     Args: path: the folder. label: name in tables and run names; null is the folder's. size: side
         of the images, scaled from their central squares; null wants all images of one size.
     Raises: DataError if path is null, or size is null and images differ in size; FileRefused if
-        the folder is missing or laid out otherwise, or an image is damaged; MachineError if the
-        copy cannot be written.
+        the folder is missing or laid out otherwise, a class is left without a training image, or
+        an image is damaged; MachineError if the copy cannot be written.
     """
 
     images: ClassVar[int | None] = None
@@ -60,11 +60,12 @@ class ImageFolder(Data):
             self._name(folder),
             (channels, height, width),
             len(folder.classes),
-            (self.taken(train), val, test),
+            (self.taken(train, len(folder.classes)), val, test),
             decoded.digest,
             here=True,
             cut=folder.missing,
             where=f"in {shown(folder.path)}",
+            lacking=folder.lacking,
         )
 
     def load(self) -> Dataset:

@@ -77,7 +77,7 @@ class MNIST(Data):
         for file in ALL:
             _store().check(file)
         train, val, test = self.split
-        sizes = (self.taken(train), val, test)
+        sizes = (self.taken(train, self.classes), val, test)
         text = "\n".join([SPLITTING, *(file.unpacked_sha256 for file in ALL)])
         digest = hashlib.sha256(text.encode()).hexdigest()
         where = "part of the package"

@@ -58,7 +58,7 @@ class Synthetic(Data):
         usual = (shape, self.classes) == USUAL
         digest = USUAL_DIGEST if usual else content_digest(shape, self.classes)
         train, val, test = self.split
-        sizes = (self.taken(train), val, test)
+        sizes = (self.taken(train, self.classes), val, test)
         where = "made when it is used"
         return DatasetInfo("synthetic", shape, self.classes, sizes, digest, True, (), where)
 

@@ -56,15 +56,17 @@ class Init(Options):
 
     Args: bias: what all biases of linear layers start at; null is what the initializer does. gamma,
     beta: what the scales and shifts of norms of features start at; null is what the norm does.
+    groups: `own` fills each group of a grouped convolution, and each gate of a recurrent cell, as a
+    layer of its own, `torch` all of them as one layer of out units, as `torch.nn.init`.
     """
 
     error: ClassVar[type[InitError]] = InitError
     random: ClassVar[bool] = True  # another seed and another path give other weights
-    by_group: ClassVar[bool] = False  # fills each group of a grouped convolution as a layer
 
     bias: float | None = option(None, low=-1e30, high=1e30)
     gamma: float | None = option(None, low=-1e30, high=1e30)
     beta: float | None = option(None, low=-1e30, high=1e30)
+    groups: str = option("own", choices=("own", "torch"))
 
     @property
     def at_once(self) -> int:
@@ -80,13 +82,25 @@ class Init(Options):
         """Fill `weight` (out, in, ...) in place; `act` is the name of the run's activation."""
         raise NotImplementedError
 
+    def fill_recurrent(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
+        """Fill the `weight` of a map from state to state as any other, unless overridden."""
+        self.fill(weight, act, generator)
+
     def fill_bias(self, bias: Tensor, weight: Tensor, generator: torch.Generator) -> None:
         """Fill the `bias` (out,) of the layer with `weight` in place: zeros unless overridden."""
         bias.zero_()
 
+    def groups_of(self, layer: nn.Module) -> int:
+        """Return how many layers of their own a layer joins: groups of a convolution, gates."""
+        own: int = getattr(layer, "groups", 1) * getattr(layer, "maps", 1)
+        return own if self.groups == "own" else 1
+
     def factors(self, model: nn.Module) -> Mapping[nn.Module, float]:
         """Return by what the weights of linear layers are multiplied once they are filled."""
         return {}
+
+    def extend(self, model: nn.Module) -> None:
+        """Add the parameters that it needs to a model whose linear layers are not yet filled."""
 
     def check(self, model: nn.Module) -> None:
         """Raise InitError if it cannot start this model, which has its norm but maybe no values."""
@@ -113,15 +127,21 @@ class Init(Options):
 
 @torch.no_grad()
 def initialize(model: nn.Module, init: Init, act: str, seed: int) -> None:
-    """Fill every weight and bias of the linear layers of `model`; all other parameters stay."""
+    """Fill every weight and bias of the linear layers of `model`; all other parameters stay.
+
+    Each group of a grouped convolution is a layer of its own, which sees only its own inputs, and
+    so is the map of each gate of a recurrent cell. The gain of a layer is that of the activation
+    that follows it: `act`, or what the layer declares as `followed_by`, `identity` for the
+    classifier.
+    """
     drawing, factors = init.drawing, init.factors(model)
     for path, layer in model.named_modules():
         if not isinstance(layer, LAYERS):
             continue
         generator = rng.generator(seed, "init", f"{path}.weight")
-        groups = getattr(layer, "groups", 1) if drawing.by_group else 1
-        for part in layer.weight.chunk(groups):
-            drawing.fill(part, act, generator)
+        fill = drawing.fill_recurrent if getattr(layer, "recurrent", False) else drawing.fill
+        for group in layer.weight.chunk(init.groups_of(layer)):
+            fill(group, getattr(layer, "followed_by", act), generator)
         if layer in factors:
             layer.weight.mul_(factors[layer])
         if layer.bias is not None and init.bias is not None:

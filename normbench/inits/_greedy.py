@@ -228,10 +228,12 @@ def _geometry(layer: nn.Module) -> dict[str, Any]:
 def _drawn(layer: nn.Module, drawing: Init, generator: torch.Generator) -> Tensor:
     """Draw the weight of a decoder of its own as that of a linear layer from `h` to `x`."""
     shape = getattr(layer, "shape", None) or layer.get_parameter("weight").shape
-    dtype = next(layer.parameters()).dtype
-    weight = torch.empty(shape[1], shape[0], *shape[2:], dtype=dtype)
-    drawing.fill(weight, "identity", generator)
-    return weight.transpose(0, 1).contiguous()
+    dtype, groups = next(layer.parameters()).dtype, drawing.groups_of(layer)
+    size = shape[1], shape[0] // groups, *shape[2:]
+    weights = [torch.empty(size, dtype=dtype) for _ in range(groups)]
+    for weight in weights:
+        drawing.fill(weight, "identity", generator)
+    return torch.cat([weight.transpose(0, 1) for weight in weights]).contiguous()
 
 
 def _in_order(model: nn.Module, x: Tensor) -> list[str]:

@@ -68,7 +68,7 @@ class AutoEncoder(Init):
     @property
     def drawing(self) -> Init:
         """The initializer that draws the weights."""
-        drawing: Init = registry.find("init", self.base)()
+        drawing: Init = registry.find("init", self.base)(groups=self.groups)
         return drawing
 
     def check(self, model: nn.Module) -> None:

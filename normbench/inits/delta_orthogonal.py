@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,15 +17,13 @@ class DeltaOrthogonal(Init):
 
     w[:, :, c] = H, w = 0 at all other taps, c the middle of the kernel (the lower one where it is
     even); H: (out, in), H' H = gain^2 I for in <= out, so that each position of a map keeps its
-    length; b = 0. For in > out, where the paper has no such start, H H' = gain^2 I. Each group of
-    a grouped convolution has an H of its own. Dense layers are orthogonal.
+    length; b = 0. For in > out, where the paper has no such start, H H' = gain^2 I. Dense layers
+    are orthogonal.
 
     Args: gain: length of the columns, or rows where these are fewer; null is the activation's:
         sqrt(2) for relu, 5/3 for tanh, 1 for identity.
     Source: Xiao, Bahri, Sohl-Dickstein, Schoenholz & Pennington 2018, arXiv 1806.05393.
     """
-
-    by_group: ClassVar[bool] = True
 
     gain: float | None = option(None, above=0, high=1e30)
 

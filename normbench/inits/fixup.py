@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from normbench.inits._base import LAYERS, Init, fans, gain_of, linear_layers
+from normbench.norms._units import Unit
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,15 @@ class Fixup(Init):
 
     w ~ N(0, s^2), s = gain / sqrt(fan_in), as kaiming_normal; in a residual branch of m layers, of
     L branches, all but the last times L^(-1/(2m - 2)); the last layer of each branch and the
-    classifier w = 0; b = 0; gain: the activation's, sqrt(2) for relu. Meant for `norm=none`.
+    classifier w = 0; gain: the activation's, sqrt(2) for relu. A learned number, 0 at first, is
+    added to the input of each linear layer and of each activation, in place of the biases of all
+    layers but the classifier, and one, 1 at first, multiplies each branch. Meant for `norm=none`.
 
     Raises: InitError for models without residual branches, and for norms of weights: they take
         the place of the scale, and a weight of zeros has no direction.
-    Limits: the last of the paper's three rules is left out, as it changes the model: a scalar
-        multiplier for each branch is not there, and in place of the scalar biases around each layer
-        there are the biases of the layers, one for each channel.
-    Source: Zhang, Dauphin & Ma 2019, arXiv 1901.09321, section 3.
+    Limits: the paper's experiments give the learned numbers a tenth of the learning rate; here they
+        have that of all other parameters.
+    Source: Zhang, Dauphin & Ma 2019, arXiv 1901.09321, section 3, all three rules.
     """
 
     def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
@@ -44,9 +46,18 @@ class Fixup(Init):
         heads = (layer for layer in model.modules() if hasattr(layer, "classifies"))
         return {**factors, **dict.fromkeys(heads, 0.0)}
 
+    def extend(self, model: nn.Module) -> None:
+        """Put the learned numbers into the units, and before the classifier."""
+        ends = [block.get_submodule(names[-1]) for block, names in _residual(model)]
+        for module in list(model.modules()) if ends else []:
+            if isinstance(module, Unit):
+                _add_scalars(module, module in ends)
+            elif any(hasattr(child, "classifies") for child in module.children()):
+                _put(module, _shifted(module))
+
     def check(self, model: nn.Module) -> None:
         """Raise InitError if there are no branches, or a norm has replaced their layers."""
-        if not any(getattr(block, "branch", ()) for block in model.modules()):
+        if not _residual(model):
             why = "this model tells of no residual branches"
             raise self.error("", "fixup", why, "model=resnet20")
         layers = (layer for layer, _ in linear_layers(model))
@@ -56,11 +67,66 @@ class Fixup(Init):
             raise self.error("", "fixup", why, "norm=none")
 
 
+class Shift(nn.Module):
+    """Adds one learned number, 0 at first, to all values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (N, ...) plus the number."""
+        return x + self.shift
+
+
+class Factor(nn.Module):
+    """Multiplies all values by one learned number, 1 at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (N, ...) times the number."""
+        return x * self.factor
+
+
+def _add_scalars(unit: Unit, ends: bool) -> None:
+    """Add shifts to a unit in place of its bias, and to the last one of a branch its factor."""
+    children = list(_shifted(unit))
+    if ends:
+        children.append(("factor", Factor()))
+        if not any(name == "act" for name, _ in children):
+            children.append(("shift", Shift()))  # before the activation of the sum
+    for layer in (child for _, child in children if isinstance(child, LAYERS)):
+        layer.register_parameter("bias", None)
+    _put(unit, children)
+
+
+def _shifted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the children of a module, a shift before each linear layer and each activation."""
+    for name, child in module.named_children():
+        if isinstance(child, LAYERS) or hasattr(child, "acts"):
+            yield f"{name}_shift", Shift()
+        yield name, child
+
+
+def _put(module: nn.Module, children: Iterable[tuple[str, nn.Module]]) -> None:
+    for name, child in list(children):
+        module._modules.pop(name, None)  # which keeps the order of those that are put back
+        module.add_module(name, child)
+
+
 def _branches(model: nn.Module) -> list[list[nn.Module]]:
     """List the linear layers of each residual branch, in order."""
     branches: list[list[nn.Module]] = []
-    for block in model.modules():
-        names: tuple[str, ...] = getattr(block, "branch", ())
+    for block, names in _residual(model):
         inside = (layer for name in names for layer in block.get_submodule(name).modules())
         branches.append([layer for layer in inside if isinstance(layer, LAYERS)])
     return [branch for branch in branches if branch]
+
+
+def _residual(model: nn.Module) -> list[tuple[nn.Module, tuple[str, ...]]]:
+    """List the residual blocks, each with the names of the modules of its branch."""
+    named = [(block, getattr(block, "branch", ())) for block in model.modules()]
+    return [(block, names) for block, names in named if names]

@@ -22,9 +22,10 @@ class LSUV(Init):
     W W' = I or W' W = I, b = 0; then layer by layer, from the first, W <- W / sqrt(Var[y]) until
     |Var[y] - 1| < tol, at most ten times; y: all outputs of the linear layer, before its norm and
     activation, for training images: as many as a batch, 64 at least. W: (out, fan_in), a
-    convolution's filters as rows. Where a norm has taken the layer's place, what it scales the
-    weight by is divided; wn with data_init sets itself in its turn. In recurrent cells the first
-    time step counts at which a map's output varies; a layer whose output never does stays.
+    convolution's filters as rows; each group of a grouped one is scaled as a layer of its own.
+    Where a norm has taken the layer's place, what it scales the weight by is divided; wn with
+    data_init sets itself in its turn. In recurrent cells the first time step counts at which a
+    map's output varies; a layer whose output never does stays.
 
     Args: tol: how far from 1 a variance may stay.
     Raises: InitError for a norm that takes the length of weights away: ws, cosine, cbn.
@@ -69,13 +70,16 @@ class LSUV(Init):
             layer.calibrate(x)  # type: ignore[operator]
             y = layer.forward(x)
         else:
+            groups = self.groups_of(layer) if scale.dim() else 1
             for _ in range(TRIES):
-                var = y.var(correction=0)
-                if not var:
+                var = y.transpose(0, 1).reshape(groups, -1).var(1, correction=0)
+                if not var.any():
                     return y
-                if abs(var - 1) < self.tol:
+                off = ((var - 1).abs() >= self.tol) & (var > 0)
+                if not off.any():
                     break
-                scale.div_(var.sqrt())
+                factor = torch.where(off, var.sqrt(), 1).reshape(groups, *[1] * scale.dim())
+                scale.copy_((scale.reshape(groups, -1, *scale.shape[1:]) / factor).view_as(scale))
                 y = layer.forward(x)
         del todo[layer]
         return y

@@ -54,8 +54,8 @@ class RowLSTM(nn.Module):
         self.rows = model.rows
         steps = steps_of(shape, model.rows)
         width = model.width
-        self.input = units.bare(shape[0] * model.rows * shape[2], 4 * width, bias=True)
-        self.hidden = units.bare(width, 4 * width)
+        self.input = units.bare(shape[0] * model.rows * shape[2], 4 * width, bias=True, maps=4)
+        self.hidden = units.bare(width, 4 * width, maps=4, recurrent=True)
         self.norm = units.norm.over_time(4 * width, steps)
         self.candidate = units.act_over_time(width, steps, model.activation)
         self.cell_norm = units.norm.over_time(width, steps)

@@ -49,7 +49,7 @@ class RowRNN(nn.Module):
         steps = steps_of(shape, model.rows)
         width = model.width
         self.input = units.bare(shape[0] * model.rows * shape[2], width, bias=True)
-        self.hidden = units.bare(width, width)
+        self.hidden = units.bare(width, width, recurrent=True)
         self.norm = units.norm.over_time(width, steps)
         self.act = units.act_over_time(width, steps, model.activation)
         self.post = units.placement == "post"

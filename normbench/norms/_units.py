@@ -144,13 +144,18 @@ class UnitBuilder:
             return nn.Identity()
         return Unit([("norm", self.norm.layer(channels, dims)), ("act", self._act(channels, dims))])
 
-    def bare(self, fin: int, fout: int, *, bias: bool = False) -> Unit:
+    def bare(
+        self, fin: int, fout: int, *, bias: bool = False, maps: int = 1, recurrent: bool = False
+    ) -> Unit:
         """Build a dense layer of a recurrent cell, without norm or activation.
 
-        `bias` asks for one, in one of the layers that are summed; the rule of the builder decides.
+        Args: bias: asks for one, in one of the layers that are summed; the rule of the builder
+            decides. maps: how many of their own it joins, such as the four gates of an lstm.
+            recurrent: it maps the state to the state. The last two are for the initializer.
         """
-        biased = bias and self._biased(self.placement == "pre")
-        return Unit([("linear", Linear(fin, fout, bias=biased))])
+        layer = Linear(fin, fout, bias=bias and self._biased(self.placement == "pre"))
+        layer.maps, layer.recurrent = maps, recurrent  # type: ignore[assignment]
+        return Unit([("linear", layer)])
 
     def act(self, channels: int, dims: int, own: nn.Module) -> nn.Module:
         """Build an activation; `own` stands where neither the run nor the norm names one."""
@@ -180,6 +185,7 @@ class UnitBuilder:
         """Build the classifier: dense, with bias, never normed."""
         layer = Linear(fin, classes)
         layer.classifies = True  # type: ignore[assignment]
+        layer.followed_by = "identity"  # type: ignore[assignment]
         return layer
 
     def _unit(self, layer: Callable[[bool], nn.Module], dims: int, act: bool) -> Unit:

@@ -30,6 +30,8 @@ class Linear(nn.Module):
             raise self._refusal(f"cannot take the place of {kind}", "a Linear or Conv2d layer")
         self.shape = tuple(layer.weight.shape)
         self.fan_in = math.prod(self.shape[1:])
+        self.groups: int = getattr(layer, "groups", 1)
+        self.maps: int = getattr(layer, "maps", 1)
         self.how: dict[str, Any] = {}
         if isinstance(layer, nn.Conv2d):
             if layer.padding_mode != "zeros":

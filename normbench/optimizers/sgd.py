@@ -25,6 +25,7 @@ class SGD(OptimizerOptions):
     Source: Sutskever et al. 2013, ICML, in the form where lr stands outside of m.
     """
 
+    lr: float = option(0.03, above=0, high=1e30)
     momentum: float = option(0.9, low=0, below=1)
     nesterov: bool = False
     weight_decay: float = option(5e-4, low=0, high=1e30)

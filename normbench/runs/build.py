@@ -71,6 +71,7 @@ def unfilled(config: Config, shape: Shape, classes: int) -> nn.Module:
         dropout=config.dropout,
     )
     built: nn.Module = part("model", config.model).build(units, _longest(config, shape), classes)
+    init(config).extend(built)
     return built
 
 

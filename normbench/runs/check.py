@@ -113,9 +113,11 @@ def _weighed(config: Config, shape: Shape, classes: int) -> None:
 
 
 def warnings(config: Config, built: nn.Module) -> list[Mistake]:
-    """List what works in a model but may not be meant."""
+    """List what works in a model, or with the data, but may not be meant."""
     parts = [*build.norm(config).warnings(built), *build.init(config).warnings(built)]
-    return [*advice(config), *parts]
+    subject, fix = f"data={config.data['name']}", "more of them, or val/ and test/ with some"
+    lacking = [Mistake(subject, text, fix) for text in config.lacking]
+    return [*advice(config), *lacking, *parts]
 
 
 def _hollow(config: Config, shape: Shape, classes: int) -> nn.Module:

@@ -19,6 +19,7 @@ class Schedule(Options):
     """
 
     error: ClassVar[type[ScheduleError]] = ScheduleError
+    warms_up: ClassVar[bool] = True  # not part of a cycle: has a least number of steps
 
     def over(self, steps: int, peak: float, warmup: float) -> Callable[[int], float]:
         """Return the learning rate by step, 0 <= step < steps; `warmup` is a share of them."""

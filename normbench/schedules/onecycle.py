@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from normbench.schedules._base import Schedule
 
@@ -19,6 +20,8 @@ class OneCycle(Schedule):
 
     Source: Smith & Topin 2018, arXiv 1708.07120, with cosines as torch's OneCycleLR.
     """
+
+    warms_up: ClassVar[bool] = False
 
     def rate(self, step: int, steps: int, warm: int, peak: float) -> float:
         """Return the learning rate of a step."""

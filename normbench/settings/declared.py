@@ -126,6 +126,12 @@ class Settings:
     warmup: float = trained(
         0.1, low=0, below=1, help="share of the steps in which the learning rate rises, linearly"
     )
+    warmup_least: int = trained(
+        40,
+        low=0,
+        high=1_000_000_000,
+        help="but at least so many steps, at most half of all; onecycle: the share alone",
+    )
     clip: float | None = trained(
         None,
         above=0,

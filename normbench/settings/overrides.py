@@ -187,7 +187,9 @@ class Overrides:
             for group, name in default_parts().items()
             for option, _ in leaves(default_part(group, name))
         )
-        shown = [*defaults(), *self.groups, *usual, *options_everywhere()]
+        # Initializers come last: their options are called like those of what they start.
+        names = sorted([*usual, *options_everywhere()], key=lambda name: name.startswith("init."))
+        shown = [*defaults(), *self.groups, *names]
         key, _, value = text.partition("=")
         near = max(shown, key=lambda name: max(_like(key, name), _like(key, _last(name))))
         self.say(text, "no setting has this name", f"{near}={value}    {ALL_SETTINGS}")

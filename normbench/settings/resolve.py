@@ -11,7 +11,14 @@ from normbench.parts import registry
 from normbench.parts.options import Declared, Unfit, written
 from normbench.runtime import machine
 from normbench.settings import inputs
-from normbench.settings.declared import AUTO, GROUPS, declared_keys, declared_options, default_part
+from normbench.settings.declared import (
+    AUTO,
+    GROUPS,
+    declared_keys,
+    declared_options,
+    default_part,
+    defaults,
+)
 from normbench.settings.rules import grid_around
 from normbench.settings.schema import Config
 
@@ -81,6 +88,8 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
     tree["epochs"] = tree["examples"] = None
     if tree["eval_every"] is None:
         tree["eval_every"] = tree["steps"] / per_epoch / 10
+    tree["warmup"] = _warmup(tree)
+    tree["warmup_least"] = defaults()["warmup_least"]  # the share says it
     if tree["tune"] == "lr" and tree["tune_lrs"] is None:
         tree["tune_lrs"] = grid_around(tree["optimizer"]["lr"])
     for key in ("shifts", "test_blank_steps"):
@@ -94,6 +103,7 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
         shape=about.shape,
         sizes=about.sizes,
         classes=about.classes,
+        lacking=about.lacking,
     )
 
 
@@ -103,6 +113,15 @@ def _steps(tree: Mapping[str, Any], per_epoch: int) -> int:
     if steps is None and tree["examples"] is not None:
         steps = max(1, round(tree["examples"] / tree["batch"]))
     return int(max(1, round(tree["epochs"] * per_epoch)) if steps is None else steps)
+
+
+def _warmup(tree: Mapping[str, Any]) -> float:
+    """Return the share of the steps that warm up, which has its least number of steps."""
+    facts = registry.facts("schedule", tree["schedule"]["name"]).constants
+    least, steps = int(tree["warmup_least"]), int(tree["steps"])
+    if not tree["warmup"] or not facts["warms_up"]:
+        least = 0
+    return max(float(tree["warmup"]), min(least, steps // 2) / steps)
 
 
 def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:

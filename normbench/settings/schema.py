@@ -53,6 +53,7 @@ class Config(Settings):
     shape: tuple[int, int, int] = (0, 0, 0)
     sizes: tuple[int, int, int] = (0, 0, 0)
     classes: int = 0
+    lacking: tuple[str, ...] = ()  # classes without an image for validation or test, in words
 
     @property
     def worker_batch(self) -> int:

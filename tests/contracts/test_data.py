@@ -141,8 +141,9 @@ def test_a_subset_is_balanced_and_the_beginning_of_a_larger_one(case):
 
 
 def test_a_subset_is_known_before_loading(case):
-    about = case.kind(**case.options, train_size=7).about()
-    assert about.sizes == (7, *case.about.sizes[1:])
+    size = case.about.classes
+    about = case.kind(**case.options, train_size=size).about()
+    assert about.sizes == (size, *case.about.sizes[1:])
     assert about.digest == case.about.digest
 
 

@@ -7,7 +7,8 @@ An oracle file holds
                                     the bound of a uniform distribution, None for a normal one
     bias_spread(shape)              the same for the bias; left out where biases are zero
     exact(weight, act, **options)   asserts what holds without chance; may be left out
-    BY_GROUP                        True: that holds for each group of a grouped convolution
+
+Each group of a grouped convolution is a layer of its own: all of this holds for its weights alone.
 
 Statistics are in float64 over fixed draws. A limit is five standard errors of the statistic, so
 a right initializer would fail one check in 1.7 million draws.
@@ -83,14 +84,64 @@ def check_spread(values, std, bound):
 def test_weights_have_the_moments_and_bounds_of_the_paper(name, options, kind, act):
     oracle = ORACLES[name]
     layer = filled(LAYERS[kind](), name, options, act)
-    weight = layer.weight.detach()
-    std, bound = oracle.spread(tuple(weight.shape), act, **options)
+    parts = layer.weight.detach().chunk(getattr(layer, "groups", 1))
+    std, bound = oracle.spread(tuple(parts[0].shape), act, **options)
     if std:
-        check_spread(weight, std, bound)
+        check_spread(layer.weight, std, bound)
     if hasattr(oracle, "exact"):
-        groups = getattr(layer, "groups", 1) if getattr(oracle, "BY_GROUP", False) else 1
-        for part in np.split(weight.numpy(), groups):
-            oracle.exact(part, act, **options)
+        for part in parts:
+            oracle.exact(part.numpy(), act, **options)
+
+
+WIDE = 96  # channels, in groups of several widths
+
+
+@pytest.mark.parametrize("groups", [1, 2, WIDE])
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_each_group_of_a_convolution_passes_on_the_variance_of_a_layer_of_its_own(
+    name, options, groups
+):
+    """y = sum of fan_in products of w and unit noise: E[y^2] = fan_in Var[w] of the group alone."""
+    size = (WIDE // groups, WIDE // groups, 3, 3)
+    layer = filled(nn.Conv2d(WIDE, WIDE, 3, groups=groups, bias=False), name, options)
+    noise = np.random.default_rng(0).standard_normal((400, WIDE, 3, 3))
+    weight = layer.weight.detach().numpy().reshape(groups, *size)
+    inputs = noise.reshape(400, groups, -1)
+    outputs = np.einsum("ngi,goi->ngo", inputs, weight.reshape(groups, size[0], -1))
+    torch.testing.assert_close(
+        layer(torch.from_numpy(noise)).flatten(), torch.tensor(outputs.ravel())
+    )
+    taps = math.prod(size[1:])
+    if hasattr(ORACLES[name], "second_moment"):  # where weights are neither drawn alike nor zero
+        expected = ORACLES[name].second_moment(size, "relu", **options)
+    else:
+        expected = taps * ORACLES[name].spread(size, "relu", **options)[0] ** 2
+    # Standard error: of the weights' mean square, and of the mean over 400 inputs of a group.
+    error = math.sqrt(2 / (WIDE * taps) + 2 / 400)
+    assert abs((outputs**2).mean() - expected) <= ERRORS * error * expected
+
+
+def test_depthwise_xavier_has_the_deviation_of_nine_inputs_and_nine_outputs():
+    layer = filled(nn.Conv2d(960, 960, 3, groups=960), "xavier_normal")
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / 18), rel=0.03)
+    theirs = filled(nn.Conv2d(960, 960, 3, groups=960), "xavier_normal", {"groups": "torch"})
+    assert theirs.weight.std().item() == pytest.approx(math.sqrt(2 / (9 + 9 * 960)), rel=0.03)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_groups_are_one_layer_where_torch_is_asked_for(name):
+    grouped = filled(nn.Conv2d(8, 8, 3, groups=4), name, {"groups": "torch"})
+    whole = filled(nn.Conv2d(2, 8, 3), name)
+    assert torch.equal(grouped.weight, whole.weight)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_classifier_has_the_gain_of_no_activation(name):
+    head = UnitBuilder(create("none")).head(40, 10)
+    net = filled(nn.Sequential(OrderedDict(head=head)), name, act="relu")
+    plain = filled(nn.Sequential(OrderedDict(head=nn.Linear(40, 10))), name, act="identity")
+    factor = make(name).factors(net).get(net.head, 1)
+    assert torch.equal(net.head.weight, plain.head.weight * factor)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -28,10 +28,11 @@ each_preset = pytest.mark.parametrize(("group", "name"), PRESETS)
 
 
 def packaged(path):
-    """The values of a YAML file as Hydra reads them: `1e-5` is a number."""
+    """The values of a YAML file as Hydra reads them: `1e-5` is a number; not what it composes."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(OmegaConf.load(registry.configs() / path), resolve=False)
+    values = OmegaConf.to_container(OmegaConf.load(registry.configs() / path), resolve=False)
+    return {key: value for key, value in values.items() if key != "defaults"}
 
 
 def settled(value):

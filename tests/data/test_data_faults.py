@@ -29,7 +29,9 @@ from normbench.data._known import Store
 from normbench.data.imagefolder import ImageFolder
 from normbench.data.mnist import MNIST
 from normbench.errors import DataError, FileRefused, MachineError
+from normbench.runs.check import check_fit
 from normbench.runtime.lock import Lock
+from normbench.settings import compose
 
 MIB = 1 << 20
 
@@ -259,6 +261,42 @@ def test_what_is_missing_is_cut_from_train_and_said(tmp_path, counts, sizes, cut
     assert len(set(seen)) == sum(sizes)
     for part in (loaded.val, loaded.test):
         assert part.labels.sum() * 2 == len(part)
+
+
+def test_classes_without_an_image_for_validation_or_test_are_said_with_the_counts(tmp_path):
+    about = opened(make(tmp_path / "pets", {"train": {"cat": 60, "dog": 60, "eel": 1}})).about()
+    assert about.lacking == (
+        "images of class eel: 1 to train on, 0 for validation, 0 for the test",
+    )
+
+
+def test_a_set_whose_parts_have_all_classes_lacks_none(tmp_path):
+    assert opened(make(tmp_path / "pets", {"train": {"cat": 30, "dog": 30}})).about().lacking == ()
+
+
+def test_a_class_without_a_training_image_is_refused(tmp_path):
+    folder = make(tmp_path / "pets", {"train": {"cat": 2, "dog": 1}})
+    message, code = refusal(FileRefused, opened(folder).about)
+    assert "leaves no image of dog to train on, val/ and test/ are cut from train/" in message
+    assert code == 3
+
+
+def test_a_subset_has_an_image_of_each_class(tmp_path):
+    folder = make(tmp_path / "pets", {"train": {"cat": 20, "dog": 20}})
+    message, _ = refusal(DataError, opened(folder, train_size=1).about)
+    assert "data.train_size=1: each of the 2 classes needs a training image" in message
+    assert "try: data.train_size=2" in message
+
+
+def test_a_run_warns_of_the_classes_that_a_part_lacks(tmp_path):
+    folder = make(tmp_path / "pets", {"train": {"cat": 60, "dog": 60, "eel": 1}})
+    words = ["data=imagefolder", f"data.path={folder}", f"data.root={tmp_path}", "batch=2"]
+    (cell,) = compose.Grid(compose.loader()).cells([*words, "model=mlp", "steps=1"], False)
+    checked = check_fit(cell.config, cell.config.shape, cell.config.classes)
+    assert [warning.text for warning in checked.warnings] == [
+        "data=imagefolder: images of class eel: 1 to train on, 0 for validation, 0 for the test"
+        "\n  try: more of them, or val/ and test/ with some"
+    ]
 
 
 def test_the_label_is_the_cleaned_name_of_the_folder_unless_given(tmp_path):

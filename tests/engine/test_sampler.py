@@ -311,7 +311,7 @@ def test_a_setting_of_another_order_makes_no_other_run() -> None:
             "many (the largest has 10)\n  try: batch=20",
         ),
         (
-            "order=classes order_classes=2 batch=4 data.train_size=5",
+            "order=classes order_classes=2 batch=4 data.train_size=10",
             "order.classes=2: takes 2 images of a class for batch=4, and 0 of 10 classes have so "
             "many (the largest has 1)\n  try: order.classes=4",
         ),

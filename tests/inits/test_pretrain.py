@@ -18,8 +18,9 @@ from torch import nn
 
 from normbench.errors import NormbenchError
 from normbench.inits._base import InitContext, initialize
-from normbench.inits._greedy import Decoder, units_of
+from normbench.inits._greedy import Decoder, _drawn, units_of
 from normbench.inits.autoencoder import AutoEncoder
+from normbench.inits.orthogonal import Orthogonal
 from normbench.norms._units import Unit
 from normbench.runs import build, run
 from normbench.runs.check import check_fit
@@ -180,6 +181,15 @@ def test_a_decoder_of_its_own_has_the_shape_of_what_a_norm_has_made_of_a_layer(n
         h = made(torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0)))
     assert decoder(h, torch.Size((2, 3, 9, 9))).shape == (2, 3, 9, 9)
     assert len(decoder.learned) == 2
+
+
+def test_the_own_weight_of_a_decoder_is_drawn_for_each_group_as_a_layer_from_outputs_to_inputs():
+    layer, draws = nn.Conv2d(6, 12, 3, groups=3), torch.Generator().manual_seed(0)
+    weight = _drawn(layer, Orthogonal(gain=1.0), draws)
+    assert weight.shape == layer.weight.shape
+    for group in weight.chunk(3):  # (4, 2, 3, 3): two inputs from four outputs at nine places
+        rows = group.transpose(0, 1).flatten(1).double()
+        torch.testing.assert_close(rows @ rows.T, torch.eye(2).double(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])

@@ -20,6 +20,7 @@ from normbench.norms import create
 from normbench.norms._modes import batch_statistics, calibrate
 from normbench.norms._units import Unit, UnitBuilder, apply
 from normbench.parts import registry
+from normbench.runs import build
 from normbench.runs.check import check_fit
 from normbench.runs.job import Job
 from normbench.settings import compose, schema
@@ -203,6 +204,25 @@ def test_lsuv_keeps_directions():
             torch.testing.assert_close(ratio, ratio.flatten()[0].expand_as(ratio))
 
 
+@pytest.mark.parametrize("norm", ["none", "wn", "scaled_ws"])
+def test_lsuv_gives_each_group_of_a_convolution_outputs_of_variance_1(norm):
+    """Against numpy: outputs are sums over the inputs of their own group."""
+    made = create(norm, **({"data_init": False} if norm == "wn" else {}))
+    net = nn.Sequential()
+    net.unit = Unit([("linear", nn.Conv2d(6, 12, 1, groups=3))])
+    net.double()
+    start = make("lsuv", tol=1e-6)
+    initialize(net, start, "relu", 0)
+    apply(made, net)
+    x = torch.randn(200, 6, 2, 2, generator=torch.Generator().manual_seed(0)).double()
+    x = x * torch.tensor([1, 1, 10, 10, 0.1, 0.1]).reshape(1, 6, 1, 1)
+    context = InitContext(None, 0, x, made, nullcontext, 0, 50)
+    list(start.calibrate(net, context))
+    with torch.no_grad():
+        y = net(x).numpy().reshape(200, 3, -1)
+    np.testing.assert_allclose(y.var(axis=(0, 2)), 1, atol=1e-5)
+
+
 def with_norm(norm):
     net, made = CNN().build(UnitBuilder(create(norm)), SHAPE, 10).double(), create(norm)
     initialize(net, make("orthogonal", bias=0.1), "relu", 0)
@@ -295,6 +315,7 @@ def test_a_run_with_lsuv_starts_at_variance_1_by_training_images():
 
 def resnet(model, start, act="relu", placement="auto"):
     net = model.build(UnitBuilder(create("none"), activation=act, placement=placement), SHAPE, 10)
+    start.extend(net)
     initialize(net, start, act, 0)
     return net.double()
 
@@ -324,6 +345,38 @@ def test_fixup_scales_what_is_in_branches_and_draws_as_kaiming_elsewhere():
             factor = branches**-0.5  # L^(-1/(2m - 2)) of m = 2 layers
         weight = net.get_submodule(path).weight
         torch.testing.assert_close(weight, factor * layer.weight, rtol=1e-6, atol=0)
+
+
+def test_fixup_computes_what_the_paper_draws():
+    """One block of figure 1, right, and the classifier, in plain torch."""
+    net, f = resnet(ResNet20(), make("fixup")), nn.functional
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draws) / 4)
+        x = torch.randn(2, 16, 5, 5, generator=draws).double()
+        block = net.stage1.block2
+        one, two = block.one, block.two
+        z = f.conv2d(x + one.linear_shift.shift, one.linear.weight, padding=1)
+        z = torch.relu(z + one.act_shift.shift)
+        z = f.conv2d(z + two.linear_shift.shift, two.linear.weight, padding=1)
+        z = z * two.factor.factor + two.shift.shift
+        torch.testing.assert_close(block(x), torch.relu(x + z))
+        features = torch.randn(2, 64, 1, 1, generator=draws).double()
+        logits = (features[..., 0, 0] + net.head_shift.shift) @ net.head.weight.T + net.head.bias
+        torch.testing.assert_close(net[5:](features), logits)
+
+
+@pytest.mark.parametrize(("placement", "shifts"), [("pre", 41), ("preact", 41)])
+def test_fixup_has_single_learned_numbers_in_place_of_biases(placement, shifts):
+    net = resnet(ResNet20(), make("fixup"), placement=placement)
+    sizes = [value.numel() for path, value in net.named_parameters() if value.dim() == 1]
+    assert sizes.count(10) == 1 and len(sizes) - 1 == sizes.count(1)
+    numbers = {path: value for path, value in net.named_parameters() if value.shape == (1,)}
+    factors = [value for path, value in numbers.items() if path.endswith("factor")]
+    assert len(factors) == 9 and all(value == 1 for value in factors)
+    assert len(numbers) - 9 == shifts
+    assert sum(value.item() for value in numbers.values()) == 9
 
 
 class Bottleneck(nn.Module):
@@ -469,3 +522,42 @@ def test_units_are_what_fixup_and_pretraining_go_by():
     assert net.head.classifies
     with pytest.raises(InitError, match="no residual branches"):
         make("fixup").check(net)
+
+
+def started(*words):
+    """The model of a run, and its initializer's name."""
+    line = ["data=synthetic", "data.shape=[1,12,12]", "steps=2", "norm=none", *words]
+    (cell,) = compose.Grid(compose.loader()).cells(line, False)
+    return build.model(cell.config, SHAPE, 10), cell.config.init["name"]
+
+
+@pytest.mark.parametrize(("model", "gates"), [("rnn", 1), ("lstm", 4)])
+def test_recurrent_nets_start_from_orthogonal_maps_of_the_state_and_xavier_inputs(model, gates):
+    net, name = started(f"model={model}", "model.width=32")
+    assert name == "recurrent"
+    inputs, states, head = (
+        layer.weight.detach().double().numpy()
+        for layer in (net.input.linear, net.hidden.linear, net.head)
+    )
+    for gate in np.split(states, gates):
+        np.testing.assert_allclose(gate @ gate.T, np.eye(32), atol=1e-5)
+    for gate in [*np.split(inputs, gates), head]:  # bounds of uniform draws, nearly reached
+        bound = math.sqrt(6 / sum(gate.shape))
+        assert 0.95 * bound < np.abs(gate).max() <= bound
+    assert not any(path.endswith("bias") and value.any() for path, value in net.named_parameters())
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "rnn"])
+def test_a_named_initializer_stands_for_every_kind_of_model(model):
+    assert started(f"model={model}", "init=lecun_normal")[1] == "lecun_normal"
+
+
+def test_other_models_start_from_kaiming_weights():
+    assert started("model=mlp")[1] == "kaiming_normal"
+
+
+def test_the_gates_of_an_lstm_are_one_layer_where_torch_is_asked_for():
+    net, _ = started("model=lstm", "model.width=8", "init=orthogonal", "init.groups=torch")
+    states = net.hidden.linear.weight.detach().double()  # (32, 8): orthogonal columns
+    gain = (5 / 3) ** 2
+    torch.testing.assert_close(states.T @ states, gain * torch.eye(8).double(), atol=1e-5, rtol=0)

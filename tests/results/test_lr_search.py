@@ -273,7 +273,7 @@ def refused(*words: str, multirun: bool = False) -> str:
 def test_the_usual_grid_is_around_the_rate_of_the_optimizer() -> None:
     (sgd,) = cells("tune=lr")
     (adam,) = cells("tune=lr", "optimizer=adam")
-    assert sgd.tune_lrs == [0.003, 0.01, 0.03, 0.1, 0.3]
+    assert sgd.tune_lrs == [0.0009, 0.003, 0.009, 0.03, 0.09]
     assert adam.tune_lrs == [0.00003, 0.0001, 0.0003, 0.001, 0.003]
 
 

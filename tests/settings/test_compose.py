@@ -71,7 +71,7 @@ def test_the_norm_says_what_auto_becomes() -> None:
     ("rule", "lr"), [("none", 0.1), ("linear", 0.1 * 2 / 64), ("sqrt", 0.1 * (2 / 64) ** 0.5)]
 )
 def test_learning_rate_rules(rule: str, lr: float) -> None:
-    assert one("batch=2", f"lr_rule={rule}").lr == pytest.approx(lr)
+    assert one("batch=2", "optimizer.lr=0.1", f"lr_rule={rule}").lr == pytest.approx(lr)
 
 
 def test_the_same_run_has_one_name_however_it_is_said() -> None:
@@ -170,7 +170,7 @@ def test_train_yaml_has_no_other_settings_or_parts() -> None:
 
 def test_a_config_is_made_in_python_from_its_defaults() -> None:
     made = Config(norm={"name": "gn", "groups": 4, "eps": 1e-5, "affine": True}, batch=2)
-    assert (made.model["name"], made.lr, made.shifts) == ("cnn", 0.1 * 2 / 64, ())
+    assert (made.model["name"], made.lr, made.shifts) == ("cnn", 0.03 * 2 / 64, ())
 
 
 def test_a_length_in_examples_is_that_of_as_many_steps() -> None:

@@ -134,7 +134,7 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         2,
         [("batch=10: does not divide over accumulate=4 micro-batches", "batch=8 or batch=12")],
     ),
-    ("optimizer.lr=nan", 2, [("optimizer.lr=nan: is not a finite number", "optimizer.lr=0.1")]),
+    ("optimizer.lr=nan", 2, [("optimizer.lr=nan: is not a finite number", "optimizer.lr=0.03")]),
     (
         "optimizer.lr=${oc.env:HOME}",
         2,
@@ -314,9 +314,9 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         ],
     ),
     (
-        "mix=inverted data.train_size=8 batch=2",
+        "mix=inverted data.train_size=10 batch=2",
         2,
-        [("mix=inverted: 8 images of 10 classes do not make two domains", "mix=none")],
+        [("mix=inverted: 10 images of 10 classes do not make two domains", "mix=none")],
     ),
     (
         "-m norm=bn,gm batch=2,two",

@@ -1,11 +1,10 @@
-"""Xiao et al. 2018: an orthogonal matrix at the central tap, zeros elsewhere, for each group."""
+"""Xiao et al. 2018: an orthogonal matrix at the central tap, zeros elsewhere."""
 
 import numpy as np
 
 OPTIONS = [{}, {"gain": 1.0}, {"gain": 0.3}]
 REFUSED = [({"gain": 0.0}, r"init\.gain=0\.0: .*above 0")]
 SQUARED_GAINS = {"relu": 2, "leaky_relu": 2 / 1.0001, "tanh": 25 / 9, "identity": 1}
-BY_GROUP = True
 
 
 def centre(weight):
@@ -24,3 +23,9 @@ def exact(weight, act, gain=None):
     gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
     np.testing.assert_allclose(gram, squared * np.eye(len(gram)), rtol=0, atol=1e-12)
     assert np.count_nonzero(weight) == matrix.size
+
+
+def second_moment(shape, act, gain=None):
+    """The mean square of outputs for unit noise: |H|^2 / out."""
+    squared = SQUARED_GAINS[act] if gain is None else gain**2
+    return squared * min(shape[:2]) / shape[0]
