@@ -24,15 +24,17 @@ def layout(
     keys: Sequence[str],
     metric: str = "test/accuracy",
     by: str | None = None,
+    baseline: str | None = None,
 ) -> Layout:
     """Lay out the results of a sweep; of a further test, only the runs that have it.
 
     Args: keys: the swept keys without the seed; by: the compared one, by default `norm`, `init`,
+    or the first; baseline: the value of it that differences are to, by default `none`, `default`,
     or the first.
     """
     for test in metric.split("/", 2)[2:]:
         results = [result for result in results if test in result.tests]
-    return Layout(results, keys, metric, compared_key(keys) if by is None else by)
+    return Layout(results, keys, metric, compared_key(keys) if by is None else by, baseline)
 
 
 def table(laid: Layout) -> Table:
@@ -63,15 +65,14 @@ def table(laid: Layout) -> Table:
     return Table(title, (*laid.rows, *heads), rows, len(laid.rows), frozenset(), tuple(below))
 
 
-def differences(laid: Layout, wanted: str | None = None) -> Table | None:
+def differences(laid: Layout) -> Table | None:
     """Show what each arm is above a baseline, paired by seed, with interval and p.
 
-    Args: wanted: the value of the compared key, by default `none`, `default` or the first.
     Returns: None where no pair has the 3 seeds of an interval, or nothing is compared.
     """
     if not laid.by or not laid.names:
         return None
-    base = laid.baseline(wanted)
+    base = laid.baseline
     rows = [row for row in laid.names if row[-1] != base]
     found = {
         (head, row): comparison

@@ -76,21 +76,17 @@ def _seed(result: Result, group: Group) -> dict[str, object]:
     }
 
 
-def comparison(layout: Layout, baseline: str | None = None) -> dict[str, object]:
-    """Give what a table and its differences to a baseline say as a plain document.
-
-    Args: baseline: the value of the compared key, by default `none`, `default` or the first.
-    """
-    base = layout.baseline(baseline)
+def comparison(layout: Layout) -> dict[str, object]:
+    """Give what a table and its differences to a baseline say as a plain document."""
     blocks = []
     for (head, down), block in layout.blocks.items():
         at = dict(zip((*layout.across, *layout.down), (*head, *down), strict=True))
-        above = block.above(base)
+        above = block.above(layout.baseline)
         arms = [_arm(layout, group, row, above.get(row)) for row, group in block.groups.items()]
         star = block.star[-1] if block.star else None
         best = block.best[-1] if block.best else None
         blocks.append({"at": at, "best": best, "better_than_every_other": star, "arms": arms})
-    return {"metric": layout.metric, "by": layout.by, "baseline": base, "blocks": blocks}
+    return {"metric": layout.metric, "by": layout.by, "baseline": layout.baseline, "blocks": blocks}
 
 
 def _arm(layout: Layout, group: Group, row: Key, above: Comparison | None) -> dict[str, object]:

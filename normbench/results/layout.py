@@ -95,7 +95,8 @@ class Layout:
     The compared key is the rows. The other keys, in a fixed order, stand across where all their
     combinations have at most 6 values, else the last of them does if it has, the others down.
 
-    Args: by: the compared key, empty where nothing is swept.
+    Args: by: the compared key, empty where nothing is swept; wanted: the value of it that
+    differences are to, by default `none`, `default`, or the first.
     Raises: ValueError if two runs of one cell have the same seed: a key is missing.
     """
 
@@ -103,6 +104,7 @@ class Layout:
     keys: Sequence[str]
     metric: str
     by: str = ""
+    wanted: str | None = None
     across: list[str] = field(init=False)
     down: list[str] = field(init=False)  # without the compared key
 
@@ -149,10 +151,11 @@ class Layout:
         """Give the block in which a cell is compared."""
         return self.blocks[head, row[: len(self.down)]]
 
-    def baseline(self, wanted: str | None = None) -> str:
-        """Choose the value that differences are to: the wanted, `none`, `default`, or the first."""
+    @cached_property
+    def baseline(self) -> str:
+        """Choose the value of the compared key that differences are to."""
         values = list(dict.fromkeys(row[-1] for row in self.names))
-        return next(value for value in (wanted, *BASELINES, *values) if value in values)
+        return next(value for value in (self.wanted, *BASELINES, *values) if value in values)
 
     @cached_property
     def _cells(self) -> dict[tuple[Key, Key], list[Result]]:

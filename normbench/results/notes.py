@@ -189,7 +189,7 @@ def _reason(laid: Layout, block: Block) -> str | None:
         return (
             f"{at}{name} {said} above {other} when both train, but {' against '.join(rates)} failed"
         )
-    base = next((row for row in block.rivals if row[-1] == laid.baseline()), None)
+    base = next((row for row in block.rivals if row[-1] == laid.baseline), None)
     if base and not block.rivals[base].missing:
         above = f"is better than {_name(laid, base)} ({_said(block.rivals[base], laid)}) but"
         return f"{at}{name} {above} not distinguishable from {other} ({said})"

@@ -159,16 +159,16 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     metrics = ("test/accuracy", *groups.further_tests(results)) if multirun else ()
     config = sweep.cells[0].config
     base = None if config.baseline is None else written(config.baseline)
-    layouts = [compare.layout(everything, keys, metric, config.compare) for metric in metrics]
+    layouts = [compare.layout(everything, keys, metric, config.compare, base) for metric in metrics]
     document: dict[str, Any] = {"command": "train", "runs": _documents(sweep, results)}
     if layouts and keys:
-        document["comparison"] = export.comparison(layouts[0], base)
+        document["comparison"] = export.comparison(layouts[0])
     if tuned:
         document["tuning"] = [lr_search.document(search) for search in tuned]
     screen.document(document)
     shown = [lr_search.table(tuned)] if tuned else []
     if multirun:
-        further = (_differences(sweep, layouts[0], base), time_to_target.table(results, keys))
+        further = (_differences(sweep, layouts[0]), time_to_target.table(results, keys))
         shown += [*map(compare.table, layouts), *filter(None, further)]
     elif results:
         shown.append(time_to_target.beneath(seeds.seeds(results), results))
@@ -181,9 +181,9 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     screen.note(f"tensorboard --logdir {sweep.outputs / 'runs'}")
 
 
-def _differences(sweep: Sweep, layout: Layout, base: str | None) -> Table | None:
+def _differences(sweep: Sweep, layout: Layout) -> Table | None:
     """Compare by seed, and say beneath it where one seed starts from other weights."""
-    table = compare.differences(layout, base)
+    table = compare.differences(layout)
     if table is None:
         return None
     found = unpaired(planned.config for planned in sweep.cells)

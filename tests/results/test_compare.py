@@ -434,8 +434,8 @@ def test_differences_to_the_baseline_have_their_interval_and_p():
 
 
 def test_differences_are_to_the_wanted_arm():
-    layout = compare.layout(sweep(SIX), ["norm"])
-    assert [row[0].text for row in compare.differences(layout, "bn").rows] == ["none", "gn"]
+    layout = compare.layout(sweep(SIX), ["norm"], baseline="bn")
+    assert [row[0].text for row in compare.differences(layout).rows] == ["none", "gn"]
     assert compare.differences(compare.layout(SWEEP, ["norm", "batch"])).rows[0][0].text == "gn"
 
 
