@@ -40,6 +40,9 @@ EXECUTION = (
     *("tune", "tune_lrs", "tune_seeds"),  # what they choose is optimizer.lr, which is hashed
     "dist",
 )
+# Options whose default was another one when names were first given: names still leave out that one,
+# so that a run of today's default is not taken for one of the former.
+FORMER = {("optimizer", "sgd", "lr"): 0.1}
 DOMAINS = ("plain", "inverted")  # of `mix=inverted`
 LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
@@ -171,7 +174,7 @@ class Config(Settings):
         }
 
     def _defaults(self) -> dict[str, Any]:
-        """Give the defaults of what `experiment` returns, options being those of these parts."""
+        """Give the values that names leave out: the defaults, also those of parts."""
         found = dict(defaults())
         for group in GROUPS:
             usual = default_part(group, getattr(self, group)["name"])
@@ -179,6 +182,9 @@ class Config(Settings):
                 found |= _flat(group, usual) | {group: default_parts()[group]}
             else:
                 found |= {f"{group}.{key}": value for key, value in usual.items()}
+        for (group, name, key), value in FORMER.items():
+            if getattr(self, group)["name"] == name:
+                found[f"{group}.{key}"] = value
         return found
 
 

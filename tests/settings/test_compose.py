@@ -19,6 +19,7 @@ from normbench.errors import Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves
 from normbench.runtime import machine
+from normbench.settings import schema
 from normbench.settings.compose import Grid, loader
 from normbench.settings.declared import default_parts, defaults, described
 from normbench.settings.schema import Config
@@ -225,4 +226,15 @@ def test_launchers_that_stay_here_may_choose_the_device(name: str) -> None:
     ],
 )
 def test_runs_keep_the_names_they_had_before_words_became_parts(words: str, name: str) -> None:
-    assert one(*words.split(), "device=cpu").name == name
+    assert one(*words.split(), "device=cpu", "optimizer.lr=0.1").name == name
+
+
+def test_a_run_of_another_default_is_not_taken_for_one_of_the_former(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(schema.FORMER, ("optimizer", "sgd", "lr"), 0.3)
+    words = [(), ("optimizer.lr=0.3",), ("optimizer.lr=0.3", "norm=gn")]
+    names = [one(*line).name for line in words]
+    monkeypatch.setitem(schema.FORMER, ("optimizer", "sgd", "lr"), 0.7)
+    assert all(one(*line).name != name for line, name in zip(words[1:], names[1:], strict=True))
+    assert one("optimizer.lr=0.7").name == names[1]

@@ -366,7 +366,6 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         ],
     ),
     ("outputs=", 2, [("outputs=: is empty", "outputs=outputs")]),
-    ("outputs='  '", 2, [("outputs=  : is empty", "outputs=outputs")]),
     ("data.root=", 2, [("data.root=: is empty", "data.root=null")]),
     (
         "--experimental-rerun=x",
