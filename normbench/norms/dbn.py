@@ -29,7 +29,8 @@ class DBN(WhiteningStatistics):
     Raises: NormError if groups does not divide C; in training if m <= d, where no covariance has
         full rank.
     Limits: needs more values than channels in a group, and an eigendecomposition for each group and
-        step; wide groups evaluate badly in short runs.
+        step; wide groups evaluate badly in short runs. Where the mean is large, float32 is off by
+        up to 5e-7 |mean| / deviation.
     Source: Huang, Yang, Lang & Deng 2018, arXiv 1804.08450. The gradient is taken through the
         inverse root itself, not through single eigenvectors, so equal eigenvalues do no harm. On a
         GPU the eigenvalues make the host wait once per layer and step.

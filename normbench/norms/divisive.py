@@ -27,7 +27,8 @@ class Divisive(Norm):
         sigma2: added to B. affine: learn weight and bias.
     Raises: NormError for an even window.
     Limits: in a dense layer the window runs along the numbering of the units, which means nothing;
-        sigma2 has to fit the scale of the data.
+        sigma2 has to fit the scale of the data. Where the mean is large, float32 is off by up to
+        5e-7 |mean| / deviation.
     Source: Ren, Liao, Urtasun, Sinz & Zemel 2017, arXiv 1611.04520. sigma2 is not learned; the
         penalty on |v| there is no part of the layer.
     """

@@ -75,8 +75,9 @@ def _momentum(config: Config) -> list[str]:
     """Say what the momentum of running statistics counts for, where a step has micro-batches."""
     running = registry.facts("norm", config.norm["name"]).constants["running"]
     options = dict(leaves(config.norm)) if running and config.accumulate > 1 else {}
+    span = {"step": f"step of {config.accumulate} micro-batches", "forward": "micro-batch"}
     return [
-        f"norm.{key}={written(options[key])} per {options[f'{key}_per']}"
+        f"norm.{key}={written(options[key])} per {span[options[f'{key}_per']]}"
         for key in options
         if f"{key}_per" in options
     ]

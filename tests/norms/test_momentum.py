@@ -74,9 +74,9 @@ def test_chunks_and_micro_batches_leave_the_same_running_statistics():
 
 def test_the_heading_says_what_momentum_is_of():
     words = ("norm=bn", "norm.momentum=0.2", "batch=32", "accumulate=4")
-    assert "norm.momentum=0.2 per step" in heading(config(*words), 1)[1]
+    assert "norm.momentum=0.2 per step of 4 micro-batches" in heading(config(*words), 1)[1]
     more = heading(config(*words, "norm.momentum_per=forward"), 1)[1]
-    assert "norm.momentum=0.2 per forward" in more
+    assert "norm.momentum=0.2 per micro-batch" in more
     assert "momentum" not in heading(config("norm=bn", "batch=32"), 1)[1]
     chain = heading(config("norm=ws+bn", "batch=32", "accumulate=2"), 1)[1]
-    assert "norm.bn.momentum=0.1 per step" in chain
+    assert "norm.bn.momentum=0.1 per step of 2 micro-batches" in chain
