@@ -16,6 +16,7 @@ from normbench.results.stats import Interval
 CLOSE = 2.0  # points within which one decimal would hide the differences
 LISTED = 5  # lines of one kind under a table
 PAIRS = 5  # seeds from which the correlation of two arms is told
+EQUAL = "an interval without width is of equal values, and tells nothing of how sure they are"
 FIXED = "seeds do not vary the test images, the split or the training images"
 PAIRED = (
     "difference and 95 % interval, paired by seed where both train; p: the larger of paired t "
@@ -123,6 +124,8 @@ def intervals(groups: Sequence[Group]) -> list[str]:
             f"0 of {min(enough)} failures means at most {bound:.0f} %",
             FIXED,
         ]
+    if any(group.interval and group.interval.low == group.interval.high for group in groups):
+        lines.append(EQUAL)
     if few:
         where = f" in {len(few)} of {len(counts)} cells" if enough else ""
         lines.append(f"too few seeds for an interval{where}: {span(few)}, {stats.FEWEST} give one")

@@ -443,3 +443,8 @@ def test_without_three_pairs_there_are_no_differences():
     arms = {"bn": [0.9, 0.91], "gn": [0.8, 0.85]}
     assert compare.differences(compare.layout(sweep(arms), ["norm"])) is None
     assert compare.differences(compare.layout(seeded([0.9] * 3, norm="bn"), [])) is None
+
+
+def test_an_interval_of_equal_values_says_that_it_tells_nothing():
+    assert notes.EQUAL in shown(seeded([0.95] * 3, norm="bn"), ["norm"]).notes
+    assert notes.EQUAL not in shown(seeded([0.95, 0.95, 0.951], norm="bn"), ["norm"]).notes
