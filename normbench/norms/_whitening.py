@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import Running, check_count, check_rank, groups_of
-from normbench.norms._batch import RunningStatistics
 from normbench.norms._moments import ema_, unautocast
+from normbench.norms._statistics import RunningStatistics
 from normbench.norms._sums import at_least_float32, widest
 from normbench.parts.options import option
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from normbench.errors import NormError
 from normbench.norms._base import check_count, check_rank
-from normbench.norms._batch import BatchLayer, BatchStatistics, repeated
+from normbench.norms._batch import BatchLayer, repeated
 from normbench.norms._batch_moments import batch_norm
+from normbench.norms._statistics import BatchStatistics
 from normbench.norms._sums import at_least_float32, by_moments, group_norm
 
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from normbench.norms._batch import BatchNorm, BatchStatistics
+from normbench.norms._batch import BatchNorm
+from normbench.norms._statistics import BatchStatistics
 from normbench.parts.options import option
 
 

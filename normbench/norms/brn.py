@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._batch import BatchLayer, BatchStatistics, repeated
+from normbench.norms._batch import BatchLayer, repeated
 from normbench.norms._batch_moments import centre, standardize
 from normbench.norms._moments import frozen
+from normbench.norms._statistics import BatchStatistics
 from normbench.norms._sums import at_least_float32, by_moments
 from normbench.parts.options import option
 

@@ -11,10 +11,10 @@ from torch.nn.grad import conv2d_weight
 
 from normbench.errors import NormError
 from normbench.norms._base import Running, check_count, check_rank
-from normbench.norms._batch import RunningStatistics
 from normbench.norms._batch_moments import Centred, centre
 from normbench.norms._joined import Joined, normalize_joined
 from normbench.norms._moments import ema_, normalized, unautocast
+from normbench.norms._statistics import RunningStatistics
 from normbench.norms._sums import at_least_float32
 from normbench.norms._weights import Linear
 from normbench.parts.options import option

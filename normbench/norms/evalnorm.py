@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.norms._batch import BatchLayer, BatchStatistics, StatGroups, ema_by_chunk_, repeated
+from normbench.norms._batch import BatchLayer, StatGroups, ema_by_chunk_, repeated
 from normbench.norms._batch_moments import batch_norm, over_workers
 from normbench.norms._moments import normalized, row_moments
+from normbench.norms._statistics import BatchStatistics
 from normbench.norms._sums import at_least_float32
 from normbench.parts.options import option
 

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.norms._batch import BatchLayer, BatchStatistics
+from normbench.norms._batch import BatchLayer
 from normbench.norms._batch_moments import moments
 from normbench.norms._moments import row_moments
+from normbench.norms._statistics import BatchStatistics
 from normbench.norms._sums import at_least_float32, channel_sums, per_position, widest
 from normbench.parts.options import option
 

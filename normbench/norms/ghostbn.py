@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from normbench.norms._batch import BatchNorm, RunningStatistics, StatGroups, stat_groups
+from normbench.norms._batch import BatchNorm, StatGroups, stat_groups
+from normbench.norms._statistics import RunningStatistics
 from normbench.parts.options import option
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normbench.errors import NormError
 from normbench.norms._base import Running, check_count, check_rank
-from normbench.norms._batch import MovingAverage
+from normbench.norms._statistics import MovingAverage
 from normbench.norms._sums import by_moments, group_norm
 from normbench.parts.options import option
 

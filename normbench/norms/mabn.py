@@ -11,8 +11,8 @@ from torch.linalg import vector_norm
 
 from normbench.errors import NormError
 from normbench.norms._base import Running, check_rank
-from normbench.norms._batch import RunningStatistics
 from normbench.norms._moments import ema_, frozen
+from normbench.norms._statistics import RunningStatistics
 from normbench.norms._sums import at_least_float32, channel_sums, per_position
 from normbench.norms._weights import Linear
 from normbench.parts.options import option

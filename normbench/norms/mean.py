@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from normbench.norms._batch import BatchLayer, MovingAverage
+from normbench.norms._batch import BatchLayer
 from normbench.norms._batch_moments import totals
+from normbench.norms._statistics import MovingAverage
 from normbench.norms._sums import at_least_float32, per_position
 from normbench.parts.options import option
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms._base import Running, check_count, check_rank
-from normbench.norms._batch import RunningStatistics
 from normbench.norms._moments import ema_, normalized, row_moments
+from normbench.norms._statistics import RunningStatistics
 from normbench.norms._sums import at_least_float32
 
 

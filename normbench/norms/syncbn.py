@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from normbench.norms._batch import BatchNorm, RunningStatistics
+from normbench.norms._batch import BatchNorm
+from normbench.norms._statistics import RunningStatistics
 
 
 @dataclass(frozen=True)
