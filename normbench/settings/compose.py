@@ -78,6 +78,7 @@ class Grid:
         self._check_count(math.prod(len(texts) for texts in choices), choices)
         # What was refused is left out, so that one look finds the other mistakes as well.
         cells = [self.cell(row) for row in itertools.product(*choices)]
+        self._check_runs(cells)
         misfits = [mistake for cell in cells for mistake in cell.misfits]
         self._check_tuning(cells)
         for text, names in self.idle.items():
@@ -136,6 +137,13 @@ class Grid:
             if count > MOST:
                 fix = f"shorter lists: at most {MOST:,} cells with max_cells={MOST}"
             self.read.say(f"max_cells={limit}", f"this sweep has {count:,} cells", fix)
+            self.read.stop()
+
+    def _check_runs(self, cells: list[Cell]) -> None:
+        seeds = [cell.config.seeds for cell in cells if cell.config]
+        if sum(seeds) > MOST:
+            why = f"this sweep has {sum(seeds):,} runs, and a sweep at most {MOST:,}"
+            self.read.say(f"seeds={max(seeds)}", why, f"seeds={MOST // len(seeds)}")
             self.read.stop()
 
     def _check_tuning(self, cells: list[Cell]) -> None:

@@ -17,16 +17,8 @@ from normbench.parts.options import Declared, declarations, option, written
 GROUPS = tuple(registry.KINDS)
 AUTO = "auto"  # the activation that the norm brings, or that the model usually has
 INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
-PORT = Declared(
-    "dist.port",
-    "int | None",
-    None,
-    {
-        "low": 1024,
-        "high": 65535,
-        "help": "workers of a run meet at this port of the machine; null: in a file",
-    },
-)
+MEETING = "workers of a run meet at this port of the machine; null: in a file"
+PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535, "help": MEETING})
 TRAINED = "what is trained"
 RECORDED = "how it is run and recorded: changes no number"
 COMMENT, WIDTH = 22, 100  # where the sentence on a setting begins, and where it is wrapped

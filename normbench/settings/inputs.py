@@ -39,7 +39,7 @@ def read_shift(word: str) -> tuple[str, str, float]:
     found = WORD.fullmatch(word)
     if found and f"{found[1]}{found[2]}{'A' * bool(found[3])}" in FORMS:
         return found[1], found[2], float(found[3] or 0)
-    raise ValueError(f"{word} is none of {', '.join(FORMS)}")
+    raise ValueError(f"{word or 'nothing'} is none of {', '.join(FORMS)}")
 
 
 def mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> list[Mistake]:

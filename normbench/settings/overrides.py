@@ -15,9 +15,9 @@ from hydra.errors import HydraException
 
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
-from normbench.parts.options import leaves, nearest
+from normbench.parts.options import Declared, Unfit, leaves, nearest, written
 from normbench.runtime import storage
-from normbench.settings.declared import default_part, default_parts, defaults
+from normbench.settings.declared import declared_keys, default_part, default_parts, defaults
 from normbench.settings.schema import WORDS
 
 RESOLVER = re.compile(r"\$\{[^}]*:")  # such as ${oc.env:HOME}: reads other things than settings
@@ -108,7 +108,8 @@ class Overrides:
             return []
         texts = [f"{key}={element}" for element in override.sweep_string_iterator()]
         if not texts:
-            self.say(text, "is an empty list", "seed=range(0,3)")
+            some = ",".join(registry.choices(key)[:2]) if key in self.groups else None
+            self.say(text, "is an empty list", f"{key}={some or written(defaults().get(key))}")
         return texts
 
     def _countable(self, text: str, key: str, values: RangeSweep) -> bool:
@@ -173,9 +174,9 @@ class Overrides:
             other for other in registry.names(group) if rest in registry.facts(group, other).options
         ]
         if owners:
-            fix = f"{group}={min(owners, key=len)} {text}"
+            fix = f"{group}={min(owners, key=len)} {self._fitting(key_of(text), text)}"
         elif options:
-            fix = f"{group}.{nearest(rest, options)}={text.partition('=')[2]}"
+            fix = self._fitting(f"{group}.{nearest(rest, options)}", text)
         else:
             fix = f"{group}={name}, which has no options"
         self.say(text, f"{group}={name} has no such option", fix)
@@ -190,9 +191,24 @@ class Overrides:
         # Initializers come last: their options are called like those of what they start.
         names = sorted([*usual, *options_everywhere()], key=lambda name: name.startswith("init."))
         shown = [*defaults(), *self.groups, *names]
-        key, _, value = text.partition("=")
+        key = key_of(text)
         near = max(shown, key=lambda name: max(_like(key, name), _like(key, _last(name))))
-        self.say(text, "no setting has this name", f"{near}={value}    {ALL_SETTINGS}")
+        fix = f"{self._fitting(near, text)}    {ALL_SETTINGS}"
+        self.say(text, "no setting has this name", fix)
+
+    def _fitting(self, key: str, text: str) -> str:
+        """Return an override of `key` with the value of `text` if it takes that, else another."""
+        value = text.partition("=")[2]
+        if key in self.groups:
+            known = [*self.loader.get_group_options(key), *registry.names(key)]
+            return f"{key}={value if value in known else nearest(value, known)}"
+        try:
+            _declared(key).check(self.value(f"{key}={value}"))
+        except HydraException:
+            value = written(_declared(key).default)
+        except Unfit as unfit:
+            value = written(unfit.fix)
+        return f"{key}={value}"
 
     def _place(self, mistake: Mistake) -> int:
         """Find where on the command line the setting stands that a mistake is about."""
@@ -218,6 +234,15 @@ def options_everywhere() -> tuple[str, ...]:
         for key in registry.facts(group, name).options
     }
     return tuple(found)
+
+
+def _declared(key: str) -> Declared:
+    """Find the declaration of a setting, or of an option of any part."""
+    group, _, option = key.partition(".")
+    if group not in registry.KINDS:
+        return next(setting for setting in declared_keys() if setting.name == key)
+    owned = (registry.facts(group, name).options for name in registry.names(group))
+    return next(options[option] for options in owned if option in options)
 
 
 def _last(key: str) -> str:

@@ -326,7 +326,7 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
             ("batch=two: is not an integer", "batch=64"),
         ],
     ),
-    ("-m seed=range(0,0)", 2, [("seed=range(0,0): is an empty list", "seed=range(0,3)")]),
+    ("-m seed=range(0,0)", 2, [("seed=range(0,0): is an empty list", "seed=0")]),
     (
         "-m seed=range(0,20000)",
         2,
@@ -364,6 +364,28 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
                 "shorter lists: at most 100,000 cells with max_cells=100000",
             )
         ],
+    ),
+    (
+        "-m seed=range(0,20) seeds=10000",
+        2,
+        [
+            (
+                "seeds=10000: this sweep has 200,000 runs, and a sweep at most 100,000",
+                "seeds=5000",
+            )
+        ],
+    ),
+    ("-m norm=glob(zzz*)", 2, [("norm=glob(zzz*): is an empty list", "norm=agc,alexnet_lrn")]),
+    ("order_foo=3", 2, [("order_foo=3: no setting has this name", "order=balanced" + ALL)]),
+    (
+        "order_alpha=",
+        2,
+        [("order.alpha=: order=iid has no such option", "order=dirichlet order.alpha=0.3")],
+    ),
+    (
+        "dist={port:3}",
+        2,
+        [("dist={port:3}: no setting has this name", "dist.port=null" + ALL)],
     ),
     ("outputs=", 2, [("outputs=: is empty", "outputs=outputs")]),
     ("data.root=", 2, [("data.root=: is empty", "data.root=null")]),
