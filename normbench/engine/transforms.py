@@ -43,10 +43,10 @@ class Scaling:
         On a CPU it then takes a fifth of the time.
         """
         scale, shift = (
-            each.expand(channels, -1, width).permute(1, 2, 0).contiguous().permute(2, 0, 1)
-            if hasattr(each, "expand")
-            else each
-            for each in (self.scale, self.shift)
+            value.expand(channels, -1, width).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+            if hasattr(value, "expand")
+            else value
+            for value in (self.scale, self.shift)
         )
         return Scaling(scale, shift, self.matrix)
 

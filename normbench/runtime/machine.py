@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def resolve_device(name: str, workers: int = 1) -> str:
     """
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
         return _with_workers("cpu", workers)
-    import torch
+    import torch  # here, for commands that train nothing start without it
 
     there = gpus()
     if name == "auto":
@@ -97,7 +97,7 @@ def prepare(threads: int) -> None:
     differs from run to run; neither is what `precision=fp32` and equal bits of equal runs say.
     """
     _keep_memory()
-    import torch
+    import torch  # here, for commands that train nothing start without it
 
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -111,7 +111,7 @@ def one_thread() -> Iterator[None]:
     So no pool of threads comes to be, which a fork would not carry over, and the last bits do not
     depend on the number of threads.
     """
-    import torch
+    import torch  # here, for commands that train nothing start without it
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -147,14 +147,14 @@ def rank_info() -> RankInfo | None:
 def take_device(device: str, number: int) -> None:
     """Let `cuda` mean the device of this number from now on; nothing for other devices."""
     if device == "cuda":
-        import torch
+        import torch  # here, for commands that train nothing start without it
 
         torch.cuda.set_device(number)
 
 
 def gpus() -> int:
     """Count the CUDA devices, without a context on one where NVIDIA's own library tells."""
-    import torch
+    import torch  # here, for commands that train nothing start without it
 
     return torch.cuda.device_count()
 
@@ -163,7 +163,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, on the host or on a GPU."""
     if isinstance(error, MemoryError):
         return True
-    import torch
+    import torch  # here, for commands that train nothing start without it
 
     # CUDA's libraries, and CUDA itself before torch's allocator has a say, name no class of it.
     return isinstance(error, torch.cuda.OutOfMemoryError) or (
@@ -195,7 +195,7 @@ def numerics(device: str) -> dict[str, Any]:
     Sums in another order round otherwise: by the instruction set and the number of threads, by the
     libraries for matrices and convolutions, and by the variables that choose among their kernels.
     """
-    import torch
+    import torch  # here, for commands that train nothing start without it
 
     backends = torch.backends
     on_gpu = device == "cuda"
@@ -251,8 +251,6 @@ def _keep_memory() -> None:
 
 
 def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError
-
     try:
         return version(package)
     except PackageNotFoundError:
@@ -276,7 +274,7 @@ def _device_name(device: str, workers: int) -> str:
 
 
 def _gpu_model() -> str:
-    import torch
+    import torch  # here, for commands that train nothing start without it
 
     return torch.cuda.get_device_name()
 

@@ -22,6 +22,6 @@ def derive(*what: int | str) -> int:
 
 def generator(*what: int | str, device: str = "cpu") -> torch.Generator:
     """Return a generator seeded by `derive(*what)`."""
-    import torch
+    import torch  # here, for what only derives seeds starts without it
 
     return torch.Generator(device).manual_seed(derive(*what))
