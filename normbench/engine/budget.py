@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,14 @@ from normbench.rows import Row
 
 
 class Diverged(Exception):
-    """A number is not finite: the first such `quantity`, met at optimizer step `step`."""
+    """A number is not finite: the first such `quantity`, met at optimizer step `step`.
 
-    def __init__(self, step: int, quantity: str) -> None:
+    `facts` are further values of the row of the end.
+    """
+
+    def __init__(self, step: int, quantity: str, facts: Mapping[str, int] | None = None) -> None:
         super().__init__(f"{quantity} is not finite at step {step}")
-        self.step, self.quantity = step, quantity
+        self.step, self.quantity, self.facts = step, quantity, facts or {}
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Budget:
 
     def diverged(self, step: int, cause: Diverged) -> Row:
         """Return the row of a run that ends after `step` steps since a number is not finite."""
-        bad = {"bad_step": cause.step, "bad_quantity": cause.quantity}
+        bad = {"bad_step": cause.step, "bad_quantity": cause.quantity, **cause.facts}
         return self.row("end", step, {"state": "diverged", **bad, **self._target(step, False)})
 
     def _target(self, step: int, reached: bool) -> dict[str, int | None]:

@@ -120,10 +120,11 @@ class Job:
             )
             for row in build.init(config).calibrate(self.model, context):
                 yield row
-                facts |= {"pretrain/steps": row.step, "pretrain/examples": row.examples}
+                spent = {"pretrain/steps": row.step, "pretrain/examples": row.examples}
+                facts |= spent
                 for quantity, value in row.values.items():
                     if finite(value) is None:
-                        raise Diverged(row.step, quantity)
+                        raise Diverged(row.step, quantity, spent)
         collectives.from_first([self.optimizer.params])
 
 

@@ -15,6 +15,7 @@ from normbench.parts import registry
 from normbench.runs import build
 from normbench.runs.check import check_fit
 from normbench.runs.job import Job
+from normbench.runtime import rng
 
 BLANK = ("data.shape=[1,8,8]", "model.width=8", "model.rows=2", "steps=9", "eval_every=9")
 
@@ -117,9 +118,9 @@ def test_a_test_with_blank_steps_is_that_of_longer_sequences(norm):
 def test_statistics_of_the_training_set_are_taken_over_all_numbers_of_blank_steps():
     job, rows = led("norm=bn", "blank_steps=2", "test_blank_steps=[4]", "eval_stats=dataset")
     x, y = padded(job, 4)
-    batches = []
+    batches, order = [], torch.randperm(2000, generator=rng.generator(0, "statistics"))
     for place, (start, stop) in enumerate(evenly(2000, 64)):
-        batches.append(padded(job, place % 3, "train")[0][start:stop])
+        batches.append(padded(job, place % 3, "train")[0][order[start:stop]])
     update_bn(job.model, batches)
     with torch.no_grad():
         loss = F.cross_entropy(job.model.eval()(x), y)
@@ -139,13 +140,14 @@ def test_by_statistics_of_the_batch_each_step_of_a_longer_sequence_has_its_own()
     job, rows = led("norm=bn", "test_blank_steps=[3]", "eval_stats=batch", "batch=100")
     (x, y), p = padded(job, 3), job.model.state_dict()
     loss = 0.0
-    for start in range(0, 500, 100):
+    random = rng.generator(rng.derive(0, "evaluation"), "order", 0)
+    for index in torch.randperm(500, generator=random).split(100):
         h = torch.zeros(100, 8)
-        for now in x[start : start + 100].reshape(100, 7, 16).unbind(1):
+        for now in x[index].reshape(100, 7, 16).unbind(1):
             z = now @ p["input.linear.weight"].T + h @ p["hidden.linear.weight"].T
             z = (z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt()
             h = torch.tanh(z * p["norm.layers.0.weight"] + p["norm.layers.0.bias"])
         logits = h @ p["head.weight"].T + p["head.bias"]
-        loss += float(F.cross_entropy(logits, y[start : start + 100], reduction="sum"))
+        loss += float(F.cross_entropy(logits, y[index], reduction="sum"))
     found = kinds(rows, "test")[0].values["test/loss/blank3"]
     assert found == pytest.approx(loss / 500, rel=1e-4)

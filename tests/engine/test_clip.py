@@ -53,7 +53,7 @@ def test_a_limit_that_is_never_reached_changes_no_bit() -> None:
 
 def test_steps_of_plain_sgd_are_no_longer_than_lr_times_clip() -> None:
     words = ("optimizer.momentum=0", "optimizer.weight_decay=0", "schedule=constant", "warmup=0")
-    job = Job(config("norm=gn", "steps=8", "log_every=1", "clip=0.01", *words))
+    job = Job(config("norm=gn", "steps=8", "log_every=1", "clip=0.01", "optimizer.lr=0.1", *words))
     before = None
     for row in job.rows():
         if row.kind == "train":

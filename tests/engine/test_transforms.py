@@ -17,7 +17,8 @@ from normbench.data._base import Dataset, Split
 from normbench.engine import transforms
 from normbench.runs import build
 from normbench.runs.job import Job
-from normbench.settings import inputs, schema
+from normbench.runtime import rng
+from normbench.settings import declared, inputs
 from normbench.settings.schema import Config
 
 SCALINGS = ("standardized", "raw", "uneven", "per_feature", "whitened")
@@ -353,8 +354,9 @@ def test_the_tests_of_the_domains_take_batch_statistics_of_one_domain() -> None:
     feed, loss = job.evaluator.tests["inverted"], 0.0
     assert len(feed) == 250
     model = job.model.train().requires_grad_(False)
-    for start in range(0, 250, 50):
-        x, y = feed.gather(torch.arange(start, start + 50))
+    random = rng.generator(rng.derive(0, "evaluation"), "order", 0)
+    for index in torch.randperm(250, generator=random).split(50):
+        x, y = feed.gather(index)
         loss += float(torch.nn.functional.cross_entropy(model(x), y, reduction="sum"))
     assert values["test/loss/inverted"] == pytest.approx(loss / 250, rel=1e-5)
 
@@ -375,4 +377,4 @@ def test_a_sweep_has_a_table_for_each_further_test(
 
 
 def test_the_settings_name_every_scaling() -> None:
-    assert tuple(transforms.KINDS) == schema.INPUTS
+    assert tuple(transforms.KINDS) == declared.INPUTS
