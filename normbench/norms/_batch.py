@@ -236,10 +236,9 @@ def by_chunk(x: Tensor, rows: int, normalize: Part) -> tuple[Tensor, list[Tensor
 
 
 def ema_by_chunk_(buffer: Tensor, values: Tensor, momentum: float | None, steps: Tensor) -> None:
-    """Let a running statistic take `values` (K, ...) in order, each with 1 - (1 - momentum)^(1/K).
+    """Let a running statistic take `values` (K, ...) in order, each with momentum/K.
 
-    So the old value keeps 1 - momentum, whatever K is. Without momentum: the plain average over all
-    forwards, of which `steps` are done.
+    Without momentum: the plain average over all forwards, of which `steps` are done.
     """
     values = values.to(buffer.dtype)
     count = len(values)
@@ -248,8 +247,8 @@ def ema_by_chunk_(buffer: Tensor, values: Tensor, momentum: float | None, steps:
     elif count == 1:
         ema_(buffer, values[0], momentum)
     else:
-        keep = (1 - momentum) ** (1 / count)
+        keep = 1 - momentum / count
         age = torch.arange(count - 1, -1, -1, dtype=buffer.dtype, device=buffer.device)
-        shares = (1 - keep) * keep**age
+        shares = (momentum / count) * keep**age
         # not by a matrix product, which autocast takes in half precision
-        buffer.mul_(1 - momentum).add_((shares.unsqueeze(1) * values).sum(0))
+        buffer.mul_(keep**count).add_((shares.unsqueeze(1) * values).sum(0))

@@ -20,7 +20,7 @@ class GhostBN(RunningStatistics):
     contiguous chunks of ceil(N / K) samples, the last may have fewer; mean, var: (K, C) over the
     samples of a chunk and positions, var biased; weight, bias: (C,). Evaluation takes running_mean
     and running_var, which follow mean and the unbiased variance of each chunk in order, with
-    weight 1 - (1 - momentum)^(1/K) each. With size >= N it is bn.
+    momentum/K each. With size >= N it is bn.
 
     Args: size: most samples in a chunk. eps: added to the variance. momentum: weight of the new
         values in the running statistics, per optimizer step, or per micro-batch with

@@ -133,5 +133,5 @@ def test_chunks_update_the_statistics_in_order_with_their_part_of_the_momentum(n
     made(x)
     expected = torch.zeros(5, dtype=torch.float64)
     for chunk in x.split(2):
-        expected = expected * 0.6 ** (1 / 3) + chunk.mean(0) * (1 - 0.6 ** (1 / 3))
+        expected = expected * (1 - 0.4 / 3) + chunk.mean(0) * (0.4 / 3)
     torch.testing.assert_close(made.running_mean, expected)

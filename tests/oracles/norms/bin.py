@@ -51,7 +51,7 @@ class Oracle:
             for c in range(x.shape[1]):
                 mean, var, count = moments(x[rows, c])
                 y[rows, c] = (x[rows, c] - mean) / torch.sqrt(var + self.eps)
-                weight = 1 - (1 - self.momentum) ** (1 / len(sets))
+                weight = self.momentum / len(sets)
                 for name, new in (("mean", mean), ("var", var * count / (count - 1))):
                     value = self.buffers[f"running_{name}"]
                     value[c] = (1 - weight) * value[c] + weight * new.detach()

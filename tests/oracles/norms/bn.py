@@ -69,7 +69,7 @@ class Oracle:
     def follow(self, found):
         t = int(self.buffers["num_batches_tracked"])
         for j, part in enumerate(found):
-            weight = 1 - (1 - (self.momentum or 0)) ** (1 / len(found))
+            weight = (self.momentum or 0) / len(found)
             if self.momentum is None:  # all chunks seen so far count alike
                 weight = 1 / (t * len(found) + j + 1)
             for c in range(part.shape[1]):

@@ -87,7 +87,7 @@ class Oracle:
         y, sets = torch.empty_like(x), chunks(len(x), self.o["norm_batch"])
         old_mean, old_std = (self.buffers[f"running_{name}"].clone() for name in ("mean", "std"))
         rmax, dmax = self.limits()
-        weight = 1 - (1 - self.o["momentum"]) ** (1 / len(sets))
+        weight = self.o["momentum"] / len(sets)
         for rows in sets:
             for c in range(x.shape[1]):
                 mean, var, _ = moments(x[rows, c])

@@ -57,7 +57,7 @@ class Oracle(bn.Oracle):
             self.fit("alpha_sums", found, self.of_means)
             if self.beta is None:
                 self.fit("beta_sums", found, self.of_variances)
-        momentum = 1 - (1 - self.momentum) ** (1 / len(found))
+        momentum = self.momentum / len(found)
         for part in found:
             for c in range(part.shape[1]):
                 mean, var, _ = moments(part[:, c])
@@ -75,7 +75,7 @@ class Oracle(bn.Oracle):
                 for sample in part[:, c]:
                     wanted, given = pair(c, mean, var, *moments(sample)[:2])
                     sums += torch.stack([wanted * given, given * given])
-            weight = 1 - (1 - self.momentum) ** (1 / len(found))
+            weight = self.momentum / len(found)
             self.buffers[name] = (1 - weight) * self.buffers[name] + weight * sums
 
     def of_means(self, c, mean, var, mean_s, var_s):

@@ -55,7 +55,7 @@ class Oracle:
             new = sum(found) / count
             self.buffers["running_var"] = (self.buffers["running_var"] * steps + new) / (steps + 1)
         else:
-            share = 1 - (1 - self.momentum) ** (1 / count)
+            share = self.momentum / count
             for new in found:
                 old = self.buffers["running_var"]
                 self.buffers["running_var"] = (1 - share) * old + share * new
