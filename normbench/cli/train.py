@@ -216,9 +216,12 @@ def _with_outputs(options: argparse.Namespace) -> None:
 def _settings() -> str:
     """List the parts of each group, and the settings with their defaults."""
     from normbench.parts import registry
-    from normbench.settings.declared import described
+    from normbench.settings.declared import default_parts, described
 
-    groups = [f"{group:<10} {' '.join(registry.choices(group))}" for group in registry.KINDS]
+    groups = [
+        f"{f'{group}={name}':<21} # {' '.join(registry.choices(group))}"
+        for group, name in default_parts().items()
+    ]
     return "\n".join(
         ["parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)", *groups, ""]
         + ["settings: KEY=VALUE", *described()]

@@ -69,19 +69,11 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
     Args: here: whether the run will be on this machine.
     Raises: MachineError if the device is not here, or the port in use.
     """
-    facts = registry.facts("norm", tree["norm"]["name"]).constants
     tree = copy.deepcopy(tree)
     if here:
         tree["device"] = machine.resolve_device(tree["device"], tree["gpus"])
         machine.check_port(tree["dist"]["port"])
-    if tree["placement"] == "auto":
-        tree["placement"] = facts["placement"]
-    if tree["activation"]["name"] == AUTO:
-        usual = registry.facts("model", tree["model"]["name"]).constants["activation"]
-        name = usual if facts["brings"] == "relu" else facts["brings"]
-        tree["activation"] = default_part("activation", name)
-    if tree["bias"] == "auto" and facts["bias"]:
-        tree["bias"] = "on"
+    _resolve_norm(tree)
     per_epoch = about.sizes[0] // tree["batch"]
     tree["steps"] = _steps(tree, per_epoch)
     # The steps say it, so all ways to say a length are one run.
@@ -105,6 +97,19 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
         classes=about.classes,
         lacking=about.lacking,
     )
+
+
+def _resolve_norm(tree: dict[str, Any]) -> None:
+    """Give placement, activation and bias the values that the norm, or else the model, has."""
+    facts = registry.facts("norm", tree["norm"]["name"]).constants
+    if tree["placement"] == "auto":
+        tree["placement"] = facts["placement"]
+    if tree["activation"]["name"] == AUTO:
+        usual = registry.facts("model", tree["model"]["name"]).constants["activation"]
+        name = usual if facts["brings"] == "relu" else facts["brings"]
+        tree["activation"] = default_part("activation", name)
+    if tree["bias"] == "auto" and facts["bias"]:
+        tree["bias"] = "on"
 
 
 def _steps(tree: Mapping[str, Any], per_epoch: int) -> int:
