@@ -15,8 +15,9 @@ from normbench.inits._base import Init
 class Zeros(Init):
     """Zero weights: what must not be done, since no unit differs from another.
 
-    w = 0, b = 0. Hidden units are all zero and so are their gradients: only the bias of the last
-    layer learns, and accuracy stays at chance.
+    w = 0, b = 0. With relu or tanh hidden units and the gradients of all weights are zero: only the
+    bias of the last layer learns, and accuracy stays at chance. A sigmoid gives 1/2, so that the
+    last layer's weights move, and then the others, but all units of a layer alike.
     """
 
     random: ClassVar[bool] = False

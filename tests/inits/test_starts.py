@@ -561,3 +561,56 @@ def test_the_gates_of_an_lstm_are_one_layer_where_torch_is_asked_for():
     states = net.hidden.linear.weight.detach().double()  # (32, 8): orthogonal columns
     gain = (5 / 3) ** 2
     torch.testing.assert_close(states.T @ states, gain * torch.eye(8).double(), atol=1e-5, rtol=0)
+
+
+def weights_init(m):
+    """The recipe of `docs/init.md` that matches no class of torch."""
+    name = m.__class__.__name__
+    if name.find("Conv2D") != -1:
+        nn.init.normal_(m.weight, 0.0, 0.02)
+    elif name.find("Dense") != -1:
+        nn.init.constant_(m.bias)
+
+
+def test_names_that_match_no_class_leave_every_layer_as_torch_made_it():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10))
+    before = {path: value.clone() for path, value in net.state_dict().items()}
+    net.apply(weights_init)
+    assert all(torch.equal(value, before[path]) for path, value in net.state_dict().items())
+    dense = type("Dense", (nn.Linear,), {})(3, 3)
+    with pytest.raises(TypeError, match="val"):
+        dense.apply(weights_init)
+
+
+def stepped(act, steps):
+    """The changes of an mlp of zeros in steps of plain gradient descent, by path."""
+    net = MLP(depth=2, width=6).build(
+        UnitBuilder(create("none"), activation=registry.find("activation", act)()), SHAPE, 10
+    )
+    net.double()
+    initialize(net, make("zeros"), act, 0)
+    before = {path: value.clone() for path, value in net.named_parameters()}
+    x, y = images(32), torch.arange(32) % 7
+    for _ in range(steps):
+        net.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter -= parameter.grad
+    return {path: (value - before[path]).detach() for path, value in net.named_parameters()}
+
+
+def test_from_zeros_with_relu_nothing_moves_but_the_last_bias():
+    assert [path for path, change in stepped("relu", 5).items() if change.any()] == ["head.bias"]
+
+
+def test_from_zeros_with_sigmoid_all_layers_move_but_the_units_of_a_layer_alike():
+    assert {path for path, change in stepped("sigmoid", 1).items() if change.any()} == {
+        "head.weight",
+        "head.bias",
+    }
+    moved = stepped("sigmoid", 4)
+    assert all(change.any() for change in moved.values())
+    torch.testing.assert_close(moved["head.weight"], moved["head.weight"][:, :1].expand(10, 6))
+    first = moved["layer1.linear.weight"]
+    torch.testing.assert_close(first, first[:1].expand_as(first))
