@@ -47,7 +47,7 @@ def test_a_line_has_no_newline_and_only_ascii():
     [
         ("", "."),  # the words are those of the json module
         ('{"kind": ', "."),
-        ("[1]", "no JSON object"),
+        ("[1]", "is not a JSON object"),
         ("[" * 100_000, "nested too deep"),
         ('{"step": 1, "examples": 1}', "none of the kinds"),
         ('{"kind": "tain", "step": 1, "examples": 1}', "none of the kinds"),
@@ -56,10 +56,13 @@ def test_a_line_has_no_newline_and_only_ascii():
         ('{"kind": "val", "step": 1, "examples": 1.5, "epoch": 0}', "examples is not an integer"),
         ('{"kind": "val", "step": 1, "examples": 1}', "epoch is not a number"),
         ('{"kind": "val", "step": 1, "examples": 1, "epoch": NaN}', "epoch is not a number"),
-        ('{"kind": "val", "step": 1, "examples": 1, "epoch": 0, "a": NaN}', "'a' is no finite"),
-        ('{"kind": "val", "step": 1, "examples": 1, "epoch": 0, "a": 1e999}', "'a' is no finite"),
-        ('{"kind": "val", "step": 1, "examples": 1, "epoch": 0, "a": [1]}', "'a' is no finite"),
-        ('{"kind": "time", "step": 1, "examples": 1, "a": true}', "'a' is no finite"),
+        ('{"kind": "val", "step": 1, "examples": 1, "epoch": 0, "a": NaN}', "'a' is not a finite"),
+        (
+            '{"kind": "val", "step": 1, "examples": 1, "epoch": 0, "a": 1e999}',
+            "'a' is not a finite",
+        ),
+        ('{"kind": "val", "step": 1, "examples": 1, "epoch": 0, "a": [1]}', "'a' is not a finite"),
+        ('{"kind": "time", "step": 1, "examples": 1, "a": true}', "'a' is not a finite"),
     ],
 )
 def test_what_is_no_row_is_refused(line, text):

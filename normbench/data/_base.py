@@ -295,7 +295,7 @@ def _appearance(labels: Array) -> Array:
 def _check_path(data: Data, name: str, value: str | None) -> None:
     if value is None:
         return
-    if not value or "\0" in value:
+    if "\0" in value:
         raise data.error(name, value, "is not a path", "null" if name == "root" else "DIR")
     if value.startswith("~"):
         raise data.error(name, value, "a ~ is not expanded here", f"./{value}")

@@ -225,24 +225,26 @@ def test_without_a_norm_the_cell_is_that_of_torch():
     torch.testing.assert_close(model(x), logits(p, cell(x[:, 0])[0][:, -1]))
 
 
-def test_refreshed_statistics_of_a_step_are_averages_over_the_sequences_that_reach_it():
+def test_refreshed_statistics_of_a_step_are_of_all_sequences_that_reach_it():
     model = make(RNN(width=WIDTH), "bn")
     for seed in range(2):
         model.train()(images(seed=seed))
     heights = (2, 5, 3, 5, 4)
     batches = [images(count=9, height=height, seed=10 + height) for height in heights]
-    found = [[] for _ in range(STEPS)]
-    with torch.no_grad(), batch_statistics(model):
-        for batch in batches:
-            model(batch)
-            for layer, means in list(zip(model.norm.layers, found, strict=True))[: batch.shape[2]]:
-                means.append((layer.running_mean.clone(), layer.running_var.clone()))
-    update_bn(model, batches)
-    assert [len(each) for each in found] == [5, 5, 4, 3, 2]
-    for layer, each in zip(model.norm.layers, found, strict=True):
-        means, variances = zip(*each, strict=True)
-        torch.testing.assert_close(layer.running_mean, torch.stack(means).mean(0))
-        torch.testing.assert_close(layer.running_var, torch.stack(variances).mean(0))
+    seen = [[] for _ in range(STEPS)]
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, kept=kept: kept.append(inputs[0]))
+        for layer, kept in zip(model.norm.layers, seen, strict=True)
+    ]
+    with torch.no_grad():
+        update_bn(model, batches)
+    for hook in hooks:
+        hook.remove()
+    assert [len(kept) for kept in seen] == [5, 5, 4, 3, 2]
+    for layer, kept in zip(model.norm.layers, seen, strict=True):
+        together = torch.cat(kept)
+        torch.testing.assert_close(layer.running_mean, together.mean(0))
+        torch.testing.assert_close(layer.running_var, together.var(0))
 
 
 def test_a_step_that_no_sequence_reaches_keeps_its_statistics():

@@ -464,7 +464,13 @@ def test_bf16_is_pretrained_in_float32_parameters():
 
 
 def test_pretraining_gets_a_deep_sigmoid_net_off_the_ground():
-    net = ("model.depth=5", "model.width=100", "activation=sigmoid", "norm=none")
+    net = (
+        "model.depth=5",
+        "model.width=100",
+        "activation=sigmoid",
+        "norm=none",
+        "optimizer.lr=0.1",
+    )
     words = (*net, "data=mnist", "data.train_size=3500", "steps=1000", "eval_every=100")
 
     def final(*init):

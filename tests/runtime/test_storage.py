@@ -87,8 +87,9 @@ def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["status.json"]
 
 
-def test_a_failed_write_names_the_file_the_bytes_needed_and_the_bytes_free(tmp_path):
-    path = tmp_path / "status.json"
+def test_a_failed_write_names_the_file_the_bytes_needed_and_the_bytes_free(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a short path is not cut in a message
+    path = Path("status.json")
     text = r"status\.json: cannot be written: file too large \(5,000 bytes needed, [\d,]+ free\)"
     with file_limit(1000), pytest.raises(MachineError, match=text) as caught:
         storage.write_atomic(path, "x" * 5000)
@@ -259,9 +260,10 @@ def test_a_pipe_in_the_place_of_a_file_does_not_make_us_wait(tmp_path):
         storage.read_bytes(tmp_path / "status.json", 1000)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(FileRefused, match=r"status\.json: is missing"):
-        storage.read_json(tmp_path / "status.json", 1000)
+        storage.read_json(Path("status.json"), 1000)
 
 
 @pytest.mark.parametrize(

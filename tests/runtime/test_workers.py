@@ -48,8 +48,10 @@ def await_gone(pids: list[int], seconds: float) -> bool:
 
 
 def children() -> list[int]:
-    folder = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    return [int(each) for each in folder.read_text().split()]
+    """The processes that were forked here: those with the command line of this one."""
+    listed = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    here = Path("/proc/self/cmdline").read_bytes()
+    return [int(pid) for pid in listed if Path(f"/proc/{pid}/cmdline").read_bytes() == here]
 
 
 def test_worker_0_tells_what_all_did_together():

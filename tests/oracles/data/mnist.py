@@ -17,7 +17,7 @@ REFUSED = [
     ({"train_size": 55001}, "data.train_size=55001: there are 55,000 .* try: .*=55000"),
     ({"train_size": 0}, "data.train_size=0: must be at least 1"),
     ({"root": "~/data"}, "data.root=~/data: a ~ is not expanded here\n  try: data.root=./~/data"),
-    ({"root": ""}, "data.root=: is not a path\n  try: data.root=null"),
+    ({"root": ""}, "data.root=: is empty\n  try: data.root=null"),
 ]
 
 
