@@ -12,7 +12,7 @@ from normbench.errors import ModelError, PartError
 from normbench.models.lstm import LSTM
 from normbench.models.rnn import RNN
 from normbench.norms._base import OverTime
-from normbench.norms._modes import batch_statistics, update_bn
+from normbench.norms._modes import update_bn
 from normbench.norms._units import UnitBuilder, apply
 
 SHAPE = (1, 5, 4)
