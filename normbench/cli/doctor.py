@@ -77,7 +77,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    import torch
+    import torch  # here, so that a command line that is refused does not wait for it
 
     cores = machine.cores()
     yield Finding(

@@ -273,7 +273,7 @@ def cut(images: Array, labels: Array, sizes: tuple[int, int, int]) -> tuple[Spli
     The images are not copied: an array that is mapped from a file stays so.
     """
     import numpy as np
-    import torch
+    import torch  # a command that only lists data sets does not load it
 
     pixels = torch.split(torch.from_numpy(images).permute(0, 3, 1, 2), list(sizes))
     classes = torch.split(torch.from_numpy(labels.astype(np.int64)), list(sizes))
@@ -293,9 +293,7 @@ def _appearance(labels: Array) -> Array:
 
 
 def _check_path(data: Data, name: str, value: str | None) -> None:
-    if value is None:
-        return
-    if "\0" in value:
+    if value and "\0" in value:
         raise data.error(name, value, "is not a path", "null" if name == "root" else "DIR")
-    if value.startswith("~"):
+    if value and value.startswith("~"):
         raise data.error(name, value, "a ~ is not expanded here", f"./{value}")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from normbench.data._base import Data, Dataset, DatasetInfo, VerifiedFile, cut
 from normbench.data._cache import Cache, Decoded
-from normbench.data._images import LAYOUT, Folder, ImageDecoder, decoding, scan
+from normbench.data._decoder import ImageDecoder, decoding
+from normbench.data._images import LAYOUT, Folder, scan
 from normbench.errors import FileRefused, shown
 from normbench.parts.options import option
 

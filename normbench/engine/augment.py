@@ -37,7 +37,7 @@ class Augment:
         device: torch.device | str = "cpu",
     ) -> None:
         self.kinds, self.shape, self.device = kinds, shape, device
-        line = [round(255 * each) for each in mean] * shape[2]
+        line = [round(255 * level) for level in mean] * shape[2]
         self.cover = torch.tensor(line, dtype=torch.uint8, device=device)
 
     def noise(self, seed: int, epoch: int, steps: int, batch: int) -> Tensor:

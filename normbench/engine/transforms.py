@@ -35,7 +35,7 @@ class Scaling:
     def to(self, device: torch.device | str) -> Scaling:
         """Return the same on a device."""
         values: list[Any] = [self.scale, self.shift, self.matrix]
-        return Scaling(*(each.to(device) if hasattr(each, "to") else each for each in values))
+        return Scaling(*(value.to(device) if hasattr(value, "to") else value for value in values))
 
     def laid_out(self, channels: int, width: int) -> Scaling:
         """Return the same with its numbers in memory as those of images, which lie channels-last.
@@ -78,11 +78,11 @@ def scaling(kind: str, data: Dataset) -> Scaling:
 
 def standardized(mean: Sequence[float], std: Sequence[float]) -> Scaling:
     """Return z = (pixel / 255 - mean) / std, with a mean and std for each channel."""
-    scale = [1 / (255 * each) for each in std]
+    scale = [1 / (255 * s) for s in std]
     shift = [-m / s for m, s in zip(mean, std, strict=True)]
     if len(scale) == 1:  # a plain number is faster
         return Scaling(scale[0], shift[0])
-    return Scaling(*(torch.tensor(each).reshape(-1, 1, 1) for each in (scale, shift)))
+    return Scaling(*(torch.tensor(numbers).reshape(-1, 1, 1) for numbers in (scale, shift)))
 
 
 def _standardized(data: Dataset) -> Scaling:
@@ -131,7 +131,7 @@ KINDS: dict[str, Callable[[Dataset], Scaling]] = {
 
 def _by_channel(data: Dataset) -> tuple[Tensor, Tensor]:
     """Scale and shift of standardized pixels in float64, (C, 1, 1)."""
-    mean, std = (torch.tensor(each, dtype=torch.float64) for each in (data.mean, data.std))
+    mean, std = (torch.tensor(by, dtype=torch.float64) for by in (data.mean, data.std))
     return (1 / (255 * std)).reshape(-1, 1, 1), (-mean / std).reshape(-1, 1, 1)
 
 

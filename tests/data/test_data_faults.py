@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 
 from normbench.data import mnist
+from normbench.data._decoder import ImageDecoder
 from normbench.data._idx import Packed, read
-from normbench.data._images import ImageDecoder
 from normbench.data._known import Store
 from normbench.data.imagefolder import ImageFolder
 from normbench.data.mnist import MNIST
