@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import fcntl
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,12 @@ import pytest
 # Before torch is imported, here and in what tests start: threads that wait for a core which other
 # threads hold make small nets many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish():
+    """Leave what was collected out of garbage collections, which go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

@@ -63,9 +63,8 @@ class Facts:
 
 def names(group: str) -> list[str]:
     """List the parts of a group, those of other packages last."""
-    folder, _ = KINDS[group]
-    own = sorted(path.stem for path in _folder(folder).glob("*.py") if path.stem[0] != "_")
-    return own + sorted(set(_foreign(group)) - set(own))
+    own = _own(group)
+    return [*own, *sorted(set(_foreign(group)) - set(own))]
 
 
 def choices(group: str) -> list[str]:
@@ -106,6 +105,12 @@ def find(group: str, name: str) -> type[Any]:
     module = importlib.import_module(f"normbench.{folder}.{name}")
     found: type[Any] = getattr(module, source.read(_folder(folder) / f"{name}.py", base).name)
     return found
+
+
+@cache
+def _own(group: str) -> tuple[str, ...]:
+    files = _folder(KINDS[group][0]).glob("*.py")
+    return tuple(sorted(path.stem for path in files if path.stem[0] != "_"))
 
 
 @cache

@@ -30,6 +30,7 @@ class Source:
     methods: frozenset[str]
 
 
+@cache
 def read(path: Path, base: str) -> Source:
     """Read the one class of a file that derives from `base`, the class of `_base.py` beside it.
 
