@@ -15,6 +15,11 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the tests that wait: at the end one process would wait and the others be idle."""
+    items.sort(key=lambda item: "runtime/test_workers" not in item.nodeid)
+
+
 def pytest_collection_finish():
     """Leave what was collected out of garbage collections, which go through it again and again."""
     gc.collect()

@@ -60,7 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def program() -> int:
     """Run the command of this process, which SIGTERM ends in good order."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return main()
+    code = main()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # A thread that gloo has left behind would now and then abort the end of the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _command(verb: str) -> Callable[[list[str]], int]:
