@@ -51,6 +51,18 @@ def started(*words: str, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "normbench", *words], **{**silent, **options})
 
 
+def run_with(path: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run one command in a new process that finds packages in the folder `path` first."""
+    return subprocess.run(
+        [sys.executable, "-m", "normbench", *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @cache
 def _server() -> subprocess.Popen[str]:
     """Start the process that is forked, once for each process of tests."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pkgutil
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run_with
 
 from normbench.parts.moved import NOW
 
@@ -55,17 +53,6 @@ class Largest(nn.Module):
 TRAIN = ["train", "data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "steps=3"]
 
 
-def run(path: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "normbench", *words],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(params=["file", "entry_point"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder for PYTHONPATH in which normbench has a norm `scratch`."""
@@ -87,15 +74,15 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_new_norm_trains_is_listed_and_is_checked(path: Path, tmp_path: Path) -> None:
-    done = run(path, tmp_path, *TRAIN, "norm=scratch", "norm.floor=0.2")
+    done = run_with(path, tmp_path, *TRAIN, "norm=scratch", "norm.floor=0.2")
     assert done.returncode == 0, done.stderr
     assert "scratch(floor=0.2)" in done.stderr
-    listed = run(path, tmp_path, "list", "norms", "scratch")
+    listed = run_with(path, tmp_path, "list", "norms", "scratch")
     assert "divides each sample by its largest absolute value" in listed.stdout
-    wrong = run(path, tmp_path, *TRAIN, "norm=scratch", "norm.floor=-1")
+    wrong = run_with(path, tmp_path, *TRAIN, "norm=scratch", "norm.floor=-1")
     assert wrong.returncode == 2
     assert "norm.floor=-1: must be above 0" in wrong.stderr
-    near = run(path, tmp_path, *TRAIN, "norm=scrach")
+    near = run_with(path, tmp_path, *TRAIN, "norm=scrach")
     assert near.stderr.splitlines()[1].startswith("  try: norm=scratch ")
 
 
@@ -114,7 +101,7 @@ def test_a_norm_for_an_earlier_layout_is_told_the_new_name(
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[normbench.norms]\nscratch = elsewhere:Scratch\n")
-    done = run(tmp_path, tmp_path, *TRAIN, "norm=scratch")
+    done = run_with(tmp_path, tmp_path, *TRAIN, "norm=scratch")
     old = before.removesuffix(" import option").replace(" import ", ".")
     (line, _) = done.stderr.splitlines()
     start = "normbench: error: norm=scratch: elsewhere is written for an earlier normbench: "

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run_with
 
 ROOT = Path(__file__).parents[2]
 HEAD = """
@@ -64,23 +62,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(path: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "normbench", *words],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_they_are_listed_and_checked(path: Path, tmp_path: Path) -> None:
-    listed = run(path, tmp_path, "list", "orders", "scratch")
+    listed = run_with(path, tmp_path, "list", "orders", "scratch")
     assert "only for a test" in listed.stdout and "order.power" in listed.stdout
     words = [word for group in PARTS for word in (f"{group}=scratch", f"{group}.power=9")]
-    wrong = run(path, tmp_path, *TRAIN, *words)
-    near = run(path, tmp_path, *TRAIN, *(f"{group}=scrach" for group in PARTS))
+    wrong = run_with(path, tmp_path, *TRAIN, *words)
+    near = run_with(path, tmp_path, *TRAIN, *(f"{group}=scrach" for group in PARTS))
     assert wrong.returncode == near.returncode == 2
     for group in PARTS:
         assert f"{group}.power=9: must be above 0 and at most 8" in wrong.stderr
@@ -89,7 +76,7 @@ def test_they_are_listed_and_checked(path: Path, tmp_path: Path) -> None:
 
 def test_all_three_train(path: Path, tmp_path: Path) -> None:
     words = [word for group in PARTS for word in (f"{group}=scratch", f"{group}.power=3")]
-    done = run(path, tmp_path, *TRAIN, *words)
+    done = run_with(path, tmp_path, *TRAIN, *words)
     assert done.returncode == 0, done.stderr
     (config,) = tmp_path.glob("outputs/runs/*/seed0/config.yaml")
     text = config.read_text()
