@@ -11,13 +11,15 @@ from typing import Any
 
 from normbench.errors import shown
 from normbench.rows import Row, finite, from_json
+from normbench.runs import checkpoint
 from normbench.runtime import storage
 
 CONFIG, ENVIRONMENT, STATUS = "config.yaml", "environment.json", "status.json"
 METRICS, TIMING, ERROR = "metrics.jsonl", "timing.jsonl", "error.txt"
+CHECKPOINT = checkpoint.NAME
 EVENTS = "events.out.tfevents."
 # With events, what a run that began has left.
-ATTEMPT = ("checkpoint.safetensors", METRICS, TIMING, ERROR)
+ATTEMPT = (CHECKPOINT, METRICS, TIMING, ERROR)
 
 FINAL = ("finished", "diverged")
 STATES = ("planned", "running", *FINAL, "interrupted", "failed")

@@ -39,7 +39,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     write_pieces(path, [content], len(content))
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes], size: int) -> None:
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], size: int) -> None:
     """Write a file as `write_atomic` does, from consecutive pieces of `size` bytes in all.
 
     Raises: MachineError if the storage fails; FileRefused if `path` is a symbolic link.
@@ -157,7 +157,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(limit + 1) if size <= limit else b""
+        data = file.read(size + 1) if size <= limit else b""  # it may be growing
     if max(size, len(data)) > limit:
         raise damaged(path, f"has {size:,} bytes, more than the {limit:,} that are read")
     return data

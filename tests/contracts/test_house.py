@@ -33,7 +33,7 @@ TORCH_FREE = (
     *("errors", "rows", "parts.options", "parts.registry", "runtime.storage", "runtime.machine"),
     *("results.stats", "results.tables", "results.time_to_target", "results.lr_search"),
     *("settings.schema", "settings.compose", "settings.resolve", "settings.rules"),
-    *("settings.inputs", "display.screen", "runs.directory"),
+    *("settings.inputs", "display.screen", "runs.directory", "runs.checkpoint"),
     *("sweeps.plan", "sweeps.describe", "sweeps.sweep", "sweeps.command"),
     *("cli.main", "cli.train", "cli.list", "cli.data"),
 )
