@@ -25,6 +25,7 @@ class Activation(Options):
     def build(self, channels: int, dims: int) -> nn.Module:
         """Build the module for features (N, channels, ...) with `dims` spatial axes.
 
-        A module whose largest |derivative| is not 1 declares it as `steepest`, for `diagnose=full`.
+        A module that is none of torch's declares its largest |derivative| as `steepest`: without
+        it `diagnose=full` counts neither saturated values nor those in the linear zone.
         """
         raise NotImplementedError

@@ -15,7 +15,7 @@ class Diverged(Exception):
     `facts` are further values of the row of the end.
     """
 
-    def __init__(self, step: int, quantity: str, facts: Mapping[str, int] | None = None) -> None:
+    def __init__(self, step: int, quantity: str, facts: Mapping[str, float] | None = None) -> None:
         super().__init__(f"{quantity} is not finite at step {step}")
         self.step, self.quantity, self.facts = step, quantity, facts or {}
 

@@ -45,7 +45,8 @@ from normbench.norms._sums import at_least_float32, widest
 from normbench.norms._units import Unit
 
 FLAT, STEEP = 0.1, 0.9  # of the largest |derivative|
-# The largest |derivative| of torch's activations; others declare theirs as `steepest`.
+# The largest |derivative| of torch's activations, which the nets of torchvision bring without a
+# part of ours; other modules declare theirs as `steepest`.
 STEEPEST: dict[type[nn.Module], float] = {
     nn.Identity: 1.0,
     nn.ReLU: 1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -77,7 +78,12 @@ class Feed:
     @property
     def chance(self) -> float:
         """Give the accuracy of guessing, which is the share of the largest class."""
-        return float(torch.bincount(self.labels).max()) / len(self)
+        return max(self._shares())
+
+    @property
+    def chance_loss(self) -> float:
+        """Give the least loss of a constant answer: the entropy of the classes' shares, in nats."""
+        return -math.fsum(share * math.log(share) for share in self._shares())
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield this worker's batches of an epoch, from batch number `first` on.
@@ -150,6 +156,11 @@ class Feed:
             return [0] * steps
         random = rng.generator(seed, "blank", epoch)
         return torch.randint(most + 1, (steps,), generator=random).tolist()
+
+    def _shares(self) -> list[float]:
+        """The shares of the classes that have images."""
+        counts = torch.bincount(self.labels).tolist()
+        return [count / len(self) for count in counts if count]
 
     def _scaled(self, rows: Tensor, pad_steps: int | None, numbers: Sequence[int]) -> Tensor:
         above = (self.padding if pad_steps is None else pad_steps) * self.blank_steps.rows

@@ -38,7 +38,8 @@ class EvalNorm(BatchStatistics):
         less than a worker's share contiguous chunks of it, more the batches of several workers.
     Raises: NormError in training if a statistic has a single value.
     Limits: changes evaluation alone, training is as noisy as that of bn; in dense layers a sample
-        has no variance of its own to add. Where the mean is large, float32 is off by up to 5e-7
+        has no variance of its own to add. eval_stats=dataset takes mean and variance again, while
+        fitted shares stay those of training. Where the mean is large, float32 is off by up to 5e-7
         |mean| / deviation.
     Source: Singh & Shrivastava 2019, arXiv 1904.06031. `fit` is a closed form of its estimation.
     """

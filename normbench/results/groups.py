@@ -75,14 +75,24 @@ class Result:
         finite = value is not None and math.isfinite(value)
         found = stats.outcome(accuracy, self.chance(part), diverged or not finite)
         if value is None or found.kind == "diverged":
-            value = _chance_level(metric, self.chance(part), self.classes)
+            value = self._guessed(metric, part)
         return replace(found, value=value)
+
+    def _guessed(self, metric: str, part: str) -> float:
+        """Give the accuracy of guessing, or its loss: the entropy of the classes' shares."""
+        if metric.startswith("gap/"):
+            return 0.0
+        if is_percentage(metric):
+            return self.chance(part)
+        loss = self.final.get(f"chance/{part}_loss")
+        return math.log(self.classes) if loss is None else loss
 
 
 class Group:
     """The runs of one cell of a table, in the order of their seeds, and what they say together.
 
-    `mean` and `interval` are over the runs that trained; where none did, `mean` is over all.
+    `mean` and `interval` are over the runs that trained; where none did, `mean` is over all, of a
+    gap over those that have one.
 
     Raises: ValueError if two different runs have the same seed: a key is missing.
     """
@@ -103,7 +113,10 @@ class Group:
         kept = {seed: end.value for seed, end in self.outcomes.items() if not end.failed}
         self.n, self.failed = len(self.outcomes), len(self.outcomes) - len(kept)
         self.arm = Arm(kept, self.failed, self.n)
-        values = [*kept.values()] or [end.value for end in self.outcomes.values()]
+        ends = [*self.outcomes.values()]
+        if metric.startswith("gap/"):  # guessing has no gap that was measured
+            ends = [end for end in ends if end.kind != "diverged"]
+        values = [*kept.values()] or [end.value for end in ends]
         self.mean = stats.mean(values) if values else None
         self.interval = stats.interval([*kept.values()], within=metric_range(metric))
         states = [result.state for result in self.results]
@@ -178,12 +191,6 @@ def metric_range(metric: str) -> tuple[float, float]:
     if metric.startswith("gap/"):
         return (-1.0, 1.0) if is_percentage(metric) else (-math.inf, math.inf)
     return (0.0, 1.0 if is_percentage(metric) else math.inf)
-
-
-def _chance_level(metric: str, chance: float, classes: int) -> float:
-    if metric.startswith("gap/"):
-        return 0.0
-    return math.log(classes) if _quantity(metric) == "loss" else chance
 
 
 def _urgency(state: str) -> int:

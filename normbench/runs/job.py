@@ -120,11 +120,10 @@ class Job:
             )
             for row in build.init(config).calibrate(self.model, context):
                 yield row
-                spent = {"pretrain/steps": row.step, "pretrain/examples": row.examples}
-                facts |= spent
+                facts |= {"pretrain/steps": row.step, "pretrain/examples": row.examples}
                 for quantity, value in row.values.items():
                     if finite(value) is None:
-                        raise Diverged(row.step, quantity, spent)
+                        raise Diverged(row.step, quantity, facts)
         collectives.from_first([self.optimizer.params])
 
 
@@ -132,13 +131,15 @@ def _facts(config: Config, feeds: Mapping[str, Feed]) -> dict[str, float]:
     """Return what holds for a whole run.
 
     These are the examples of a step, of one worker's forward, and behind one batch statistic, and
-    the accuracy of guessing on the validation and the test images.
+    accuracy and loss of guessing on the validation and the test images.
     """
+    judged = {name: feeds[name] for name in ("val", "test") if name in feeds}
     return {
         "batch/global": config.batch,
         "batch/worker": config.worker_batch,
         "batch/statistics": config.stat_batch,
-        **{f"chance/{name}": feeds[name].chance for name in ("val", "test") if name in feeds},
+        **{f"chance/{name}": feed.chance for name, feed in judged.items()},
+        **{f"chance/{name}_loss": feed.chance_loss for name, feed in judged.items()},
     }
 
 

@@ -220,7 +220,9 @@ def too_deep(text: str) -> Mistake | None:
     """Say what is wrong with an override whose brackets nest deeper than a parser can follow."""
     if storage.nesting(text) <= storage.DEPTH:
         return None
-    fix = f"batch=2    (brackets in a value: at most {storage.DEPTH} deep)"
+    key, known = key_of(text), {**defaults(), **default_parts()}
+    usual = f"{key}={written(known[key])}" if key in known else "batch=2"
+    fix = f"{usual}    (brackets in a value: at most {storage.DEPTH} deep)"
     return Mistake(text, "is nested too deep", fix)
 
 

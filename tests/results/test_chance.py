@@ -36,6 +36,20 @@ def test_the_first_row_says_the_share_of_the_largest_class(uneven: Path, tmp_pat
     (metrics,) = tmp_path.rglob("metrics.jsonl")
     first = json.loads(metrics.read_text().splitlines()[0])
     assert (first["chance/val"], first["chance/test"]) == (0.9, 0.87)
+    for part, shares in {"val": (0.9, 0.1), "test": (0.87, 0.13)}.items():
+        entropy = -sum(share * np.log(share) for share in shares)
+        assert first[f"chance/{part}_loss"] == pytest.approx(entropy, rel=1e-12)
+
+
+def test_a_run_that_diverges_in_its_pretraining_counts_at_the_same_chance(
+    uneven: Path, tmp_path: Path
+) -> None:
+    """It ends before the first validation, and counted as 1 / classes, 50 %."""
+    data = ["data=imagefolder", f"data.path={uneven}", "data.root=.", "steps=2"]
+    start = ["init=autoencoder", "init.lr=1e30", "init.steps=20"]
+    done = normbench("train", *RUN, *data, *start, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 diverged, which counts as chance, 87.0 %" in done.stdout
 
 
 def test_a_run_that_learned_nothing_of_an_uneven_set_is_stuck(uneven: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Keys, labels and outcomes of runs."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from results.samples import SWEEP, further, run
 
@@ -50,6 +52,20 @@ def test_what_a_diverged_run_had_reached_does_not_count():
     assert result.outcome("test/accuracy").value == 0.25
     assert result.outcome("test/loss").value == math.log(4)
     assert result.outcome("gap/accuracy").value == 0.0
+
+
+def test_a_diverged_run_has_the_loss_of_guessing_by_the_shares_of_the_classes():
+    shares = np.array([0.9, 0.1])
+    entropy = float(-(shares * np.log(shares)).sum())
+    result = replace(run(0.7, "diverged", classes=2), final={"chance/val_loss": entropy})
+    assert result.outcome("val/loss").value == entropy
+    assert result.outcome("test/loss").value == math.log(2)  # nothing is known of this set
+
+
+def test_runs_that_all_diverged_have_no_mean_gap():
+    ends = [run(None, "diverged", seed=seed, norm="bn") for seed in (0, 1)]
+    assert groups.Group(ends, "gap/accuracy").mean is None
+    assert groups.Group(ends, "test/accuracy").mean == 0.1
 
 
 def test_further_tests_are_listed_by_name_and_number():

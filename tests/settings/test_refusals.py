@@ -64,19 +64,21 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
             [
                 (
                     f"{text if len(text) <= 80 else text[:77] + '...'}: is nested too deep",
-                    "batch=2    (brackets in a value: at most 10 deep)",
+                    f"{fix}    (brackets in a value: at most 10 deep)",
                 )
             ],
         )
         for depth in (11, 150, 3000)
         for prefix in ("", "-m ", "--cfg job ", "--info searchpath ")
-        for text in (
-            "batch=" + "[" * depth + "2" + "]" * depth,
-            "norm.eps=" + "[" * depth,
-            "batch=" + "{a:" * depth + "2" + "}" * depth,
-            "batch=" + "sort(" * depth + "2" + ")" * depth,
-            "batch=" + "${" * depth + "batch" + "}" * depth,
-            "hydra.job.name=" + "[" * depth + "]" * depth,
+        for text, fix in (
+            ("batch=" + "[" * depth + "2" + "]" * depth, "batch=64"),
+            ("norm.eps=" + "[" * depth, "batch=2"),
+            ("batch=" + "{a:" * depth + "2" + "}" * depth, "batch=64"),
+            ("batch=" + "sort(" * depth + "2" + ")" * depth, "batch=64"),
+            ("batch=" + "${" * depth + "batch" + "}" * depth, "batch=64"),
+            ("shifts=" + "[" * depth + "]" * depth, "shifts=[]"),
+            ("norm=" + "[" * depth + "]" * depth, "norm=bn"),
+            ("hydra.job.name=" + "[" * depth + "]" * depth, "batch=2"),
         )
     ],
     ("batch=[[2]]", 2, [("batch=[[2]]: is not an integer", "batch=64")]),
