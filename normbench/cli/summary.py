@@ -13,7 +13,6 @@ from normbench.cli.parser import Parser, screen
 from normbench.display.screen import Screen
 from normbench.errors import Refused
 from normbench.norms._base import OverTime
-from normbench.norms._units import apply
 from normbench.results.tables import Table, TableCell
 from normbench.runs import build, check
 from normbench.settings import compose
@@ -108,12 +107,10 @@ def _one(grid: compose.Grid, overrides: Sequence[str]) -> Config:
 
 def _counted(chosen: Config) -> Summary:
     plain = replace(chosen, norm={"name": "none"}, activation={"name": "relu"}, placement="pre")
-    with torch.device("meta"):
-        model = build.unfilled(chosen, chosen.shape, chosen.classes)
-        linear = linear_parameters(model)
-        apply(build.norm(chosen), model)
-        without = build.unfilled(plain, chosen.shape, chosen.classes)
-        return summarize(model, without, linear, chosen.shape)
+    linear = linear_parameters(build.unfilled(chosen, chosen.shape, chosen.classes))
+    without = build.unfilled(plain, chosen.shape, chosen.classes)
+    model = build.model(chosen, chosen.shape, chosen.classes)
+    return summarize(model, without, linear, chosen.shape)
 
 
 def _statistics(chosen: Config, summary: Summary) -> str:
@@ -132,7 +129,7 @@ def summarize(
 ) -> Summary:
     """Count what `model` holds; nothing is trained, and the model stays as it is.
 
-    Args: model: with its norm, on any device, also `meta`. without: the same with `norm=none`.
+    Args: model: with its norm, on any device. without: the same with `norm=none`.
         linear: `linear_parameters` of the model before `norms._base.apply`. shape: (C, H, W).
     """
     plain = {name for name, _ in without.named_parameters()}

@@ -119,6 +119,7 @@ def _foreign(group: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=f"normbench.{folder}")}
 
 
+@cache
 def _folder(folder: str) -> Path:
     return Path(__file__).resolve().parents[1] / folder
 

@@ -54,8 +54,9 @@ def model(config: Config, shape: Shape, classes: int) -> nn.Module:
     So parameter paths and initial draws do not depend on the norm. What the initializer says of the
     norm's own parameters comes last.
     """
-    built, start = unfilled(config, shape, classes), init(config)
-    initialize(built, start, config.activation["name"], config.seed)
+    built, start, act = unfilled(config, shape, classes), init(config), config.activation["name"]
+    # A model's own activations are ReLU and its relatives, which have its gain.
+    initialize(built, start, "relu" if act == AUTO else act, config.seed)
     apply(norm(config), built)
     set_gains(built, start)
     return built

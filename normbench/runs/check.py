@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import math
+from contextlib import ExitStack
 from dataclasses import astuple
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normbench.errors import FileRefused, InitError, Mistake, NormError, PartError, Refused
 from normbench.models._base import Shape
-from normbench.norms._base import Norm
 from normbench.norms._modes import batch_statistics, check_update_bn
-from normbench.norms._units import apply
 from normbench.orders._base import Order
+from normbench.parts import registry
 from normbench.runs import build
 from normbench.runtime import collectives, machine
 from normbench.settings.advice import advice
 from normbench.settings.schema import Config, part
 
-SMALL = 2**19  # numbers in a batch up to which the check runs it for real
+FEW = 2  # images that show what a batch of any size would
+# Settings of the model, whatever they are the numbers of; of the batch there are further ones.
+BUILT = ("model", "norm", "init", "activation", "placement", "bias", "dropout", "blank_steps")
 
 
 class Checked(NamedTuple):
@@ -30,15 +31,28 @@ class Checked(NamedTuple):
     warnings: list[Mistake]
 
 
-def check_fit(config: Config, shape: Shape, classes: int) -> Checked:
-    """Build the model, run one batch of noise through it, and return what comes of it.
+def check_fit(
+    config: Config, shape: Shape, classes: int, seen: dict[str, Checked] | None = None
+) -> Checked:
+    """Build the model, run a few blank images through it, and return what comes of it.
 
-    A large batch runs on the meta device, which takes no memory; a small one costs less than the
-    150 MiB and the second that torch needs to set that device up.
+    Args: seen: what came of earlier cells of a sweep, by all that decides it; is added to.
     """
     # A pool of threads would not survive the fork of a sweep's children.
     with machine.one_thread(), collectives.planned(config.gpus):
-        return _checked(config, shape, classes)
+        try:
+            part("optimizer", config.optimizer)
+            part("schedule", config.schedule)
+            _check_order(config)
+        except PartError as error:
+            return Checked(Refused(*error.mistakes), [])
+        chosen = [getattr(config, key) for key in (*BUILT, "worker_batch", "gpus", "accumulate")]
+        asked = repr((chosen, config.eval_stats == "dataset", config.sizes[0], shape, classes))
+        seen = {} if seen is None else seen
+        if asked not in seen:
+            seen[asked] = _checked(config, shape, classes)
+    found = seen[asked]
+    return found if found.error else Checked(None, [*_beside(config), *found.warnings])
 
 
 def _checked(config: Config, shape: Shape, classes: int) -> Checked:
@@ -58,27 +72,53 @@ def _tried(
     config: Config, shape: Shape, classes: int, batch: int
 ) -> tuple[PartError | None, list[Mistake]]:
     try:
-        part("optimizer", config.optimizer)
-        part("schedule", config.schedule)
-        _check_order(config)
         start = build.init(config)
         own = min(start.at_once, config.sizes[0])
-        small = max(batch, own) * math.prod(shape) <= SMALL
-        with torch.device("cpu" if small else "meta"), torch.no_grad():
-            built = (
-                build.model(config, shape, classes) if small else _hollow(config, shape, classes)
-            )
+        with torch.no_grad():
+            built = build.model(config, shape, classes).train()
             start.check(built)
-            built.train()(torch.zeros(batch, *shape))
+            whole = _foreign(config)
+            _put_through(built, batch, shape, whole)
             if config.eval_stats == "dataset":
                 check_update_bn(build.norm(config), config.norm["name"], built)
             if own:
-                _settled(config, built, torch.zeros(own, *shape))
-        if not small and type(build.norm(config)).linear is not Norm.linear:
-            _weighed(config, shape, classes)
-        return None, warnings(config, built)
+                _settled(config, built, own, shape, whole)
+        return None, _of_parts(config, built)
     except PartError as error:
         return error, []
+
+
+def _foreign(config: Config) -> bool:
+    """Tell whether a part is of another package, whose rules for batches nobody knows."""
+    chosen = ((group, getattr(config, group)["name"]) for group in ("norm", "model", "init"))
+    members = ((group, member) for group, name in chosen for member in name.split("+"))
+    return any(registry.facts(*member).package != "normbench" for member in members)
+
+
+def _put_through(built: nn.Module, batch: int, shape: Shape, whole: bool) -> None:
+    """Put a batch through the model: a few images of it, where its layers do with that.
+
+    What a layer asks of the size of a batch is the least number of values, so that a few images are
+    refused if the batch is, or sets into which all of it is cut, which are asked for beforehand.
+
+    Raises: PartError that names the whole batch.
+    """
+    few = batch if whole else min(FEW, batch)
+
+    def cut(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        layer.stat_groups(inputs[0][:1].expand(batch, *inputs[0].shape[1:]))  # type: ignore[operator]
+
+    with ExitStack() as hooks:
+        for layer in built.modules():
+            if few < batch and hasattr(layer, "stat_groups"):
+                hooks.enter_context(layer.register_forward_pre_hook(cut))
+        try:
+            built(torch.zeros(few, *shape))
+            return
+        except PartError:
+            if few == batch:
+                raise
+    built(torch.zeros(batch, *shape))
 
 
 def _check_order(config: Config) -> None:
@@ -94,34 +134,27 @@ def _check_order(config: Config) -> None:
     order.check(config.batch, sizes, config.label)
 
 
-def _settled(config: Config, built: nn.Module, images: torch.Tensor) -> None:
+def _settled(config: Config, built: nn.Module, own: int, shape: Shape, whole: bool) -> None:
     """Put as many images through the model at once as the initializer does."""
     try:
         with batch_statistics(built):
-            built(images)
+            _put_through(built, own, shape, whole)
     except NormError as error:
         _, why, fix = astuple(error.mistakes[0])
         why = f"norm={config.norm['name']}: {why}"
-        raise InitError("batch", len(images), why, fix) from None
-
-
-def _weighed(config: Config, shape: Shape, classes: int) -> None:
-    """Let a norm of weights see theirs, which there are none of on the meta device."""
-    built = build.model(config, shape, classes).train()
-    with torch.no_grad(), batch_statistics(built):
-        built(torch.zeros(2, *shape))
+        raise InitError("batch", own, why, fix) from None
 
 
 def warnings(config: Config, built: nn.Module) -> list[Mistake]:
     """List what works in a model, or with the data, but may not be meant."""
-    parts = [*build.norm(config).warnings(built), *build.init(config).warnings(built)]
+    return [*_beside(config), *_of_parts(config, built)]
+
+
+def _of_parts(config: Config, built: nn.Module) -> list[Mistake]:
+    return [*build.norm(config).warnings(built), *build.init(config).warnings(built)]
+
+
+def _beside(config: Config) -> list[Mistake]:
+    """List what may not be meant, whatever the model."""
     subject, fix = f"data={config.data['name']}", "more of them, or val/ and test/ with some"
-    lacking = [Mistake(subject, text, fix) for text in config.lacking]
-    return [*advice(config), *lacking, *parts]
-
-
-def _hollow(config: Config, shape: Shape, classes: int) -> nn.Module:
-    """The model without values."""
-    built = build.unfilled(config, shape, classes)
-    apply(build.norm(config), built)
-    return built
+    return [*advice(config), *(Mistake(subject, text, fix) for text in config.lacking)]

@@ -7,7 +7,6 @@ at once, before Hydra starts a job and without importing torch.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import math
@@ -62,7 +61,7 @@ class Grid:
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.loader, self.read = loader, Overrides(loader)
-        self.base = cache(self._base)
+        self.base, self.value = cache(self._base), cache(self.read.value)
         self.about = cache(lambda data: schema.data_about({"data": json.loads(data)}))
         self.idle: dict[str, dict[str, None]] = {}  # by option: parts that do not have it
         self.used: set[str] = set()  # options that the part of some cell has
@@ -164,7 +163,7 @@ class Grid:
     def _tree(self, row: tuple[str, ...]) -> dict[str, Any]:
         """Compose one combination; an unknown option is a mistake and left out."""
         chosen = tuple(text for text in row if key_of(text) in self.read.groups)
-        tree = copy.deepcopy(self.base(chosen))
+        tree = resolve.copied(self.base(chosen))
         known = dict(leaves(tree))
         for text in row:
             key = key_of(text)
@@ -173,7 +172,7 @@ class Grid:
             group = key.partition(".")[0]
             if key in known:
                 self.used.add(key)
-                resolve.put(tree, key, self.read.value(text))
+                resolve.put(tree, key, resolve.copied(self.value(text)))
             elif group in WORDS:
                 # Cells of other orders ignore it, as when it was a setting of its own.
                 self.idle.setdefault(text, {})[tree[group]["name"]] = None
@@ -212,7 +211,11 @@ class Grid:
             why = "is nested too deep" if storage.nesting(value) > storage.DEPTH else why
             if why:
                 raise Refused(*self.read.mistakes, Mistake(f"{key}={value}", why, f"{key}=VALUE"))
-        if not texts:
+        known = dict(leaves(tree))
+        plain = [known.get(value[2:-1], value) for _, value in texts]
+        if all("${" not in str(value) for value in plain):  # names of other settings, no more
+            for (key, _), value in zip(texts, plain, strict=True):
+                resolve.put(tree, key, resolve.copied(value))
             return tree
         try:
             resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)

@@ -152,6 +152,8 @@ class Config(Settings):
 
     def with_seeds(self) -> list[Config]:
         """Return one config per seed: `seeds=3 seed=5` is seeds 5, 6 and 7."""
+        if self.seeds == 1:
+            return [self]
         return [dataclasses.replace(self, seed=self.seed + k, seeds=1) for k in range(self.seeds)]
 
     def with_lr(self, lr: float) -> Config:

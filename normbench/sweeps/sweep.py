@@ -32,7 +32,7 @@ AGAIN = "(force=true trains again)"
 
 
 def check(sweep: Sweep) -> list[Mistake]:
-    """Build the model of every unfinished cell without memory, to see whether its parts fit.
+    """Build every kind of model of the unfinished cells, to see whether its parts fit.
 
     With `skip_invalid` the runs that do not fit move to `skipped`.
     Returns: what the parts warn of, each warning once.
@@ -43,13 +43,14 @@ def check(sweep: Sweep) -> list[Mistake]:
     left = {planned.config.name: planned.config for planned in sweep.cells if planned.left}
     if not left:
         return []
-    from normbench.runs.check import check_fit  # imports torch, which a finished sweep does without
+    from normbench.runs import check as checks  # torch, which a finished sweep does without
 
     mistakes: dict[Mistake, None] = {}
     warnings = dict.fromkeys(unpaired(planned.config for planned in sweep.cells))
     misfits: dict[str, Refused] = {}
+    seen: dict[str, checks.Checked] = {}
     for name, config in left.items():
-        error, warned = check_fit(config, config.shape, config.classes)
+        error, warned = checks.check_fit(config, config.shape, config.classes, seen)
         warnings.update(dict.fromkeys(warned))
         if error and config.skip_invalid:
             misfits[name] = error

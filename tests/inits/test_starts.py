@@ -82,13 +82,6 @@ def offered(*words):
     return check_fit(cell.config, about.shape, about.classes)
 
 
-@pytest.fixture(params=["small", "hollow"])
-def trial(request, monkeypatch):
-    """The check of a cell by a small batch, and without memory as that of a large one."""
-    if request.param == "hollow":
-        monkeypatch.setattr("normbench.runs.check.SMALL", 0)
-
-
 @pytest.mark.parametrize("name", INITS)
 def test_all_biases_start_at_the_value_of_the_setting(name):
     plain, moved = (MLP().build(UnitBuilder(create("none")), SHAPE, 10) for _ in range(2))
@@ -161,7 +154,7 @@ def test_a_run_starts_from_the_scales_and_shifts_that_are_set():
         (["norm=wn", "init.gamma=2"], "init.gamma=2.0: no norm here has a scale"),
     ],
 )
-def test_a_scale_that_is_not_there_is_warned_of(words, text, trial):
+def test_a_scale_that_is_not_there_is_warned_of(words, text):
     checked = offered("model=mlp", *words)
     key = text.partition("=")[0]
     assert checked.error is None
@@ -259,7 +252,7 @@ def test_lsuv_works_with_every_norm_that_leaves_weights_a_length(norm):
 
 
 @pytest.mark.parametrize("norm", FIXED)
-def test_lsuv_is_refused_with_a_norm_that_takes_the_length_of_weights_away(norm, trial):
+def test_lsuv_is_refused_with_a_norm_that_takes_the_length_of_weights_away(norm):
     kind = next(type(layer).__name__ for layer, scale in scales(norm).items() if scale is None)
     text = (
         f"normbench: error: init=lsuv: the output of {kind} does not change with the "
@@ -442,7 +435,7 @@ def test_fixup_keeps_signals_the_same_in_a_deep_net_where_kaiming_explodes():
         ),
     ],
 )
-def test_fixup_is_refused_where_it_has_no_place(words, text, trial):
+def test_fixup_is_refused_where_it_has_no_place(words, text):
     assert str(offered("init=fixup", *words).error).endswith(text)
 
 

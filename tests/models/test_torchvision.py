@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from normbench.inits.kaiming_normal import KaimingNormal
 from normbench.models.torchvision import StochasticDepth, Torchvision
 from normbench.norms._activations import TLU
 from normbench.norms._units import Dropout, UnitBuilder, apply
+from normbench.runs import build as runs_build
+from normbench.settings import compose
 
 NAMES = models.list_models(module=models)
 FAMILIES = {  # one of each, and the side of its images
@@ -365,3 +368,14 @@ def test_an_unknown_network_is_refused_before_anything_is_created(tmp_path, capf
         "name\n  try: model.arch=resnet50\n",
     )
     assert not (tmp_path / "o").exists()
+
+
+def test_a_network_with_its_own_activations_starts_with_the_gain_of_relu():
+    words = ["model=torchvision", "model.arch=squeezenet1_0", "data=synthetic", "norm=none"]
+    (cell,) = compose.Grid(compose.loader()).cells(words, False)
+    own, relu = (
+        runs_build.model(replace(cell.config, activation={"name": name}), (3, 32, 32), 10)
+        for name in ("auto", "relu")
+    )
+    for mine, other in zip(own.parameters(), relu.parameters(), strict=True):
+        assert torch.equal(mine, other)
