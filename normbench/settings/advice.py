@@ -15,6 +15,9 @@ from normbench.settings.schema import Config
 FORWARDS = 1_000  # of one validation: more are slow, and of very few images each
 VALIDATIONS = 20  # of a run: the usual number is 11
 SURPLUS = 10  # images validated for one that is trained on
+REFRESHED = (
+    30  # training images looked at again for one that is trained on, at three times the work
+)
 UNCHANGED = {("brightness", 0.0), ("contrast", 1.0), ("noise", 0.0)}  # shifts that do nothing
 
 
@@ -26,16 +29,22 @@ def advice(config: Config) -> list[Mistake]:
 def _slow_validations(config: Config) -> Iterator[Mistake]:
     assert config.steps and config.eval_every
     images = config.sizes[1]
+    running = registry.facts("norm", config.norm["name"]).constants["running"]
     between = max(1, round(config.eval_every * config.steps_per_epoch))
     validations = 1 + -(-config.steps // between)
     forwards = images // min(config.batch, images)
     if config.eval_stats == "batch" and forwards > FORWARDS:
         each = f"{config.batch} image{'s' * (config.batch > 1)}"
         why = f"{validations} validations take {forwards:,} forwards of {each} each"
-        if not registry.facts("norm", config.norm["name"]).constants["running"]:
+        if not running:
             why += f", and norm={config.norm['name']} has no running statistics"
         yield Mistake("eval_stats=batch", why, "eval_stats=running or eval_stats=dataset")
-    surplus = validations * images / (config.steps * config.batch)
+    trained = config.steps * config.batch
+    again = validations * config.sizes[0]
+    if config.eval_stats == "dataset" and running and again > REFRESHED * trained:
+        why = f"{validations} validations look at {again:,} images, to train on {trained:,}"
+        yield Mistake("eval_stats=dataset", why, "eval_stats=running")
+    surplus = validations * images / trained
     if validations > VALIDATIONS and surplus > SURPLUS:
         why = f"{validations:,} validations judge {surplus:.0f} times the images trained on"
         yield Mistake(f"eval_every={config.eval_every:g}", why, "eval_every=null")
@@ -67,6 +76,7 @@ def _unreal(config: Config) -> Iterator[Mistake]:
         why = f"is not above chance, {chance:.3g} for {config.classes} classes"
         yield Mistake(f"target={config.target:g}", why, f"target={(1 + chance) / 2:.2g}")
     cores = machine.cores()
-    if config.device == "cpu" and config.threads > cores:
-        why = f"is more than the {cores} core{'s' * (cores > 1)} of this machine, and slower"
-        yield Mistake(f"threads={config.threads}", why, f"threads={cores}")
+    for key, asked in {"threads": config.threads, "jobs": config.jobs}.items():
+        if config.device == "cpu" and isinstance(asked, int) and asked > cores:
+            why = f"is more than the {cores} core{'s' * (cores > 1)} of this machine, and slower"
+            yield Mistake(f"{key}={asked}", why, f"{key}={cores}")

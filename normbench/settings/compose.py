@@ -146,9 +146,16 @@ class Grid:
             self.read.stop()
 
     def _check_tuning(self, cells: list[Cell]) -> None:
-        """Refuse learning rates that no run would have, since the tuning chooses others."""
+        """Refuse too large a tuning, and learning rates of which it would choose others."""
         found = [cell.config for cell in cells if cell.config]
         tuned = [config for config in found if config.tune == "lr"]
+        rates = {config.name: (len(config.tune_lrs or ()), config.tune_seeds) for config in tuned}
+        count, runs = sum(n for n, _ in rates.values()), sum(n * k for n, k in rates.values())
+        if runs > MOST:
+            why = f"the tuning has {runs:,} runs, and a sweep at most {MOST:,}"
+            fix = f"tune_seeds={MOST // count}" if count <= MOST else "shorter lists"
+            self.read.say(f"tune_seeds={tuned[0].tune_seeds}", why, fix)
+            self.read.stop()
         lrs = sorted({config.optimizer["lr"] for config in tuned})
         if "optimizer.lr" not in self.read.keys or not tuned:
             return

@@ -33,6 +33,11 @@ def told(words: str) -> list[Mistake]:
             "eval_every=0.001: 860 validations judge 78 times the images trained on\n"
             "  try: eval_every=null",
         ),
+        (
+            "eval_stats=dataset steps=10",
+            "eval_stats=dataset: 11 validations look at 605,000 images, to train on 640\n"
+            "  try: eval_stats=running",
+        ),
         ("tune_lrs=[0.1,0.2]", "tune_lrs=[0.1,0.2]: has no effect with tune=none\n  try: tune=lr"),
         (
             "lr_rule=none lr_base_batch=32",
@@ -57,13 +62,14 @@ def test_what_is_slow_or_without_effect_is_told(words: str, text: str) -> None:
     assert mistake.text == text
 
 
-def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", ["threads", "jobs"])
+def test_more_than_the_cores_are_told(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normbench.runtime.machine.cores", lambda: 2)
-    (mistake,) = told("threads=3")
+    (mistake,) = told(f"{key}=3")
     assert mistake.text == (
-        "threads=3: is more than the 2 cores of this machine, and slower\n  try: threads=2"
+        f"{key}=3: is more than the 2 cores of this machine, and slower\n  try: {key}=2"
     )
-    assert told("threads=2") == []
+    assert told(f"{key}=2") == []
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,8 @@ def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> No
         "",
         "batch=2 norm=gn",
         "batch=8 eval_stats=batch",
+        "eval_stats=dataset",
+        "eval_stats=dataset steps=10 norm=gn",
         "steps=5 batch=2",
         "steps=100 eval_every=0.01",
         "reshuffle=false epochs=2",

@@ -377,6 +377,16 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
             )
         ],
     ),
+    (
+        "-m model=mlp model.width=range(1,202) tune=lr tune_seeds=100",
+        2,
+        [
+            (
+                "tune_seeds=100: the tuning has 100,500 runs, and a sweep at most 100,000",
+                "tune_seeds=99",
+            )
+        ],
+    ),
     ("-m norm=glob(zzz*)", 2, [("norm=glob(zzz*): is an empty list", "norm=agc,alexnet_lrn")]),
     ("order_foo=3", 2, [("order_foo=3: no setting has this name", "order=balanced" + ALL)]),
     (
