@@ -5,6 +5,7 @@ Runs with one seed share data order and weights, so that their difference varies
 
 from __future__ import annotations
 
+import bisect
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from normbench.results import stats
+from normbench.results.distributions import noncentrality, t_quantile
 
 ALPHA = 0.05
 POWER = 0.8
@@ -108,10 +110,8 @@ def resolvable(n: int, sd: float) -> float:
 
     Args: n: at least 2; sd: of the paired differences.
     """
-    from scipy.special import nctdtrinc, stdtrit
-
-    bound = stdtrit(n - 1, 1 - ALPHA / 2)
-    return float(nctdtrinc(n - 1, 1 - POWER, bound)) * sd / math.sqrt(n)
+    bound = t_quantile(1 - ALPHA / 2, n - 1)
+    return noncentrality(POWER, bound, n - 1) * sd / math.sqrt(n)
 
 
 def seeds_for(difference: float, sd: float) -> int | None:
@@ -119,7 +119,9 @@ def seeds_for(difference: float, sd: float) -> int | None:
 
     They are at least the 6 without which the exact test cannot agree.
     """
-    return next((n for n in range(ENOUGH, 1001) if resolvable(n, sd) <= difference), None)
+    counts = range(ENOUGH, 1001)
+    found = bisect.bisect_left(counts, True, key=lambda n: resolvable(n, sd) <= difference)
+    return counts[found] if found < len(counts) else None
 
 
 def _compared(arm: Arm, other: Arm, sign: int) -> Comparison:
@@ -127,7 +129,10 @@ def _compared(arm: Arm, other: Arm, sign: int) -> Comparison:
     failures = arm.failed * other.n > other.failed * arm.n
     if len(d) < 2:
         return Comparison(d, None, 1.0, 1.0, 1.0, 0.5, failures)
-    import numpy as np
+    generator = None
+    if len(d) > stats.EXACT:
+        import numpy as np
 
-    t, flip = stats.t_test(d), stats.sign_flip(d, generator=np.random.default_rng(0))
+        generator = np.random.default_rng(0)
+    t, flip = stats.t_test(d), stats.sign_flip(d, generator=generator)
     return Comparison(d, stats.interval(d), t.both, flip.both, t.both, 1 - t.greater, failures)

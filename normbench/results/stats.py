@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from normbench.results.distributions import beta_quantile, t_cdf, t_quantile
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -97,9 +99,7 @@ def failure_bound(failed: int, n: int, level: float = 0.95) -> float:
     """
     if failed >= n:
         return 1.0
-    from scipy.special import betaincinv
-
-    return float(betaincinv(failed + 1, n - failed, level))
+    return beta_quantile(level, failed + 1, n - failed)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -123,11 +123,8 @@ def interval(
     n = len(values)
     if n < FEWEST:
         return None
-    from scipy.special import stdtrit
-
     m = mean(values)
-    quantile = float(stdtrit(n - 1, 1 - (1 - level) / 2))
-    half = quantile * statistics.stdev(values) / math.sqrt(n)
+    half = t_quantile(1 - (1 - level) / 2, n - 1) * statistics.stdev(values) / math.sqrt(n)
     return Interval(m, max(m - half, within[0]), min(m + half, within[1]), n)
 
 
@@ -165,10 +162,8 @@ def t_test(d: Sequence[float], r: float = 0.0) -> PValues:
         above, below, pattern = m - r > TIE, r - m > TIE, 2.0**-n
         both = 2 * pattern if above or below else 1.0
         return PValues(pattern if above else 1.0, pattern if below else 1.0, both)
-    from scipy.special import stdtr
-
     t = (m - r) / (s / math.sqrt(n))
-    less, greater = float(stdtr(n - 1, t)), float(stdtr(n - 1, -t))
+    less, greater = t_cdf(t, n - 1), t_cdf(-t, n - 1)
     return PValues(greater, less, min(1.0, 2 * min(greater, less)))
 
 
@@ -183,22 +178,29 @@ def sign_flip(
     Args: d: finite numbers; generator: draws the patterns for n > 14.
     Raises: ValueError for n > 14 without a generator.
     """
-    import numpy as np
-
     n = len(d)
-    shifted = np.asarray(d, dtype=np.float64) - r
+    shifted = [x - r for x in d]
     if n <= EXACT:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    elif generator is None:
+        sums = [0.0]
+        for x in shifted:
+            sums = [*(total + x for total in sums), *(total - x for total in sums)]
+        observed, tie = sum(shifted), n * TIE
+        shares = (
+            sum(total >= observed - tie for total in sums),
+            sum(total <= observed + tie for total in sums),
+            sum(abs(total) >= abs(observed) - tie for total in sums),
+        )
+        greater, less, both = (share / 2**n for share in shares)
+        return PValues(greater, less, both)
+    if generator is None:
         raise ValueError(f"sign_flip: {n} values need a generator; up to {EXACT} need none")
-    else:
-        signs = 2 * generator.integers(0, 2, size=(PATTERNS, n), dtype=np.int8) - 1
-        signs[0] = 1  # the observed pattern
-    means, observed = (signs @ shifted) / n, shifted.mean()
+    signs = 2 * generator.integers(0, 2, size=(PATTERNS, n), dtype="int8") - 1
+    signs[0] = 1  # the observed pattern
+    means, observed = (signs @ shifted) / n, mean(shifted)
     return PValues(
         float((means >= observed - TIE).mean()),
         float((means <= observed + TIE).mean()),
-        float((np.abs(means) >= abs(observed) - TIE).mean()),
+        float((abs(means) >= abs(observed) - TIE).mean()),
     )
 
 
