@@ -10,11 +10,10 @@ from normbench.results.groups import (
     Group,
     Key,
     Result,
-    is_percentage,
-    metric_name,
 )
 from normbench.results.layout import Block, Layout, compared_key, word
-from normbench.results.notes import CLOSE, difference_digits, signed
+from normbench.results.metrics import Metric
+from normbench.results.notes import difference_digits, signed
 from normbench.results.pairs import Comparison
 from normbench.results.tables import Estimate, Table, TableCell, column, state_cell
 
@@ -45,7 +44,7 @@ def table(laid: Layout) -> Table:
     same settings; a note says why none is.
     """
     groups = [group for block in laid.blocks.values() for group in block.groups.values()]
-    digits = _digits(groups, laid.metric)
+    digits = _digits(groups, laid.measured)
     columns = [
         column([_entry(laid.block(head, row), row, digits) for row in laid.names])
         for head in laid.heads
@@ -61,7 +60,7 @@ def table(laid: Layout) -> Table:
         *notes.failures(groups),
         *notes.messages([run for group in groups for run in group.results], laid.keys),
     ]
-    title = _title(laid, f"{metric_name(laid.metric)}{', %' * is_percentage(laid.metric)}")
+    title = _title(laid, laid.measured.title)
     return Table(title, (*laid.rows, *heads), rows, len(laid.rows), frozenset(), tuple(below))
 
 
@@ -81,7 +80,7 @@ def differences(laid: Layout) -> Table | None:
     }
     if not any(comparison.interval for comparison in found.values()):
         return None
-    digits = difference_digits([*found.values()], laid.metric)
+    digits = difference_digits([*found.values()], laid.measured)
     columns = [
         column([_difference(found.get((head, row)), laid, digits) for row in rows])
         for head in laid.heads
@@ -91,8 +90,8 @@ def differences(laid: Layout) -> Table | None:
         for row, *cells in zip(rows, *columns, strict=True)
     )
     heads = laid.heads.values() if laid.across else ["difference"] * len(laid.heads)
-    unit = ", points" if is_percentage(laid.metric) else ""
-    title = _title(laid, f"{metric_name(laid.metric)}{unit} above {base}")
+    unit = f",{laid.measured.points}" * laid.measured.percent
+    title = _title(laid, f"{laid.measured.words}{unit} above {base}")
     return Table(title, (*laid.rows, *heads), shown, len(laid.rows), notes=(notes.PAIRED,))
 
 
@@ -100,11 +99,9 @@ def _title(laid: Layout, text: str) -> str:
     return f"{text} by {word(laid.by)}" if laid.by else text
 
 
-def _digits(groups: Sequence[Group], metric: str) -> int:
-    if not is_percentage(metric):
-        return 3
-    means = [100 * group.mean for group in groups if group.mean is not None]
-    return 2 if means and max(means) - min(means) < CLOSE else 1
+def _digits(groups: Sequence[Group], metric: Metric) -> int:
+    means = [group.mean for group in groups if group.mean is not None]
+    return metric.digits(max(means) - min(means) if means else 1.0)
 
 
 def _entry(block: Block, row: Key, digits: int) -> TableCell | Estimate:
@@ -112,29 +109,28 @@ def _entry(block: Block, row: Key, digits: int) -> TableCell | Estimate:
     group = block.groups[row]
     if group.mean is None:
         return state_cell("missing" if group.state in RESULTS else group.state)
-    scale, interval = (100 if is_percentage(group.metric) else 1), group.interval
-    ends = (
-        [f"{value * scale:.{digits}f}" for value in (interval.low, interval.high)]
-        if interval
-        else []
-    )
+    interval = group.interval
+    ends = [interval.low, interval.high] if interval else []
+    low_high = [group.metric.text(value, digits) for value in ends]
     words = []
     if group.failed:
         alone = next(iter(group.outcomes.values())).kind
         words.append(alone if group.n == 1 else f"{group.failed}/{group.n} failed")
     without = len(group.results) - group.n
     words += [f"{without} without result"] * bool(without)
+    if late := len(group.arm.late):
+        words.append(f"({group.n - group.failed - late} of {group.n - group.failed} reached it)")
     words += ["*"] * (row == block.star)
     crashed = any(result.state == "failed" for result in group.results)
     style = "failed" if crashed else "diverged" if group.failed else "best" * (row == block.star)
-    mean = f"{group.mean * scale:.{digits}f}"
-    return Estimate(mean, (ends[0], ends[1]) if ends else None, tuple(words), style)
+    mean = "> " * bool(group.arm.late) + group.metric.text(group.mean, digits)
+    return Estimate(mean, (low_high[0], low_high[1]) if ends else None, tuple(words), style)
 
 
 def _difference(comparison: Comparison | None, laid: Layout, digits: int) -> TableCell | Estimate:
     if comparison is None or comparison.interval is None:
         return state_cell("-")
-    mean, low, high = signed(comparison.interval, laid.metric, digits)
+    mean, low, high = signed(comparison.interval, laid.measured, digits)
     p = max(comparison.adjusted, comparison.p_flip)
     return Estimate(mean, (low, high), (f"p {p:.3f}",))
 

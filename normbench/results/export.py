@@ -44,12 +44,6 @@ def bounds(interval: Interval | None) -> list[float] | None:
 
 def _document(folder: str, group: Group) -> dict[str, object]:
     settings = group.results[0].settings
-    part = "val" if group.metric.startswith("val/") else "test"
-    counted = [
-        result.chance(part) if end.failed else end.value
-        for result in group.results
-        if (end := group.outcomes.get(result.seed))
-    ]
     return {
         "dir": folder,
         "state": group.state,
@@ -60,7 +54,7 @@ def _document(folder: str, group: Group) -> dict[str, object]:
         "runs": group.n,
         "failed": group.failed,
         "failure_bound": stats.failure_bound(group.failed, group.n) if group.n else None,
-        "mean_failed_as_chance": stats.mean(counted) if counted else None,
+        "mean_failed_as_chance": Group(group.results, group.metric.name, True).mean,
     }
 
 

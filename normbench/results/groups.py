@@ -10,7 +10,8 @@ from pathlib import PurePath
 
 from normbench.errors import shown
 from normbench.parts.options import written
-from normbench.results import stats
+from normbench.results import metrics, stats
+from normbench.results.metrics import Metric
 from normbench.results.pairs import Arm
 
 Settings = Mapping[str, object]  # flat dotted keys: `norm`, `norm.groups`, `batch`, `seed`
@@ -29,7 +30,9 @@ class Result:
     Args: directory: of the run, `.../<name>/seed<k>`; state: as in `status.json`, or `does not
     apply`; final: by metric, None where it was not finite; classes: of the data set; target: the
     validation accuracy that ends the run; length: its examples, if nothing does; train_s: seconds
-    of training; tests: names of the tests beside that of the test set as it is.
+    of training; tests: names of the tests beside that of the test set as it is; steps: those it
+    took; parameters: of its model that are trained; waited: lower bounds of times to a target, by
+    metric, where it was not reached.
     """
 
     directory: str
@@ -42,6 +45,9 @@ class Result:
     length: int = 0
     train_s: float | None = None
     tests: Sequence[str] = ()
+    steps: int = 0
+    parameters: int | None = None
+    waited: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -67,24 +73,30 @@ class Result:
         where the run has no result.
         """
         diverged = self.state == "diverged"
-        if not diverged and (self.state not in RESULTS or metric not in self.final):
+        known = metric in self.final or metric in self.waited
+        if not diverged and (self.state not in RESULTS or not known):
             return None
-        part = "val" if metric.startswith("val/") else "test"
-        value = self.final.get(metric)
-        accuracy = self.final.get(f"{part}/accuracy", 1.0)  # not judged where it was not taken
+        kind, late = metrics.of(metric), metric in self.waited
+        value = self.waited[metric] if late else self.final.get(metric)
+        accuracy = self.final.get(f"{kind.part}/accuracy", 1.0)  # not judged if it was not taken
         finite = value is not None and math.isfinite(value)
-        found = stats.outcome(accuracy, self.chance(part), diverged or not finite)
+        found = stats.outcome(accuracy, self.chance(kind.part), diverged or not finite)
         if value is None or found.kind == "diverged":
-            value = self._guessed(metric, part)
-        return replace(found, value=value)
+            value = self.guessed(kind)
+        return replace(found, value=value, late=late and not found.failed)
 
-    def _guessed(self, metric: str, part: str) -> float:
-        """Give the accuracy of guessing, or its loss: the entropy of the classes' shares."""
-        if metric.startswith("gap/"):
+    def guessed(self, metric: Metric) -> float:
+        """Give the accuracy of guessing, or its loss, the entropy of the shares of the classes.
+
+        Returns: 0 for a gap; nan for what guessing has no value of, such as a time.
+        """
+        if metric.larger is None:
             return 0.0
-        if is_percentage(metric):
-            return self.chance(part)
-        loss = self.final.get(f"chance/{part}_loss")
+        if metric.quantity not in ("accuracy", "auc", "loss"):
+            return math.nan
+        if metric.percent:
+            return self.chance(metric.part)
+        loss = self.final.get(f"chance/{metric.part}_loss")
         return math.log(self.classes) if loss is None else loss
 
 
@@ -97,30 +109,51 @@ class Group:
     Raises: ValueError if two different runs have the same seed: a key is missing.
     """
 
-    def __init__(self, results: Iterable[Result], metric: str) -> None:
-        self.metric = metric
+    def __init__(self, results: Iterable[Result], metric: str, as_chance: bool = False) -> None:
+        self.metric = metrics.of(metric)
         self.results: list[Result] = []
         self.outcomes: dict[int, stats.Outcome] = {}
         for result in sorted(results, key=lambda result: result.seed):
             if result in self.results:
                 continue  # listed by two sweeps
-            if result.seed in self.outcomes:
+            if any(result.seed == other.seed for other in self.results):
                 raise ValueError(f"two runs of one cell have seed {result.seed}: {result.name}")
             self.results.append(result)
             outcome = result.outcome(metric)
             if outcome is not None:
                 self.outcomes[result.seed] = outcome
-        kept = {seed: end.value for seed, end in self.outcomes.items() if not end.failed}
-        self.n, self.failed = len(self.outcomes), len(self.outcomes) - len(kept)
-        self.arm = Arm(kept, self.failed, self.n)
-        ends = [*self.outcomes.values()]
-        if metric.startswith("gap/"):  # guessing has no gap that was measured
-            ends = [end for end in ends if end.kind != "diverged"]
-        values = [*kept.values()] or [end.value for end in ends]
+        self.n = len(self.outcomes)
+        self.failed = sum(end.failed for end in self.outcomes.values())
+        counted = {
+            result.seed: self._counted(result, as_chance)
+            for result in self.results
+            if result.seed in self.outcomes
+        }
+        kept = {seed: value for seed, value in counted.items() if value is not None}
+        late = frozenset(seed for seed, end in self.outcomes.items() if end.late)
+        self.arm = Arm(kept, 0 if as_chance else self.failed, self.n, late)
+        self.values = [
+            end.value
+            for end in self.outcomes.values()
+            # guessing has no gap that was measured
+            if not (
+                math.isnan(end.value) or (self.metric.larger is None and end.kind == "diverged")
+            )
+        ]
+        values = [*kept.values()] or self.values
         self.mean = stats.mean(values) if values else None
-        self.interval = stats.interval([*kept.values()], within=metric_range(metric))
+        within = self.metric.within
+        self.interval = None if late else stats.interval([*kept.values()], within=within)
         states = [result.state for result in self.results]
         self.state = min(states, key=_urgency, default="missing")
+
+    def _counted(self, result: Result, as_chance: bool) -> float | None:
+        """Give the value with which a run counts in the mean, None where it is told apart."""
+        end = self.outcomes[result.seed]
+        if not end.failed:
+            return end.value
+        value = result.guessed(self.metric)
+        return value if as_chance and not math.isnan(value) else None
 
 
 def swept(cells: Iterable[Settings], among: Sequence[str] | None = None) -> list[str]:
@@ -173,33 +206,8 @@ def further_tests(results: Sequence[Result]) -> list[str]:
     return [f"test/accuracy/{name}" for name in sorted(names, key=_in_order)]
 
 
-def is_percentage(metric: str) -> bool:
-    """Tell whether a metric is shown in percent, and larger is better."""
-    return _quantity(metric) == "accuracy"
-
-
-def metric_name(metric: str) -> str:
-    """Say a metric as a table does: `test accuracy (invert)`."""
-    if metric == "gap/accuracy":
-        return "train-eval gap"
-    words = metric.split("/", 2)
-    return " ".join(words[:2]) + "".join(f" ({word})" for word in words[2:])
-
-
-def metric_range(metric: str) -> tuple[float, float]:
-    """Give the least and the largest value that a metric can have."""
-    if metric.startswith("gap/"):
-        return (-1.0, 1.0) if is_percentage(metric) else (-math.inf, math.inf)
-    return (0.0, 1.0 if is_percentage(metric) else math.inf)
-
-
 def _urgency(state: str) -> int:
     return STATES.index(state) if state in STATES else 0
-
-
-def _quantity(metric: str) -> str:
-    """Give what is measured: the second word of `test/accuracy/invert`."""
-    return metric.split("/")[:2][-1]
 
 
 def _in_order(name: str) -> list[float | str]:

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from normbench.results import pairs
+from normbench.results import metrics, pairs
 from normbench.results.groups import (
     PARTS,
     Group,
     Key,
     Result,
-    is_percentage,
     labels_of,
     values_of,
 )
+from normbench.results.metrics import Metric
 from normbench.results.pairs import Arm, Comparison
 
 FIRST = ("norm", "init")  # what a sweep compares, if it sweeps it
@@ -115,6 +115,11 @@ class Layout:
         object.__setattr__(self, "across", others[cut:])
         object.__setattr__(self, "down", others[:cut])
 
+    @property
+    def measured(self) -> Metric:
+        """Say of the metric what there is to know."""
+        return metrics.of(self.metric)
+
     @cached_property
     def rows(self) -> list[str]:
         """List the keys whose values name a row."""
@@ -144,7 +149,7 @@ class Layout:
                     if row[: len(down)] == down
                 }
                 at = "  ".join(filter(None, [*texts, column]))
-                found[head, down] = Block(at, groups, larger_is_better(self.metric))
+                found[head, down] = Block(at, groups, self.measured.larger)
         return found
 
     def block(self, head: Key, row: Key) -> Block:
@@ -183,11 +188,6 @@ class Layout:
     def _places(self, key: str) -> dict[str, int]:
         values = dict.fromkeys(values_of(result.settings, [key])[0] for result in self.results)
         return {value: place for place, value in enumerate(values)}
-
-
-def larger_is_better(metric: str) -> bool | None:
-    """Tell whether a larger value of a metric is better, None where neither is."""
-    return None if metric.startswith("gap/") else is_percentage(metric)
 
 
 def _place(key: str) -> tuple[int, str]:

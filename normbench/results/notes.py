@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from normbench.errors import shown
 from normbench.results import pairs, stats
-from normbench.results.groups import Group, Key, Result, is_percentage, labels_of
+from normbench.results.groups import Group, Key, Result, labels_of
 from normbench.results.layout import Block, Layout, word
+from normbench.results.metrics import Metric
 from normbench.results.pairs import Comparison
 from normbench.results.stats import Interval
 
-CLOSE = 2.0  # points within which one decimal would hide the differences
 LISTED = 5  # lines of one kind under a table
 PAIRS = 5  # seeds from which the correlation of two arms is told
 EQUAL = "an interval without width is of equal values, and tells nothing of how sure they are"
@@ -30,18 +30,16 @@ def span(counts: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def difference_digits(found: Sequence[Comparison], metric: str) -> int:
-    """Choose the decimals of some differences: two, in points, where one is close."""
-    if not is_percentage(metric):
-        return 3
-    return 2 if any(100 * abs(one.mean) < CLOSE for one in found if one.interval) else 1
+def difference_digits(found: Sequence[Comparison], metric: Metric) -> int:
+    """Choose the decimals of some differences by the smallest of them."""
+    return metric.digits(min([abs(one.mean) for one in found if one.interval], default=1.0))
 
 
-def signed(interval: Interval, metric: str, digits: int) -> tuple[str, str, str]:
-    """Write a difference and its bounds with their signs, in points where it is of an accuracy."""
-    scale = 100 if is_percentage(metric) else 1
-    values = (interval.mean, interval.low, interval.high)
-    mean, low, high = (f"{scale * value:+.{digits}f}" for value in values)
+def signed(interval: Interval, metric: Metric, digits: int) -> tuple[str, str, str]:
+    """Write a difference and its bounds with their signs."""
+    mean, low, high = (
+        metric.signed(value, digits) for value in (interval.mean, interval.low, interval.high)
+    )
     return mean, low, high
 
 
@@ -66,7 +64,7 @@ def verdicts(laid: Layout) -> list[str]:
         )
     found = [_reason(laid, block) for block in blocks if block.star is None]
     reasons = listed([reason for reason in found if reason])
-    return [*lines, *reasons, *_pairing(blocks), *_power(blocks, laid.metric)]
+    return [*lines, *reasons, *_pairing(blocks), *_power(blocks, laid.measured)]
 
 
 def _pairing(blocks: Sequence[Block]) -> list[str]:
@@ -94,7 +92,7 @@ def _factor(r: float) -> str:
     return f"{min(1 / max(1 - r, 1e-9), 99):.1f}"
 
 
-def _power(blocks: Sequence[Block], metric: str) -> list[str]:
+def _power(blocks: Sequence[Block], metric: Metric) -> list[str]:
     """Say which differences of the best and the next so many seeds can tell, by their spread."""
     nearest = [next(iter(block.rivals.values())) for block in blocks]
     paired = [comparison.d for comparison in nearest if comparison.interval]
@@ -103,7 +101,7 @@ def _power(blocks: Sequence[Block], metric: str) -> list[str]:
         return []
     n, sd = min(map(len, paired)), math.sqrt(stats.mean(squares))
     least = pairs.resolvable(max(n, pairs.ENOUGH), sd)
-    scale, unit = (100, " points") if is_percentage(metric) else (1, "")
+    scale, unit = metric.scale, metric.points
     more = pairs.seeds_for(least / 2, sd)
     half = f"; {scale * least / 2:.2g} would take {more}" if more else ""
     seeds = f"with {n} seeds" if n >= pairs.ENOUGH else f"with {pairs.ENOUGH} seeds either"
@@ -144,7 +142,7 @@ def failures(groups: Sequence[Group]) -> list[str]:
     diverged = [run for kind, run in ends if kind == "diverged"]
     if not stuck and not diverged:
         return []
-    part = "val" if groups[0].metric.startswith("val/") else "test"
+    part = groups[0].metric.part
     levels = sorted({f"{100 * run.chance(part):.1f}" for run in (*stuck, *diverged)})
     chance = f"chance, {' or '.join(levels)} %: the share of the largest class"
     said = [f"{len(stuck)} stuck at most 5 points above {chance}"] * bool(stuck)
@@ -203,8 +201,8 @@ def _said(comparison: Comparison, laid: Layout) -> str:
     """Write a difference of the best arm: `+1.5 [+0.9, +2.1]`."""
     if comparison.interval is None:
         return ""
-    digits = difference_digits([comparison], laid.metric)
-    mean, low, high = signed(comparison.interval, laid.metric, digits)
+    digits = difference_digits([comparison], laid.measured)
+    mean, low, high = signed(comparison.interval, laid.measured, digits)
     return f"{mean} [{low}, {high}]"
 
 

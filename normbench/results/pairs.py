@@ -17,6 +17,7 @@ from normbench.results.distributions import noncentrality, t_quantile
 
 ALPHA = 0.05
 POWER = 0.8
+LATEST = 4  # times the waiting by which a target counts as reached at last
 ENOUGH = 6  # seeds from which the exact test can reach it: 2 of 2**6 sign patterns
 
 Label = TypeVar("Label", bound=Hashable)
@@ -26,12 +27,19 @@ Label = TypeVar("Label", bound=Hashable)
 class Arm:
     """One configuration in a comparison.
 
-    Args: values: by seed, of the runs that trained; failed: the runs that did not; n: all runs.
+    Args: values: by seed, of the runs that trained; failed: the runs that did not; n: all runs;
+    late: the seeds whose value is a time that was waited for in vain.
     """
 
     values: Mapping[int, float]
     failed: int = 0
     n: int = 0
+    late: frozenset[int] = frozenset()
+
+    def bounds(self) -> tuple[Mapping[int, float], Mapping[int, float]]:
+        """Give the least and the largest values it may have: a late time, and four times that."""
+        most = {seed: LATEST * value for seed, value in self.values.items() if seed in self.late}
+        return self.values, {**self.values, **most}
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,9 @@ class Comparison:
     Args: d: the paired differences, positive where the first is better; interval: of their mean,
     None below 3; p_t, p_flip: two-sided, by paired t and by exact sign flip; adjusted: `p_t`
     after Holm over the family; better: P(the first is better), the t distribution read as a
-    posterior; failures: whether the first failed in a larger share of its runs.
+    posterior; failures: 1 where the first failed in a larger share of its runs than the second, -1
+    where in a smaller one, else 0. Where a value is late, `d` has the least times, `interval`
+    reaches over all that is possible, and p is the largest, 1 if the sign is not certain.
     """
 
     d: tuple[float, ...]
@@ -50,7 +60,7 @@ class Comparison:
     p_flip: float
     adjusted: float
     better: float
-    failures: bool
+    failures: int
 
     @property
     def mean(self) -> float:
@@ -68,7 +78,15 @@ class Comparison:
             return "seeds"
         if self.mean <= 0 or max(self.adjusted, self.p_flip) > ALPHA:
             return "difference"
-        return "failures" if self.failures else None
+        return "failures" if self.failures > 0 else None
+
+    @property
+    def verdict(self) -> str:
+        """Say what can be said: `better`, `worse`, or what of it is missing, as in `missing`."""
+        other = replace(self, d=tuple(-x for x in self.d), failures=-self.failures)
+        if self.missing is None or other.missing is None:
+            return "worse" if self.missing else "better"
+        return self.missing if self.mean > 0 else other.missing
 
 
 def comparisons(family: Sequence[tuple[Arm, Arm]], largest: bool = True) -> list[Comparison]:
@@ -125,8 +143,29 @@ def seeds_for(difference: float, sd: float) -> int | None:
 
 
 def _compared(arm: Arm, other: Arm, sign: int) -> Comparison:
-    d = tuple(sign * x for x in stats.paired_difference(arm.values, other.values))
-    failures = arm.failed * other.n > other.failed * arm.n
+    """Compare two arms; of times that were not reached, in both extreme cases, of which the one
+    that says less counts."""
+    (least, most), (other_least, other_most) = arm.bounds(), other.bounds()
+    failures = arm.failed * other.n - other.failed * arm.n
+    found = _tested(least, other_least, sign, (failures > 0) - (failures < 0))
+    if not (arm.late or other.late) or found.interval is None:
+        return found
+    cases = [_tested(least, other_most, sign, 0), _tested(most, other_least, sign, 0)]
+    low, high = (pick(case.mean for case in cases) for pick in (min, max))
+    certain = low * high > 0
+    ends = [(case.interval.low, case.interval.high) for case in cases if case.interval]
+    reach = stats.Interval(found.mean, min(ends)[0], max(end[1] for end in ends), len(found.d))
+    p_t, p_flip = (
+        max(getattr(case, p) for case in cases) if certain else 1.0 for p in ("p_t", "p_flip")
+    )
+    better = min((case.better for case in cases), key=lambda p: abs(p - 0.5))
+    return replace(found, interval=reach, p_t=p_t, adjusted=p_t, p_flip=p_flip, better=better)
+
+
+def _tested(
+    values: Mapping[int, float], others: Mapping[int, float], sign: int, failures: int
+) -> Comparison:
+    d = tuple(sign * x for x in stats.paired_difference(values, others))
     if len(d) < 2:
         return Comparison(d, None, 1.0, 1.0, 1.0, 0.5, failures)
     generator = None

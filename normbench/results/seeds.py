@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from normbench.results import notes
-from normbench.results.groups import RESULTS, Group, Result, further_tests, metric_name
+from normbench.results.groups import RESULTS, Group, Result, further_tests
 from normbench.results.tables import Table, TableCell, filled, state_cell
 
 SEED_COLUMNS = 5  # seeds up to which each has a column
@@ -17,17 +18,17 @@ def seeds(results: Sequence[Result]) -> Table:
     Each seed has a column up to 5 seeds, beyond that the lowest and the highest value have one.
     Mean and interval are over the runs that trained.
     """
-    metrics = ("test/accuracy", *further_tests(results), "gap/accuracy")
-    accuracy, *_ = groups = [Group(results, metric) for metric in metrics]
+    names = ("test/accuracy", *further_tests(results), "gap/accuracy")
+    accuracy, *_ = groups = [Group(results, name) for name in names]
     single = [f"seed {result.seed}" for result in accuracy.results]
     head = ["", *(single if len(single) <= SEED_COLUMNS else ["lowest", "highest"])]
     if len(single) > 1:
         head += ["mean", "95 % interval"]
-    values = [100 * outcome.value for outcome in accuracy.outcomes.values()]
-    digits = 2 if values and max(values) - min(values) < notes.CLOSE else 1
+    values = accuracy.values
+    digits = accuracy.metric.digits(max(values) - min(values) if values else 1.0)
     forms = [f".{digits}f"] * (len(groups) - 1) + [f"+.{digits}f"]
     rows = tuple(
-        (TableCell(metric_name(group.metric)), *_across(group, form, len(head) - 1))
+        (TableCell(group.metric.words), *_across(group, form, len(head) - 1))
         for group, form in zip(groups, forms, strict=True)
     )
     below = notes.intervals([accuracy]) if len(single) > 1 else []
@@ -43,12 +44,12 @@ def _across(group: Group, form: str, columns: int) -> list[TableCell]:
         return text.lstrip("+-") if float(text) == 0 else text
 
     if len(group.results) > SEED_COLUMNS:
-        values = [outcome.value for outcome in group.outcomes.values()]
+        values = group.values
         cells = [TableCell(points(pick(values))) for pick in (min, max) if values]
     else:
         cells = [_seed_cell(result, group, points) for result in group.results]
     if len(group.results) > 1 and group.mean is not None:
-        varied = any(outcome.value for outcome in group.outcomes.values())
+        varied = any(group.values)
         interval = group.interval if varied else None
         cells.append(TableCell(points(group.mean)))
         bounds = f"{points(interval.low)} .. {points(interval.high)}" if interval else ""
@@ -58,11 +59,9 @@ def _across(group: Group, form: str, columns: int) -> list[TableCell]:
 
 def _seed_cell(result: Result, group: Group, points: Callable[[float], str]) -> TableCell:
     outcome = group.outcomes.get(result.seed)
-    if outcome is None:
+    if outcome is None or math.isnan(outcome.value):
         return state_cell("missing" if result.state in RESULTS else result.state)
     if outcome.kind == "diverged":
         return TableCell("diverged", "diverged")
-    stuck = (
-        outcome.kind == "stuck" and group.metric.endswith("/accuracy") and "gap" not in group.metric
-    )
+    stuck = outcome.kind == "stuck" and bool(group.metric.larger)
     return TableCell(points(outcome.value) + " stuck" * stuck, "diverged" * outcome.failed)

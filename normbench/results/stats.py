@@ -63,10 +63,15 @@ class PValues:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: its value, and whether it `trained`, was `stuck` or `diverged`."""
+    """What came of a run: its value, and whether it `trained`, was `stuck` or `diverged`.
+
+    Args: value: nan where a run that failed has none; late: whether it is a time that the run did
+    not reach, so that the value is a lower bound.
+    """
 
     value: float
     kind: str = "trained"
+    late: bool = False
 
     @property
     def failed(self) -> bool:
