@@ -11,17 +11,16 @@ from typing import Any
 from normbench.cli.parser import quoted
 from normbench.cli.train import planned, task
 from normbench.display.screen import Screen
-from normbench.errors import FileRefused, Mistake, Refused
-from normbench.parts.options import leaves, written
+from normbench.errors import Mistake, Refused
+from normbench.parts.options import written
 from normbench.results.groups import Result
 from normbench.rows import Row
-from normbench.runs.reader import read_config, read_status
 from normbench.settings import compose
-from normbench.settings.schema import Config, data_about
+from normbench.settings.schema import Config
+from normbench.sweeps import records
 from normbench.sweeps import sweep as sweeps
 from normbench.sweeps.command import Command, entered
 
-FURTHER = "test/accuracy/"  # what the metrics of further tests begin with
 ONE_RUN = {"seeds": 1, "tune": "none", "dry_run": False}  # what the config of one run has
 
 
@@ -56,7 +55,7 @@ def run(config: Config, on_row: Callable[[Row], None] | None = None) -> Result:
         from normbench.runs import run as runs  # imports torch, which a finished run does without
 
         item.state = runs.run(item.config, on_row or (lambda row: None))
-    return replace(item.result(), settings=_flat(item.config.experiment()))
+    return replace(item.result(), settings=records.flat(item.config.experiment()))
 
 
 def sweep(*overrides: str, **settings: Any) -> list[Result]:
@@ -75,7 +74,8 @@ def sweep(*overrides: str, **settings: Any) -> list[Result]:
         raise Refused(Mistake("dry_run=true", "is not for runs to be trained", "dry_run=false"))
     with entered(Command(work, silent, multirun=True)):
         task(None)
-    sweeps.conclude(work, silent, multirun=True)
+    words = [*overrides, *(_override(key, value) for key, value in settings.items())]
+    sweeps.conclude(work, silent, multirun=True, words=words)
     return [item.result() for item in work.items]
 
 
@@ -86,50 +86,19 @@ def load_results(outputs: str | Path = "outputs") -> list[Result]:
         make its numbers, as flat dotted keys.
     Raises: FileRefused if there is no such folder, or a run's files are damaged.
     """
-    runs = Path(outputs) / "runs"
-    if not runs.is_dir():
-        fix = "the folder that outputs=DIR named"
-        raise FileRefused(str(runs), "is not a folder of runs", fix)
-    found = [_recorded(folder) for folder in sorted(runs.glob("*/seed*"))]
-    return [result for result in found if result is not None]
+    return records.everything(Path(outputs))
 
 
 def _cells(
     overrides: tuple[str, ...], settings: Mapping[str, Any], multirun: bool
 ) -> list[compose.Cell]:
-    texts = [
-        quoted(key, str(value)) if isinstance(value, Path) else f"{key}={written(value)}"
-        for key, value in settings.items()
-    ]
+    texts = [_override(key, value) for key, value in settings.items()]
     return compose.Grid(compose.loader()).cells([*overrides, *texts], multirun)
+
+
+def _override(key: str, value: Any) -> str:
+    return quoted(key, str(value)) if isinstance(value, Path) else f"{key}={written(value)}"
 
 
 def _silent() -> Screen:
     return Screen(quiet=True, stream=io.StringIO(), out=io.StringIO())
-
-
-def _recorded(folder: Path) -> Result | None:
-    """Read one run's folder; None if no run began there."""
-    status = read_status(folder)
-    if status is None:
-        return None
-    experiment = read_config(folder)["experiment"]
-    final = status.get("final") or {}
-    diverged = status["state"] == "diverged"  # then it counts as chance level
-    return Result(
-        directory=str(folder),
-        settings=_flat(experiment),
-        state=status["state"],
-        final=final,
-        message=status.get("message"),
-        classes=data_about(experiment).classes if diverged else 10,
-        target=experiment["target"],
-        length=(experiment["steps"] or 0) * experiment["batch"],
-        train_s=status.get("train_s"),
-        tests=[key.removeprefix(FURTHER) for key in final if key.startswith(FURTHER)],
-    )
-
-
-def _flat(experiment: Mapping[str, Any]) -> dict[str, object]:
-    """Name the parts by their groups, and everything else by its dotted key."""
-    return {key.removesuffix(".name"): value for key, value in leaves(experiment)}

@@ -49,6 +49,7 @@ def run(words: list[str]) -> int:
     from normbench.settings.overrides import current
 
     options = parser().parsed(words)
+    options.typed = options.overrides
     options.overrides = [current(text) for text in options.overrides]
     _with_outputs(options)
     if follows := _follows():
@@ -71,7 +72,7 @@ def run(words: list[str]) -> int:
     if not follows and (command.multirun or command.sweep.tunings or not code):
         from normbench.sweeps import sweep
 
-        sweep.conclude(command.sweep, command.screen, command.multirun)
+        sweep.conclude(command.sweep, command.screen, command.multirun, command.words)
     return code
 
 
@@ -160,7 +161,7 @@ def _checked(options: argparse.Namespace) -> Command | None:
     if any(cell.config.dry_run for cell in work.cells):
         shown.text("\n".join(describe.plan_lines(work)))
         return None
-    return Command(work, shown, options.multirun)
+    return Command(work, shown, options.multirun, options.typed)
 
 
 def _follows() -> bool:

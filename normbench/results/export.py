@@ -12,6 +12,8 @@ from normbench.results.pairs import Comparison
 from normbench.results.stats import Interval
 from normbench.results.tables import csv_text
 
+COST = ("steps", "examples", "seconds", "parameters")
+
 
 def documents(results: Sequence[Result], metric: str = "test/accuracy") -> list[dict[str, object]]:
     """Give one plain document per configuration, its seeds together, numbers as fractions."""
@@ -22,18 +24,20 @@ def documents(results: Sequence[Result], metric: str = "test/accuracy") -> list[
 
 
 def csv(results: Sequence[Result], keys: Sequence[str]) -> str:
-    """Write one line per run, sorted by name, with plain numbers: accuracy as a fraction.
+    """Write one line per run in the order given, with plain numbers: accuracy as a fraction.
 
     The same results give the same bytes.
     """
     metrics = sorted({metric for result in results for metric in result.final})
-    head: list[object] = ["run", *keys, "seed", "state", "outcome", *metrics, "message"]
+    head: list[object] = ["run", *keys, "seed", "state", "outcome", *COST, *metrics, "message"]
     rows: list[list[object]] = [head]
-    for result in sorted(results, key=lambda result: (result.name, result.directory)):
+    for result in results:
         settings = [result.settings.get(key, "") for key in keys]
         values = [result.final.get(metric) for metric in metrics]
         ended = [result.state, end.kind if (end := result.outcome()) else None]
-        rows.append([result.name, *settings, result.seed, *ended, *values, result.message])
+        cost = [result.steps, result.examples, result.train_s, result.parameters]
+        told = [*settings, result.settings.get("seed"), *ended, *cost, *values, result.message]
+        rows.append([result.name, *told])
     return csv_text(rows)
 
 

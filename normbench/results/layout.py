@@ -29,7 +29,7 @@ def compared_key(keys: Sequence[str]) -> str:
     The first is that of a fixed order, parts before settings, whatever the order of the words.
     Returns: empty where nothing is swept.
     """
-    return next(iter([key for key in FIRST if key in keys] or sorted(keys, key=_place)), "")
+    return next(iter([key for key in FIRST if key in keys] or sorted(keys, key=place)), "")
 
 
 def word(key: str) -> str:
@@ -109,7 +109,7 @@ class Layout:
     down: list[str] = field(init=False)  # without the compared key
 
     def __post_init__(self) -> None:
-        others = sorted((key for key in self.keys if key != self.by), key=_place)
+        others = sorted((key for key in self.keys if key != self.by), key=place)
         cuts = [cut for cut in (0, len(others) - 1) if self._count(others[cut:]) <= COLUMNS]
         cut = cuts[0] if others and cuts else len(others)
         object.__setattr__(self, "across", others[cut:])
@@ -166,8 +166,8 @@ class Layout:
     def _cells(self) -> dict[tuple[Key, Key], list[Result]]:
         found: dict[tuple[Key, Key], list[Result]] = {}
         for result in self.results:
-            place = values_of(result.settings, self.across), values_of(result.settings, self.rows)
-            found.setdefault(place, []).append(result)
+            cell = values_of(result.settings, self.across), values_of(result.settings, self.rows)
+            found.setdefault(cell, []).append(result)
         return found
 
     def _count(self, keys: Sequence[str]) -> int:
@@ -187,8 +187,9 @@ class Layout:
 
     def _places(self, key: str) -> dict[str, int]:
         values = dict.fromkeys(values_of(result.settings, [key])[0] for result in self.results)
-        return {value: place for place, value in enumerate(values)}
+        return {value: order for order, value in enumerate(values)}
 
 
-def _place(key: str) -> tuple[int, str]:
+def place(key: str) -> tuple[int, str]:
+    """Give the place of a key in the fixed order: parts first, then settings by name."""
     return (PARTS.index(key) if key in PARTS else len(PARTS), key)

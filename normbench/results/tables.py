@@ -87,12 +87,12 @@ def markdown(table: Table) -> str:
     """Write a table as Markdown; text of the user cannot become markup."""
     marks = ["---:" if i in table.right else "---" for i in range(len(table.head))]
     rows = [
-        [_plain(cell.text) if i < table.labels else _piece(cell.text) for i, cell in enumerate(row)]
+        [plain(cell.text) if i < table.labels else _piece(cell.text) for i, cell in enumerate(row)]
         for row in table.rows
     ]
-    lines = [f"| {' | '.join(cells)} |" for cells in [list(map(_plain, table.head)), marks, *rows]]
-    title = [_plain(table.title), ""] if table.title else []
-    notes = ["", *(f"- {_plain(note)}" for note in table.notes)] if table.notes else []
+    lines = [f"| {' | '.join(cells)} |" for cells in [list(map(plain, table.head)), marks, *rows]]
+    title = [plain(table.title), ""] if table.title else []
+    notes = ["", *(f"- {plain(note)}" for note in table.notes)] if table.notes else []
     return "\n".join([*title, *lines, *notes]) + "\n"
 
 
@@ -115,7 +115,7 @@ def _cell(entry: Estimate, numbers: Sequence[str]) -> TableCell:
     return TableCell(" ".join([number, *entry.words]), entry.style)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escape what Markdown would take for markup."""
     return _piece(re.sub(r"([\\`*\[\]])", r"\\\1", text))
 

@@ -123,12 +123,14 @@ class RunDirectory:
         message: str | None = None,
         state_sha256: str | None = None,
         train_s: float | None = None,
+        parameters: int | None = None,
     ) -> None:
         """Bring everything to the disk and write the final state; nothing is recorded after it.
 
         Args: state: `finished`, `diverged`, `interrupted` or `failed`. reason: for the last two,
             a key of `EXIT_CODES`. message: what happened, for people. state_sha256: digest of
             model and optimizer. train_s: seconds of training, evaluations left out.
+            parameters: those of the model that are trained.
         """
         assert state in STATES[2:]
         # A run that fails because the disk is full must still be able to say so.
@@ -146,7 +148,7 @@ class RunDirectory:
         }
         if state in FINAL:
             last = self._last
-            changes["train_s"] = train_s
+            changes["train_s"], changes["parameters"] = train_s, parameters
             changes["final"] = {name: finite(last[name]) for name in sorted(last) if "/" in name}
         if state == "diverged":
             changes |= {name: self._last.get(name) for name in ("bad_step", "bad_quantity")}

@@ -101,6 +101,11 @@ _STATUS_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("resumed_at", "warnings"), (list,)),
 }
 
+_LATER_TYPES: dict[str, tuple[type, ...]] = {
+    "train_s": (int, float, type(None)),
+    "parameters": (int, type(None)),
+}  # of what a run has when it is done
+
 
 def _unlike_status(status: Any) -> str | None:
     """Say what of a status is not as `RunDirectory` writes it."""
@@ -117,13 +122,16 @@ def _unlike_status(status: Any) -> str | None:
         return "resumed_at is not a list of steps"
     if not all(type(text) is str for text in status["warnings"]):
         return "warnings is not a list of texts"
-    took = status.get("train_s")
-    if type(took) not in (int, float, type(None)) or finite(took) != took:
-        return f"train_s is {shown(took)}"
     final = (status["final"] or {}).values()
     if not all(type(value) in _PLAIN and finite(value) == value for value in final):
         return "final holds more than numbers"
-    return None
+    return next(filter(None, (_unlike_later(status, name) for name in _LATER_TYPES)), None)
+
+
+def _unlike_later(status: Any, name: str) -> str | None:
+    value = status.get(name)
+    fits = type(value) in _LATER_TYPES[name] and finite(value) == value
+    return None if fits else f"{name} is {shown(value)}"
 
 
 def _unlike_setting(key: Any, value: Any) -> str | None:

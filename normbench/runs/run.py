@@ -78,7 +78,11 @@ def worker(config: Config) -> Generator[Message, None, None]:
         if row.kind == "end":
             break
         yield Message(row=row, time=clock.read(row, job.evaluator.seconds))
-    result = {"state_sha256": job.state_sha256(), "train_s": round(clock.trained_s, 4)}
+    result = {
+        "state_sha256": job.state_sha256(),
+        "train_s": round(clock.trained_s, 4),
+        "parameters": sum(p.numel() for p in job.model.parameters() if p.requires_grad),
+    }
     collectives.meet()  # or one that leaves early breaks off the last message to another
     yield Message(row=row, result=result)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Command:
-    """One `train`: its checked runs, where they are shown, and the exit codes of Hydra's jobs."""
+    """One `train`: its checked runs, where they are shown, and the exit codes of Hydra's jobs.
+
+    Args: words: the settings as they were typed.
+    """
 
     sweep: Sweep
     screen: Screen
     multirun: bool = False
+    words: Sequence[str] = ()
     codes: list[int] = field(default_factory=list)
 
 

@@ -61,6 +61,10 @@ class Item:
             length=(self.config.steps or 0) * self.config.batch,
             train_s=status.get("train_s"),
             tests=self.config.tests,
+            steps=status.get("step", 0),
+            examples=status.get("step", 0) * self.config.batch,
+            parameters=status.get("parameters"),
+            finished_at=status.get("finished_at"),
         )
 
 

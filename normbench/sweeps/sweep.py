@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import Mistake, Refused
 from normbench.parts.options import written
-from normbench.results import compare, export, groups, lr_search, seeds, tables, time_to_target
+from normbench.results import compare, export, groups, lr_search, seeds, time_to_target
 from normbench.results.groups import Result
 from normbench.results.layout import Layout, compared_key
-from normbench.results.lr_search import LRSearch
 from normbench.results.tables import Table
 from normbench.rows import Row
 from normbench.runs.reader import read_status
-from normbench.runtime import storage
 from normbench.settings.schema import Config
+from normbench.sweeps import folder
 from normbench.sweeps.describe import heading, labels, not_applying, searches, unpaired, varying
 from normbench.sweeps.plan import LR, TUNE_SEED, Item, Sweep
 
@@ -151,8 +147,11 @@ def _train(items: list[Item], names: Sequence[str], screen: Screen) -> None:
         scheduler.train_all(items, live.update)
 
 
-def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
-    """Show what came of the runs and of the tuning before them, and write a sweep's folder."""
+def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str]) -> None:
+    """Show what came of the runs and of the tuning before them, and write a sweep's folder.
+
+    Args: words: the settings as they were typed.
+    """
     sweep.catch_up()
     results, tuned = [item.result() for item in sweep.items], searches(sweep)
     everything = [*results, *_again(sweep, results), *_not_tuned(sweep), *not_applying(sweep)]
@@ -174,8 +173,9 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool) -> None:
     elif results:
         shown.append(time_to_target.beneath(seeds.seeds(results), results))
     if multirun or tuned:
-        text = "\n".join(map(tables.markdown, shown))
-        screen.note(f"sweep {write(sweep, (results, tuned), keys, text)}")
+        command = shlex.join(["normbench", "train", *["-m"] * multirun, *words])
+        outcome = folder.Outcome(everything, results, tuned, keys)
+        screen.note(f"sweep {folder.write(sweep, outcome, command, shown)}")
     for place, table in enumerate(shown):
         screen.lines([""] * (place > 0))
         screen.table(table)
@@ -189,39 +189,6 @@ def _differences(sweep: Sweep, layout: Layout) -> Table | None:
         return None
     found = unpaired(planned.config for planned in sweep.cells)
     return replace(table, notes=(*table.notes, *(f"{told.subject} {told.why}" for told in found)))
-
-
-def write(
-    sweep: Sweep,
-    read: tuple[Sequence[Result], Sequence[LRSearch]],
-    keys: Sequence[str],
-    table: str,
-) -> Path:
-    """Write `sweep.json`, `results.csv` and `table.md`, with `tune=lr` also `tune.csv`.
-
-    The same command finds the folder again.
-
-    Args: read: what has been read of the runs, and of the tuning before them.
-    """
-    results, tuned = read
-    trials = [run for search in tuned for run in itertools.chain(*search.runs.values())]
-    states = {result.name: result.state for result in [*results, *trials]}
-    short = hashlib.sha256(json.dumps(sorted(states)).encode()).hexdigest()[:8]
-    usual = "tune" if tuned else "seed"
-    folder = sweep.outputs / "sweeps" / f"{'-'.join(keys) or usual}-{short}"
-    storage.make_directory(folder)
-    document = {
-        "schema": 1,
-        "keys": list(keys),
-        "cells": [{"run": name, "state": states[name]} for name in sorted(states)],
-    }
-    storage.write_atomic(folder / "sweep.json", json.dumps(document, indent=1) + "\n")
-    columns = [*keys, LR] if tuned else keys
-    storage.write_atomic(folder / "results.csv", export.csv(results, columns))
-    if tuned:
-        storage.write_atomic(folder / "tune.csv", lr_search.csv(tuned, keys))
-    storage.write_atomic(folder / "table.md", table)
-    return folder
 
 
 def _again(sweep: Sweep, results: Sequence[Result]) -> list[Result]:
@@ -256,9 +223,9 @@ def _documents(sweep: Sweep, results: Sequence[Result]) -> list[dict[str, Any]]:
     configs: dict[str, Config] = {}
     grouped: dict[str, list[Result]] = {}
     for item, result in zip(sweep.items, results, strict=True):
-        folder = str(item.config.directory.parent)
-        configs[folder] = item.config
-        grouped.setdefault(folder, []).append(result)
+        place = str(item.config.directory.parent)
+        configs[place] = item.config
+        grouped.setdefault(place, []).append(result)
     return [
         {
             **document,

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from results.samples import BN2, GN2, SWEEP, further, run, seeded
@@ -11,20 +12,22 @@ from normbench.results import compare, export
 from normbench.results.groups import Result
 
 
-def test_csv_has_a_line_per_run_sorted_by_name_with_plain_numbers():
+def test_csv_has_a_line_per_run_in_the_order_given_with_plain_numbers_and_cost():
     results = [run(0.958, norm="gn", batch=2, seed=1), run(0.1, norm="bn", batch=2, seed=0)]
+    cost = {"steps": 30, "examples": 60, "train_s": 1.5, "parameters": 79510}
+    results[0] = replace(results[0], **cost)
     assert export.csv(results, ["norm", "batch"]) == (
-        "run,norm,batch,seed,state,outcome,gap/accuracy,test/accuracy,message\n"
-        "bn-2/seed0,bn,2,0,finished,stuck,0.0,0.1,\n"
-        "gn-2/seed1,gn,2,1,finished,trained,0.0,0.958,\n"
+        "run,norm,batch,seed,state,outcome,steps,examples,seconds,parameters,"
+        "gap/accuracy,test/accuracy,message\n"
+        "gn-2/seed1,gn,2,1,finished,trained,30,60,1.5,79510,0.0,0.958,\n"
+        "bn-2/seed0,bn,2,0,finished,stuck,0,0,,,0.0,0.1,\n"
     )
-    assert export.csv(results[::-1], ["norm", "batch"]) == export.csv(results, ["norm", "batch"])
 
 
 @pytest.mark.parametrize("root", ["outputs", "/elsewhere/with space"])
 def test_csv_does_not_depend_on_where_the_runs_lie(root):
     result = Result(f"{root}/runs/bn-b2-3f9c/seed0", {"seed": 0}, "finished", {})
-    assert export.csv([result], []).splitlines()[1] == "bn-b2-3f9c/seed0,0,finished,,"
+    assert export.csv([result], []).splitlines()[1] == "bn-b2-3f9c/seed0,0,finished,,0,0,,,"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@sum", "-1e", "+1+1", "-inf"])
@@ -42,7 +45,8 @@ def test_csv_leaves_negative_numbers_alone(value, text):
 def test_csv_writes_what_is_not_finite_as_nothing():
     result = Result("a/seed0", {"seed": 0}, "diverged", {"x": None, "y": math.nan, "z": 0.25})
     assert export.csv([result], []) == (
-        "run,seed,state,outcome,x,y,z,message\na/seed0,0,diverged,diverged,,,0.25,\n"
+        "run,seed,state,outcome,steps,examples,seconds,parameters,x,y,z,message\n"
+        "a/seed0,0,diverged,diverged,0,0,,,,,0.25,\n"
     )
 
 

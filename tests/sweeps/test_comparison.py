@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import shlex
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -54,9 +58,38 @@ def test_the_compared_key_and_the_baseline_are_those_asked_for(tmp_path: Path) -
 
 
 def test_another_order_of_the_words_is_the_same_table(tmp_path: Path) -> None:
+    """Nor where its runs are done in two halves, and the second of them first."""
+
+    def table() -> str:
+        (path,) = tmp_path.glob("outputs/sweeps/norm-batch-*/table.md")
+        head, _, text = path.read_text().partition("\ntest accuracy")
+        assert head.startswith("# norm-batch-")
+        return text
+
+    normbench(*SHORT, "norm=bn", "batch=32", "seed=1", cwd=tmp_path)
     first = normbench(*SHORT, "norm=none,bn", "batch=8,32", "seeds=3", cwd=tmp_path)
-    second = normbench(*SHORT, "seeds=3", "batch=8,32", "norm=none,bn", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
+    written = table()
+    second = normbench(*SHORT, "seeds=3", "batch=8,32", "norm=none,bn", cwd=tmp_path)
     assert first.stdout == second.stdout
-    one, other = tmp_path.rglob("table.md")
-    assert one.read_bytes() == other.read_bytes()
+    assert written == table()
+
+
+def test_the_files_of_a_sweep_say_what_its_numbers_hang_on(tmp_path: Path) -> None:
+    words = [*SHORT[2:], "norm=none,bn", "batch=8,32", "seeds=3"]
+    normbench("train", "-m", *words, cwd=tmp_path)
+    (folder,) = tmp_path.glob("outputs/sweeps/*")
+    told = json.loads((folder / "sweep.json").read_text())
+    assert told["command"] == f"normbench train -m {shlex.join(words)}"
+    assert [entry["train"] for entry in told["data"]] == [2000]
+    assert told["budget"] == [{"steps": 3, "examples": 24}, {"steps": 3, "examples": 96}]
+    assert told["learning_rate"]["values"] == [0.03 * 8 / 64, 0.03 * 32 / 64]
+    assert told["versions"][0]["torch"] == version("torch")
+    assert [cell["settings"]["seed"] for cell in told["cells"][:4]] == ["0", "1", "2", "0"]
+    head = (folder / "table.md").read_text().partition("\ntest accuracy")[0]
+    assert f"    {told['command']}\n" in head
+    assert "- budget: 3 steps, 24 to 96 examples\n" in head
+    rows = [*csv.DictReader((folder / "results.csv").read_text().splitlines())]
+    assert [row["norm"] for row in rows] == ["none"] * 6 + ["bn"] * 6
+    assert [(row["steps"], row["examples"]) for row in rows[2:4]] == [("3", "24"), ("3", "96")]
+    assert {row["parameters"] for row in rows[:6]} == {"754"}

@@ -1,0 +1,228 @@
+"""Reads recorded runs back: one, all of a folder, those of a sweep. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from normbench.errors import FileRefused
+from normbench.parts.options import leaves
+from normbench.results import curves
+from normbench.results.curves import Validation
+from normbench.results.groups import RESULTS, Result
+from normbench.rows import TimeRow, from_json
+from normbench.runs.reader import METRICS_BYTES, STATUS, TIMING, read_config, read_rows, read_status
+from normbench.runtime import storage
+from normbench.settings.schema import data_about
+
+FURTHER = "test/accuracy/"  # what the metrics of further tests begin with
+SWEEP, SWEEP_BYTES = "sweep.json", 2**26
+RUN = re.compile(r"[^/\0]+/(seed|tune)\d+")  # no way out of the folder of runs
+
+
+@dataclass(frozen=True)
+class StoredSweep:
+    """A sweep as its folder tells it.
+
+    Args: results: its cells in the order typed, with all settings, those that were given in the
+    words of the command; keys: those that it swept; compare, baseline: as they were asked for.
+    """
+
+    results: list[Result]
+    keys: list[str]
+    compare: str | None
+    baseline: str | None
+
+
+def everything(outputs: Path) -> list[Result]:
+    """Read all runs below a folder of outputs, sorted by directory.
+
+    Raises: FileRefused if there is no such folder, or a run's files are damaged.
+    """
+    runs = outputs / "runs"
+    if not runs.is_dir():
+        raise FileRefused(str(runs), "is not a folder of runs", "the folder that outputs=DIR named")
+    folders = sorted(path for path in runs.glob("*/*") if path.name.startswith("seed"))
+    return [result for folder in folders for result in recorded(folder)]
+
+
+def recorded(folder: Path) -> list[Result]:
+    """Read what came of the run in a folder; empty if no run began there.
+
+    Its settings are all that make its numbers, as flat dotted keys.
+
+    Raises: FileRefused if its files are damaged.
+    """
+    status = read_status(folder)
+    if status is None:
+        return []
+    experiment = read_config(folder)["experiment"]
+    final = status.get("final") or {}
+    unseen = status["state"] == "diverged" and not final.get("chance/test")
+    result = Result(
+        directory=str(folder),
+        settings=flat(experiment),
+        state=status["state"],
+        final=final,
+        message=status.get("message"),
+        classes=data_about(experiment).classes if unseen else 10,
+        target=experiment["target"],
+        length=(experiment["steps"] or 0) * experiment["batch"],
+        train_s=status.get("train_s"),
+        tests=[key.removeprefix(FURTHER) for key in final if key.startswith(FURTHER)],
+        steps=status["step"],
+        examples=status["step"] * experiment["batch"],
+        parameters=status.get("parameters"),
+        finished_at=status["finished_at"],
+    )
+    return [result]
+
+
+def at(place: Path) -> list[Result]:
+    """Read the runs at a path: one run, all seeds of a configuration, a sweep, or outputs.
+
+    Raises: FileRefused if it is none of these, or damaged.
+    """
+    if (place / SWEEP).is_file():
+        return sweep(place).results
+    if (place / STATUS).is_file():
+        return recorded(place)
+    if (place / "runs").is_dir():
+        return everything(place)
+    seeds = sorted(place.glob("seed*/" + STATUS), key=lambda path: _number(path.parent.name))
+    if not seeds:
+        why = (
+            "is neither a run, a sweep nor a folder of outputs" if place.exists() else "is not here"
+        )
+        raise FileRefused(str(place), why, "normbench compare    (which reads all of outputs/runs)")
+    return [result for path in seeds for result in recorded(path.parent)]
+
+
+def sweep(folder: Path) -> StoredSweep:
+    """Read the runs of a sweep's folder, in the order in which its command named them.
+
+    Raises: FileRefused if the folder or one of its runs is damaged or missing.
+    """
+    path = folder / SWEEP
+    document = storage.read_json(path, SWEEP_BYTES)
+    if why := _unlike_sweep(document):
+        fix = "the command of the sweep once more, which writes its folder anew"
+        raise FileRefused(str(path), why, fix)
+    runs = folder.absolute().parent.parent / "runs"
+    found: dict[str, list[Result]] = {}
+    results = []
+    for cell in document["cells"]:
+        name, given = cell["run"], cell["settings"]
+        if name is None:
+            results.append(Result("", given, cell["state"], message=cell.get("message")))
+            continue
+        if name not in found:
+            found[name] = recorded(runs / name)
+        if not found[name]:
+            results.append(Result(str(runs / name), given, "planned"))
+        results += [
+            replace(result, settings={**result.settings, **given}) for result in found[name]
+        ]
+    return StoredSweep(results, document["keys"], document.get("compare"), document.get("baseline"))
+
+
+def with_curve(result: Result, metric: str, target: float | None) -> Result:
+    """Add a metric that is read off the validation curve to what a run came to.
+
+    Args: metric: of `metrics.CURVES`; target: accuracy to reach, by default that of the run.
+    Raises: FileRefused if the rows are damaged.
+    """
+    if result.state not in RESULTS:
+        return result
+    curve = validations(Path(result.directory))
+    if metric == "val/auc":
+        area = curves.area(curve)
+        return replace(result, final={**result.final, metric: area})
+    goal = result.target if target is None else target
+    if goal is None or not curve:
+        return result
+    reached, last = curves.first(curve, goal), curve[-1]
+    value = _time(result, metric, reached or last)
+    if value is None:
+        return result
+    if reached is None:
+        return replace(result, target=goal, waited={metric: value})
+    return replace(result, target=goal, final={**result.final, metric: value})
+
+
+def validations(folder: Path) -> list[Validation]:
+    """Read the validation curve of a run, with the seconds of training until each point of it.
+
+    Raises: FileRefused if the rows are damaged.
+    """
+    seconds = {row.step: row.values.get("train_s") for row in times(folder)}
+    found = []
+    for row in read_rows(folder):
+        accuracy = row.values.get("val/accuracy")
+        if row.kind == "val" and isinstance(accuracy, int | float):
+            spent = seconds.get(row.step, 0.0 if row.step == 0 else None)
+            known = spent if isinstance(spent, int | float) else None
+            found.append(Validation(row.examples, known, accuracy))
+    return found
+
+
+def times(folder: Path) -> Iterator[TimeRow]:
+    """Read the rows of times of a run.
+
+    Raises: FileRefused if a line is not a row.
+    """
+    path = folder / TIMING
+    for number, line in enumerate(storage.read_bytes(path, METRICS_BYTES).split(b"\n")[:-1], 1):
+        try:
+            row = from_json(line.decode())
+        except ValueError as error:
+            raise storage.damaged(path, f"line {number} is not a row: {error}") from None
+        if isinstance(row, TimeRow):
+            yield row
+
+
+def flat(experiment: Mapping[str, Any]) -> dict[str, object]:
+    """Name the parts by their groups, and everything else by its dotted key."""
+    return {key.removesuffix(".name"): value for key, value in leaves(experiment)}
+
+
+def _time(result: Result, metric: str, when: Validation) -> float | None:
+    """Give examples, seconds or core-seconds until a validation, None where no clock was read."""
+    if metric == "target/examples":
+        return when.examples
+    if when.seconds is None:
+        return None
+    cores = [int(str(result.settings.get(key, 1))) for key in ("threads", "gpus")]
+    return when.seconds * (cores[0] * cores[1] if metric == "target/core_seconds" else 1)
+
+
+def _unlike_sweep(document: Any) -> str | None:
+    """Say what of a sweep's file is not as `folder.write` makes it."""
+    if not isinstance(document, dict) or document.get("schema") != 1:
+        return "is not a sweep of schema 1"
+    keys, cells = document.get("keys"), document.get("cells")
+    if not isinstance(keys, list) or not all(type(key) is str for key in keys):
+        return "keys is not a list of settings"
+    if not all(type(document.get(key, "")) in (str, type(None)) for key in ("compare", "baseline")):
+        return "compare or baseline is no word"
+    if not isinstance(cells, list) or not all(map(_is_cell, cells)):
+        return "cells are not runs with their settings, as this normbench writes them"
+    return None
+
+
+def _is_cell(cell: Any) -> bool:
+    """Tell whether a cell names a run below `runs`, its settings and its state."""
+    if not isinstance(cell, dict) or type(cell.get("state")) is not str:
+        return False
+    name, given, message = cell.get("run"), cell.get("settings"), cell.get("message")
+    texts = isinstance(given, dict) and all(type(value) is str for value in given.values())
+    named = name is None or (type(name) is str and bool(RUN.fullmatch(name)))
+    return texts and named and type(message) in (str, type(None))
+
+
+def _number(name: str) -> float:
+    digits = name.removeprefix("seed")
+    return float(digits) if digits.isdigit() else -1.0
