@@ -7,6 +7,8 @@ import pkgutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from normbench import __version__
 from normbench.errors import Mistake, NormbenchError, Refused
@@ -57,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def program() -> int:
+def program() -> NoReturn:
     """Run the command of this process, which SIGTERM ends in good order."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     code = main()
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        # A thread that gloo has left behind would now and then abort the end of the process.
+    with suppress(BrokenPipeError):  # the reader of our output has gone
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
-    return code
+    # With torch, taking the interpreter apart costs a second, and a thread that gloo has left
+    # behind would now and then abort it.
+    os._exit(code)
 
 
 def _command(verb: str) -> Callable[[list[str]], int]:

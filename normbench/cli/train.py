@@ -101,6 +101,7 @@ def task(composed: Any) -> int:
     work, shown = command.sweep, command.screen
     if work.tunings:
         sweep.choose(work, shown)
+        sweep.announce(work, shown)
     if len(work.items) == 1 and not work.skipped:
         (item,) = work.items
         with sweep.single(item, shown) as on_row:
@@ -144,9 +145,19 @@ def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
 
     work = plan.Sweep(cells)
     absent = data.missing(cell.config for cell in work.cells if cell.left)
+    sweep.check_comparison(work)
+    dry = any(cell.config.dry_run for cell in work.cells)
+    # Who looks at a terminal sees the runs before the check, which imports torch, unless it may
+    # leave some out; those of a tuning are not known yet.
+    early = shown.live and not any(cell.config.skip_invalid for cell in work.cells)
+    known = not dry and not work.tunings
+    if known and early:
+        sweep.announce(work, shown)
     for warning in sweep.check(work):
         shown.warn(warning.text)
-    if not any(cell.config.dry_run for cell in work.cells):
+    if known and not early:
+        sweep.announce(work, shown)
+    if not dry:
         data.fetch(absent, shown)
     return work
 

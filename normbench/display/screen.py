@@ -104,6 +104,11 @@ class Screen:
         return SweepProgress(self._err, self.quiet, lines)
 
     @property
+    def live(self) -> bool:
+        """Tell whether someone watches: progress goes to a terminal."""
+        return self._err.live
+
+    @property
     def columns(self) -> int:
         """Give the columns that a picture of characters may take."""
         return self._out.width or PLAIN_COLUMNS

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normbench import norms
 from normbench.data._base import Dataset
 from normbench.engine import transforms
-from normbench.inits._base import Init, initialize, set_gains
+from normbench.inits._base import LAYERS, Init, initialize, set_gains
 from normbench.models._base import Shape
 from normbench.norms._base import Norm
 from normbench.norms._units import Activation, UnitBuilder, apply
@@ -104,6 +105,28 @@ def scaling(config: Config) -> Scaling:
 _first = cache(Dataset.first)
 _mixed = lru_cache(KEPT)(transforms.mixed)
 _scaling = lru_cache(KEPT)(transforms.scaling)
+
+
+def work(config: Config) -> int:
+    """Count the multiply-adds of the linear layers for one image; without a norm."""
+    return _work(tuple(config.model.items()), config.shape, config.classes)
+
+
+@cache
+def _work(model: tuple[tuple[str, Any], ...], shape: Shape, classes: int) -> int:
+    built = part("model", dict(model)).build(UnitBuilder(norms.create("none")), shape, classes)
+    count = 0
+
+    def add(layer: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal count
+        count += output.numel() * layer.get_parameter("weight")[0].numel()
+
+    layers = [layer for layer in built.modules() if isinstance(layer, LAYERS)]
+    with machine.one_thread(), torch.inference_mode(), ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(add))
+        built.eval()(torch.zeros(1, *shape))
+    return count
 
 
 def memory_format(config: Config) -> torch.memory_format:

@@ -250,6 +250,7 @@ def _keep_memory() -> None:
     mallopt(-2, 64 * 2**20)  # M_TOP_PAD: grow the heap in large pieces
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -257,6 +258,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
 def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -184,7 +184,8 @@ def write_yaml(path: Path, tree: Any) -> str:
     """
     import yaml  # here, since what only looks at states does not need it
 
-    text: str = yaml.safe_dump(tree, sort_keys=False)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the one in C is ten times as fast
+    text: str = yaml.dump(tree, Dumper=dumper, sort_keys=False)
     write_atomic(path, text)
     return text
 

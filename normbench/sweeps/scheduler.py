@@ -30,6 +30,7 @@ from normbench.settings.schema import Config
 from normbench.sweeps.plan import Item
 
 BUSY_WAIT_S = 1.0  # between two looks at a run that another process works on
+STEP = 4e6  # multiply-adds in the time that a step takes however few images it has
 TRIES = 2  # a child that was killed is tried once more
 
 OnChange = Callable[[int, str, Row | None, str], None]  # index of a run, state, row, note
@@ -44,6 +45,17 @@ def max_parallel(config: Config) -> int:
     if config.device == "cuda":
         return machine.gpus() if config.gpus == 1 else 1
     return max(1, machine.cores() // (config.threads * config.gpus))
+
+
+def length(config: Config) -> float:
+    """Estimate how long a run takes, in multiply-adds; to compare with others of its sweep.
+
+    A backward pass takes twice as many as the forward pass that it belongs to.
+    """
+    assert config.steps and config.eval_every
+    between = max(1, round(config.eval_every * config.steps_per_epoch))
+    judged = (1 + -(-config.steps // between)) * config.sizes[1] + config.sizes[2]
+    return config.steps * STEP + (3 * config.steps * config.batch + judged) * build.work(config)
 
 
 def train_all(items: list[Item], on_change: OnChange) -> None:
@@ -81,6 +93,7 @@ def _warm(todo: list[Item]) -> None:
             for member in name.split("+"):
                 if (group, member) != ("activation", AUTO):
                     registry.find(group, member)
+    machine.environment("cpu", 1)  # reads and digests the code, once for all
     machine.prepare(todo[0].config.threads)  # after loading: what that took is given back
 
 
@@ -117,7 +130,10 @@ class _Pool:
     def __init__(self, items: list[Item], on_change: OnChange) -> None:
         self.items, self.on_change = items, on_change
         self.parts = [Fraction(1, max_parallel(item.config)) for item in items]
-        self.waiting = deque(i for i, item in enumerate(self.items) if not item.finished)
+        # The longest first: one that is left to the end would keep all but its own core waiting.
+        todo = [i for i, item in enumerate(items) if not item.finished]
+        lengths = {i: length(items[i].config) for i in todo}
+        self.waiting = deque(sorted(todo, key=lambda i: -lengths[i]))
         self.busy: list[tuple[float, int]] = []
         self.trainers: list[_Trainer] = []
         self.selector = selectors.DefaultSelector()

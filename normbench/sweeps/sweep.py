@@ -32,10 +32,8 @@ def check(sweep: Sweep) -> list[Mistake]:
 
     With `skip_invalid` the runs that do not fit move to `skipped`.
     Returns: what the parts warn of, each warning once.
-    Raises: Refused with all misfits, or if what the table is to compare is not swept.
+    Raises: Refused with all misfits.
     """
-    if sweep.cells and (mistake := _not_compared(sweep)):
-        raise Refused(mistake)
     left = {planned.config.name: planned.config for planned in sweep.cells if planned.left}
     if not left:
         return []
@@ -60,6 +58,12 @@ def check(sweep: Sweep) -> list[Mistake]:
     return list(warnings)
 
 
+def check_comparison(sweep: Sweep) -> None:
+    """Raise Refused if what the table is to compare is not swept."""
+    if sweep.cells and (mistake := _not_compared(sweep)):
+        raise Refused(mistake)
+
+
 def _not_compared(sweep: Sweep) -> Mistake | None:
     """Say what of `compare` and `baseline` is not among the settings that the command sweeps."""
     skipped = [result.settings for result in not_applying(sweep)]
@@ -77,24 +81,15 @@ def _not_compared(sweep: Sweep) -> Mistake | None:
     return None
 
 
-@contextmanager
-def single(item: Item, screen: Screen) -> Iterator[Callable[[Row], None] | None]:
-    """Show the heading of the only run, and its progress during a `with` block.
-
-    Yields: what shows a row of it, None if the run is finished already.
-    """
-    if item.finished:
-        screen.heading([f"{item.state} already: {item.config.directory} {AGAIN}"])
-        yield None
-        return
-    screen.heading(heading(item.config, 1))
-    with screen.progress(item.config.steps or 0) as progress:
-        yield progress.row
-
-
-def many(sweep: Sweep, screen: Screen) -> None:
-    """Train what is left of several runs in a pool of children, with a live table."""
+def announce(sweep: Sweep, screen: Screen) -> None:
+    """Show the heading of the runs that are known; needs no torch."""
     items = sweep.items
+    if not items:
+        return
+    if len(items) == 1 and not sweep.skipped:
+        done = f"{items[0].state} already: {items[0].config.directory} {AGAIN}"
+        screen.heading([done] if items[0].finished else heading(items[0].config, 1))
+        return
     count = _count("plan", items)
     lines = [count]
     if sweep.seeds_only:
@@ -104,7 +99,24 @@ def many(sweep: Sweep, screen: Screen) -> None:
             f"cells that do not apply: {len(sweep.skipped)}, the reasons stand below the table"
         )
     screen.heading(lines)
-    _train(items, labels(items), screen)
+
+
+@contextmanager
+def single(item: Item, screen: Screen) -> Iterator[Callable[[Row], None] | None]:
+    """Show the progress of the only run during a `with` block.
+
+    Yields: what shows a row of it, None if the run is finished already.
+    """
+    if item.finished:
+        yield None
+        return
+    with screen.progress(item.config.steps or 0) as progress:
+        yield progress.row
+
+
+def many(sweep: Sweep, screen: Screen) -> None:
+    """Train what is left of several runs in a pool of children, with a live table."""
+    _train(sweep.items, labels(sweep.items), screen)
 
 
 def choose(sweep: Sweep, screen: Screen) -> None:
