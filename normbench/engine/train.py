@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.engine.budget import Budget, Diverged
+from normbench.engine.capture.captured import Captured
 from normbench.norms._base import Norm
 from normbench.rows import Row
 from normbench.runtime import collectives
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from normbench.optimizers._base import FlatOptimizer
 
 FOLD = 64  # steps whose losses are kept apart before they are reduced on the device
+PATIENCE = 20  # steps before one is recorded, which takes the time of some tens of steps
+Gradient = Callable[..., tuple[Tensor, ...]]
+Write = Callable[[list[Tensor], list[Tensor]], Any]
 
 
 def fit(
@@ -55,6 +60,7 @@ def fit(
                     yield from training(train_step, budget, step, lr)
                 if evaluates:
                     reached = yield from evaluator.validation(step)
+                    train_step.doubt()
                 if reached or step == budget.steps:
                     break
             epoch += 1
@@ -79,14 +85,11 @@ class TrainStep:
 
     def __call__(self, batch: Batch, lr: float) -> None:
         """Train on one batch with learning rate `lr`; the model is in training mode."""
-        self.optimizer.zero_grad()
+        gradient = self.gradient
         for x, y in self._micro_batches(batch):
-            with self.cast():
-                logits = self.model(x)
-                loss = F.cross_entropy(logits, y)
-            share = loss / self.options.accumulate if self.options.accumulate > 1 else loss
-            share.backward()  # type: ignore[no-untyped-call]
-            self._seen(loss.detach(), logits.detach(), y)
+            loss, logits = gradient(x, y)
+            self._seen(loss, logits, y)
+            gradient = self.further
         grad = self.optimizer.grad
         collectives.average(grad)
         if self.after_backward:
@@ -104,11 +107,43 @@ class TrainStep:
         self.after_backward = _has_hook(self.norm, self.model, "after_backward")
         self.after_step = _has_hook(self.norm, self.model, "after_step")
         self.device_type = next(self.model.parameters()).device.type
+        self.parameters = [each for each in self.model.parameters() if each.requires_grad]
+        self.gradients = [each.grad for each in self.parameters if each.grad is not None]
+        self.gradient, self.further = (
+            self._captured(partial(self._differentiate, write))
+            for write in (torch._foreach_copy_, torch._foreach_add_)
+        )
         self.losses: list[Tensor] = []
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.squares: list[Tensor] = []
         self.folded: list[tuple[Tensor, Tensor, Tensor, Tensor, int]] = []
+
+    def doubt(self) -> None:
+        """Let the next step see whether all modules are still as they were when recorded."""
+        for each in (self.gradient, self.further):
+            if isinstance(each, Captured):
+                each.doubt()
+
+    def _captured(self, function: Gradient) -> Gradient:
+        """Return what stands for a function: a recording of it, after a number of steps."""
+        if self.options.capture == "off":
+            return function
+        patience = PATIENCE if self.options.capture == "auto" else 0
+        return Captured(function, self.model, self.gradients, patience)
+
+    def _differentiate(self, write: Write, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Write or add the gradient of a micro-batch; return its loss and logits."""
+        with self.cast():
+            logits = self.model(x)
+            loss = F.cross_entropy(logits, y)
+        share = loss / self.options.accumulate if self.options.accumulate > 1 else loss
+        made = torch.autograd.grad(
+            share, self.parameters, allow_unused=True, materialize_grads=True
+        )
+        with torch.no_grad():
+            write(self.gradients, list(made))
+        return loss.detach(), logits.detach()
 
     def cast(self) -> AbstractContextManager[Any]:
         """Return the autocast context of the run's precision."""
@@ -171,12 +206,14 @@ class StepOptions:
 
     accumulate: micro-batches of a batch; precision: `fp32` or `bf16`; clip: the length to which a
     longer gradient is shortened, after the norm's hook, or None. The gradient norm that is reported
-    is that before.
+    is that before. capture: replay recorded steps from the first on (`on`), after some (`auto`), or
+    not (`off`): the numbers are the same.
     """
 
     accumulate: int
     precision: str
     clip: float | None = None
+    capture: str = "auto"
 
 
 def training(train_step: TrainStep, budget: Budget, step: int, lr: float) -> Iterator[Row]:

@@ -102,6 +102,7 @@ class Running(nn.Module):
 
     plain = False
     count = 0  # values per channel behind the statistics of a plain forward
+    notes: ClassVar[tuple[str, ...]] = ("count",)  # attributes that no forward reads
     variance: ClassVar[str | None] = None  # the buffer with the variance around `running_mean`
     unbiased = False  # it is the sum of squares over `count` - 1
 
@@ -139,6 +140,8 @@ class Running(nn.Module):
 
 class OverTime(nn.Module):
     """Applies the t-th layer at time t, the last one at all later times."""
+
+    notes: ClassVar[tuple[str, ...]] = ("last",)  # attributes that no forward reads
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()

@@ -52,7 +52,7 @@ class Job:
         self.optimizer = part("optimizer", config.optimizer).bind(self.model)
         norm = build.norm(config)
         self._agree()
-        options = StepOptions(config.accumulate, config.precision, config.clip)
+        options = StepOptions(config.accumulate, config.precision, config.clip, config.capture)
         self.train_step = TrainStep(self.model, self.optimizer, norm, options)
         self.budget = _budget(config)
         self.train = feeds["train"] = feeds["train"].for_training(_sampling(config, data, device))

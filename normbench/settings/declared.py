@@ -235,6 +235,11 @@ class Settings:
         None, help="value of it that differences are to; null: none, default, or the first"
     )
     log_every: int = recorded(50, low=1, high=1_000_000, help="steps between training rows")
+    capture: str = recorded(
+        "auto",
+        choices=("auto", "on", "off"),
+        help="replay recorded steps, same bits: on, off; auto: in runs long enough to gain",
+    )
     outputs: str = recorded(
         "outputs", help="folder of runs and sweeps; also --outputs, $NORMBENCH_OUTPUTS"
     )
