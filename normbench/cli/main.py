@@ -16,6 +16,7 @@ from normbench.errors import Mistake, NormbenchError, Refused
 # A command is a file of this folder with `parser()` and `run(words)`; imported when it is called.
 VERBS = {
     "train": "train one configuration, or a sweep with -m",
+    "compare": "compare finished runs, paired by seed",
     "summary": "show the layers of a configuration, train nothing",
     "list": "list norms, inits, models, data and optimizers",
     "data": "list, download, verify or show data sets",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from normbench.display.console import Terminal
+from normbench.display.console import STYLES, Terminal
 from normbench.display.progress import Progress, transfer
 from normbench.display.sweep_progress import RunLine, SweepProgress
 from normbench.errors import NormbenchError, escaped
@@ -75,6 +75,11 @@ class Screen:
         """Print lines as the result; nothing for JSON."""
         for line in [] if self.json else lines:
             self._out.line(escaped(line))
+
+    def statement(self, line: str, style: str = "") -> None:
+        """Print a sentence as the result, in one of the styles of cells; nothing for JSON."""
+        for text in [] if self.json else self._out.wrapped(escaped(line), STYLES.get(style, "")):
+            self._out.line(text)
 
     def table(self, table: Table) -> None:
         """Print a table as the result; nothing for JSON."""

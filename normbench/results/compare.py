@@ -128,9 +128,9 @@ def _entry(block: Block, row: Key, digits: int) -> TableCell | Estimate:
 
 
 def _difference(comparison: Comparison | None, laid: Layout, digits: int) -> TableCell | Estimate:
-    if comparison is None or comparison.interval is None:
+    if comparison is None or comparison.difference is None:
         return state_cell("-")
-    mean, low, high = signed(comparison.interval, laid.measured, digits)
+    mean, low, high = signed(comparison.difference, laid.measured, digits)
     p = max(comparison.adjusted, comparison.p_flip)
     return Estimate(mean, (low, high), (f"p {p:.3f}",))
 

@@ -9,6 +9,7 @@ from normbench.parts.options import written
 from normbench.results.groups import PARTS, SEEDS, Result
 from normbench.results.layout import place
 
+MEASURING = ("eval_every",)  # says how often is looked, not what is trained
 Values = Mapping[str, str]  # of one configuration, as written on a command line
 
 
@@ -57,8 +58,22 @@ def differing(results: Sequence[Result], by: str) -> Differing:
             dropped.append(key)
     others = [key for key in keys if key not in dropped]
     found = {key: _by_arm(key, by, others, rows) for key in reversed(dropped)}
-    confounders = {key: arms for key, arms in found.items() if arms}
+    confounders = {key: arms for key, arms in found.items() if arms and key not in MEASURING}
     return Differing(named, [*[by] * bool(by), *others], confounders)
+
+
+def beside(
+    results: Sequence[Result], by: str, keys: Sequence[str]
+) -> dict[str, dict[str, list[str]]]:
+    """Give what differs between the arms of a sweep besides its own keys: values by arm."""
+    rows = _distinct(results)
+    others = [key for key in keys if key != by]
+    found = {
+        key: _by_arm(key, by, others, rows)
+        for key in varying(results)
+        if key not in keys and not key.startswith(f"{by}.") and key.count(".") < 2
+    }
+    return {key: arms for key, arms in found.items() if arms and key not in MEASURING}
 
 
 def _part_of(key: str) -> str:
@@ -79,7 +94,7 @@ def _named(results: Sequence[Result], by: str) -> list[Result]:
         told = [
             f"{key.removeprefix(f'{by}.')}={written(result.settings[key])}"
             for key in options
-            if len(values[name, key]) > 1 and key in result.settings
+            if len(values[name, key]) > 1 and result.settings.get(key) is not None
         ]
         kept = {key: value for key, value in result.settings.items() if key not in options}
         kept[by] = f"{name}({', '.join(told)})" if told else name
@@ -110,7 +125,10 @@ def _by_arm(
 
 def _distinct(results: Sequence[Result]) -> list[Values]:
     """Write the settings of each configuration once, without its seeds."""
-    folders = {result.directory.rpartition("/")[0]: result.settings for result in reversed(results)}
+    folders: dict[str, Mapping[str, object]] = {}
+    for result in results:
+        if result.directory and result.state != "planned":  # else only the words are known
+            folders.setdefault(result.directory.rpartition("/")[0], result.settings)
     found: dict[frozenset[tuple[str, str]], Values] = {}
     for settings in folders.values():
         row = {key: written(value) for key, value in settings.items() if key not in SEEDS}

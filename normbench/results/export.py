@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
 from normbench.results import stats
+from normbench.results.against import SAID
 from normbench.results.groups import SEEDS, Group, Key, Result
 from normbench.results.layout import Layout
 from normbench.results.pairs import Comparison
@@ -13,6 +15,11 @@ from normbench.results.stats import Interval
 from normbench.results.tables import csv_text
 
 COST = ("steps", "examples", "seconds", "parameters")
+
+ARM = ("mean", "low", "high", "runs", "failed", "failure_bound", "mean_failed_as_chance", "late")
+DIFFERENCE = (
+    *("difference", "low", "high", "p_t", "p_t_holm", "p_sign_flip", "p_better", "n", "verdict"),
+)
 
 
 def documents(results: Sequence[Result], metric: str = "test/accuracy") -> list[dict[str, object]]:
@@ -74,7 +81,7 @@ def _seed(result: Result, group: Group) -> dict[str, object]:
     }
 
 
-def comparison(layout: Layout) -> dict[str, object]:
+def comparison(layout: Layout) -> dict[str, Any]:
     """Give what a table and its differences to a baseline say as a plain document."""
     blocks = []
     for (head, down), block in layout.blocks.items():
@@ -87,6 +94,26 @@ def comparison(layout: Layout) -> dict[str, object]:
     return {"metric": layout.metric, "by": layout.by, "baseline": layout.baseline, "blocks": blocks}
 
 
+def comparison_csv(layout: Layout) -> str:
+    """Write what `comparison` says as one line per cell, with plain numbers."""
+    keys = [*layout.across, *layout.down]
+    rows: list[list[object]] = [[*keys, layout.by, *ARM, "baseline", *DIFFERENCE]]
+    for block in comparison(layout)["blocks"]:
+        for arm in block["arms"]:
+            above = arm["above_baseline"] or {}
+            settings = [*(block["at"][key] for key in keys), arm[layout.by]]
+            told = [*_spread(arm, ARM), layout.baseline, *_spread(above, DIFFERENCE)]
+            rows.append([*settings, *told])
+    return csv_text(rows)
+
+
+def _spread(entry: Mapping[str, Any], names: Sequence[str]) -> list[object]:
+    """Give the values of an entry by column, the bounds of its interval in two."""
+    low, high = entry.get("interval") or (None, None)
+    values = {**entry, "low": low, "high": high, "difference": entry.get("mean")}
+    return [values.get(name) for name in names]
+
+
 def _arm(layout: Layout, group: Group, row: Key, above: Comparison | None) -> dict[str, object]:
     return {
         layout.by: row[-1],
@@ -94,18 +121,21 @@ def _arm(layout: Layout, group: Group, row: Key, above: Comparison | None) -> di
         "interval": bounds(group.interval),
         "runs": group.n,
         "failed": group.failed,
+        "failure_bound": stats.failure_bound(group.failed, group.n) if group.n else None,
+        "mean_failed_as_chance": Group(group.results, group.metric.name, True).mean,
+        "late": len(group.arm.late),
         "above_baseline": above and _difference(above),
     }
 
 
 def _difference(found: Comparison) -> dict[str, object]:
     return {
-        "mean": found.mean if found.d else None,
-        "interval": bounds(found.interval),
+        "mean": found.sign * found.mean if found.d else None,
+        "interval": bounds(found.difference),
         "p_t": found.p_t,
         "p_t_holm": found.adjusted,
         "p_sign_flip": found.p_flip,
         "p_better": found.better,
         "n": len(found.d),
-        "missing": found.missing,
+        "verdict": SAID.get(found.verdict, found.verdict),
     }

@@ -74,11 +74,21 @@ class Block:
 
     def above(self, base: str) -> dict[Key, Comparison]:
         """Hold every arm that trained against the one of a value of the compared key."""
+        if base not in self._above:
+            self._above[base] = self._against(base)
+        return self._above[base]
+
+    @cached_property
+    def _above(self) -> dict[str, dict[Key, Comparison]]:
+        return {}
+
+    def _against(self, base: str) -> dict[Key, Comparison]:
         baseline = next((arm for row, arm in self.trained.items() if row[-1] == base), None)
         if baseline is None:
             return {}
         rows = [row for row in self.trained if row[-1] != base]
-        found = pairs.comparisons([(self.trained[row], baseline) for row in rows])
+        family = [(self.trained[row], baseline) for row in rows]
+        found = pairs.comparisons(family, self.largest is not False)
         return dict(zip(rows, found, strict=True))
 
     @cached_property
@@ -96,7 +106,8 @@ class Layout:
     combinations have at most 6 values, else the last of them does if it has, the others down.
 
     Args: by: the compared key, empty where nothing is swept; wanted: the value of it that
-    differences are to, by default `none`, `default`, or the first.
+    differences are to, by default `none`, `default`, or the first; as_chance: whether a failed run
+    counts as one that guesses.
     Raises: ValueError if two runs of one cell have the same seed: a key is missing.
     """
 
@@ -105,6 +116,7 @@ class Layout:
     metric: str
     by: str = ""
     wanted: str | None = None
+    as_chance: bool = False
     across: list[str] = field(init=False)
     down: list[str] = field(init=False)  # without the compared key
 
@@ -144,7 +156,7 @@ class Layout:
         for head, column in self.heads.items():
             for down, texts in self._named(self.down):
                 groups = {
-                    row: Group(self._cells.get((head, row), []), self.metric)
+                    row: Group(self._cells.get((head, row), []), self.metric, self.as_chance)
                     for row in self.names
                     if row[: len(down)] == down
                 }

@@ -90,7 +90,11 @@ class Metric:
 
     def signed(self, value: float, digits: int) -> str:
         """Write a difference, in points where it is of an accuracy."""
-        return f"{self.scale * value:+,.{digits}f}"
+        return f"{self.scale * value + 0.0:+,.{digits}f}"  # + 0.0 takes the sign off a zero
+
+    def rough(self, value: float) -> str:
+        """Write the size of a difference with two digits and its unit."""
+        return f"{float(f'{self.scale * value:.2g}'):,.10g}{self.points}"
 
 
 @cache

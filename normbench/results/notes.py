@@ -17,6 +17,7 @@ from normbench.results.stats import Interval
 LISTED = 5  # lines of one kind under a table
 PAIRS = 5  # seeds from which the correlation of two arms is told
 EQUAL = "an interval without width is of equal values, and tells nothing of how sure they are"
+LATE = "> at least: a run that did not reach it counts with its whole length"
 FIXED = "seeds do not vary the test images, the split or the training images"
 PAIRED = (
     "difference and 95 % interval, paired by seed where both train; p: the larger of paired t "
@@ -101,12 +102,11 @@ def _power(blocks: Sequence[Block], metric: Metric) -> list[str]:
         return []
     n, sd = min(map(len, paired)), math.sqrt(stats.mean(squares))
     least = pairs.resolvable(max(n, pairs.ENOUGH), sd)
-    scale, unit = metric.scale, metric.points
     more = pairs.seeds_for(least / 2, sd)
-    half = f"; {scale * least / 2:.2g} would take {more}" if more else ""
+    half = f"; {metric.rough(least / 2).removesuffix(metric.points)} would take {more}"
     seeds = f"with {n} seeds" if n >= pairs.ENOUGH else f"with {pairs.ENOUGH} seeds either"
-    least_said = f"differences below {scale * least:.2g}{unit}"
-    return [f"between best and next, {least_said} are not resolvable {seeds} (80 % power){half}"]
+    told = f"differences below {metric.rough(least)} are not resolvable {seeds} (80 % power)"
+    return [f"between best and next, {told}{half if more else ''}"]
 
 
 def intervals(groups: Sequence[Group]) -> list[str]:
@@ -124,6 +124,8 @@ def intervals(groups: Sequence[Group]) -> list[str]:
         ]
     if any(group.interval and group.interval.low == group.interval.high for group in groups):
         lines.append(EQUAL)
+    if any(group.arm.late for group in groups):
+        lines.append(LATE)
     if few:
         where = f" in {len(few)} of {len(counts)} cells" if enough else ""
         lines.append(f"too few seeds for an interval{where}: {span(few)}, {stats.FEWEST} give one")
@@ -202,7 +204,7 @@ def _said(comparison: Comparison, laid: Layout) -> str:
     if comparison.interval is None:
         return ""
     digits = difference_digits([comparison], laid.measured)
-    mean, low, high = signed(comparison.interval, laid.measured, digits)
+    mean, low, high = signed(comparison.difference or comparison.interval, laid.measured, digits)
     return f"{mean} [{low}, {high}]"
 
 

@@ -51,7 +51,8 @@ class Comparison:
     after Holm over the family; better: P(the first is better), the t distribution read as a
     posterior; failures: 1 where the first failed in a larger share of its runs than the second, -1
     where in a smaller one, else 0. Where a value is late, `d` has the least times, `interval`
-    reaches over all that is possible, and p is the largest, 1 if the sign is not certain.
+    reaches over all that is possible, and p is the largest, 1 if the sign is not certain; sign: -1
+    where smaller values are better, so that `d` is the second minus the first.
     """
 
     d: tuple[float, ...]
@@ -61,6 +62,15 @@ class Comparison:
     adjusted: float
     better: float
     failures: int
+    sign: int = 1
+
+    @property
+    def difference(self) -> stats.Interval | None:
+        """Give the interval of the first minus the second, whichever is better."""
+        if self.interval is None or self.sign > 0:
+            return self.interval
+        mean, low, high = self.interval.mean, self.interval.low, self.interval.high
+        return stats.Interval(-mean, -high, -low, self.interval.n)
 
     @property
     def mean(self) -> float:
@@ -158,7 +168,7 @@ def _compared(arm: Arm, other: Arm, sign: int) -> Comparison:
     p_t, p_flip = (
         max(getattr(case, p) for case in cases) if certain else 1.0 for p in ("p_t", "p_flip")
     )
-    better = min((case.better for case in cases), key=lambda p: abs(p - 0.5))
+    better = min((case.better for case in cases), key=lambda p: abs(p - 0.5)) if certain else 0.5
     return replace(found, interval=reach, p_t=p_t, adjusted=p_t, p_flip=p_flip, better=better)
 
 
@@ -167,11 +177,12 @@ def _tested(
 ) -> Comparison:
     d = tuple(sign * x for x in stats.paired_difference(values, others))
     if len(d) < 2:
-        return Comparison(d, None, 1.0, 1.0, 1.0, 0.5, failures)
+        return Comparison(d, None, 1.0, 1.0, 1.0, 0.5, failures, sign)
     generator = None
     if len(d) > stats.EXACT:
         import numpy as np
 
         generator = np.random.default_rng(0)
     t, flip = stats.t_test(d), stats.sign_flip(d, generator=generator)
-    return Comparison(d, stats.interval(d), t.both, flip.both, t.both, 1 - t.greater, failures)
+    better = 1 - t.greater
+    return Comparison(d, stats.interval(d), t.both, flip.both, t.both, better, failures, sign)

@@ -13,6 +13,13 @@ from normbench.errors import shown
 from normbench.parts.options import written
 
 RISKY = ("=", "+", "-", "@")  # with these a spreadsheet takes a cell for a formula
+TEX = {
+    **{char: f"\\{char}" for char in "{}$&#%_"},
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    **{char: f"${char}$" for char in "<>|"},
+}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -96,6 +103,24 @@ def markdown(table: Table) -> str:
     return "\n".join([*title, *lines, *notes]) + "\n"
 
 
+def latex(table: Table) -> str:
+    """Write a table for LaTeX, without packages; text of the user cannot become a command."""
+    marks = ["r" if i in table.right else "l" for i in range(len(table.head))]
+    rows = [" & ".join(_tex(cell.text) for cell in row) + r" \\" for row in table.rows]
+    lines = [
+        rf"\begin{{tabular}}{{{''.join(marks)}}}",
+        r"\hline",
+        " & ".join(map(_tex, table.head)) + r" \\",
+        r"\hline",
+        *rows,
+        r"\hline",
+        r"\end{tabular}",
+    ]
+    title = [_tex(table.title), "", r"\smallskip"] if table.title else []
+    notes = [line for note in table.notes for line in ("", rf"{{\footnotesize {_tex(note)}\par}}")]
+    return "\n".join([r"\par\noindent", *title, *lines, *notes]) + "\n"
+
+
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Write rows as CSV; what a spreadsheet would take for a formula is behind an apostrophe."""
     out = io.StringIO()
@@ -124,6 +149,12 @@ def _piece(text: str) -> str:
     """Escape what would end a cell or begin a tag; numbers in brackets stay readable."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return text.replace("|", r"\|")
+
+
+def _tex(text: str) -> str:
+    """Escape what LaTeX would take for a command, and set brackets that would be an option."""
+    text = re.sub(r"[\\{}$&#%_^~<>|]", lambda found: TEX[found[0]], " ".join(text.split()))
+    return re.sub(r"^(?=[\[*])", "{}", text)
 
 
 def _csv_cell(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from normbench.results import stats
+from normbench.results import notes, stats
 from normbench.results.groups import RESULTS, Key, Result, labels_of
 from normbench.results.seeds import SEED_COLUMNS
 from normbench.results.stats import MeanTime, Time
@@ -13,7 +13,6 @@ from normbench.results.tables import Estimate, Table, TableCell, column, filled,
 
 ENDS = "a run ends at the first validation that reaches it; seconds are without evaluations"
 GUESSED = "the target is at most 5 points above chance, which a constant answer has: {} %"
-LATE = "> at least: a run that did not reach it counts with its whole length"
 
 
 def examples(result: Result) -> Time | None:
@@ -95,7 +94,7 @@ def _by_seed(results: Sequence[Result]) -> list[Result]:
 
 
 def _late(rows: Sequence[Sequence[TableCell]]) -> list[str]:
-    return [LATE] * any(cell.text.startswith(">") for row in rows for cell in row)
+    return [notes.LATE] * any(cell.text.startswith(">") for row in rows for cell in row)
 
 
 def _guessed(aimed: Sequence[Result]) -> list[str]:

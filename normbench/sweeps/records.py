@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,23 @@ from normbench.results import curves
 from normbench.results.curves import Validation
 from normbench.results.groups import RESULTS, Result
 from normbench.rows import TimeRow, from_json
-from normbench.runs.reader import METRICS_BYTES, STATUS, TIMING, read_config, read_rows, read_status
+from normbench.runs.reader import (
+    CONFIG,
+    CONFIG_BYTES,
+    METRICS_BYTES,
+    STATUS,
+    TIMING,
+    read_config,
+    read_rows,
+    read_status,
+)
 from normbench.runtime import storage
 from normbench.settings.schema import data_about
 
 FURTHER = "test/accuracy/"  # what the metrics of further tests begin with
 SWEEP, SWEEP_BYTES = "sweep.json", 2**26
+SEED = re.compile(rb"\n  seed: (\d{1,10})\n")
+Known = dict[tuple[bytes, bytes], dict[str, Any]]
 RUN = re.compile(r"[^/\0]+/(seed|tune)\d+")  # no way out of the folder of runs
 
 
@@ -32,9 +43,9 @@ class StoredSweep:
     """
 
     results: list[Result]
-    keys: list[str]
-    compare: str | None
-    baseline: str | None
+    keys: list[str] = field(default_factory=list)
+    compare: str | None = None
+    baseline: str | None = None
 
 
 def everything(outputs: Path) -> list[Result]:
@@ -46,29 +57,39 @@ def everything(outputs: Path) -> list[Result]:
     if not runs.is_dir():
         raise FileRefused(str(runs), "is not a folder of runs", "the folder that outputs=DIR named")
     folders = sorted(path for path in runs.glob("*/*") if path.name.startswith("seed"))
-    return [result for folder in folders for result in recorded(folder)]
+    return several(folders)
 
 
-def recorded(folder: Path) -> list[Result]:
+def several(folders: Iterable[Path]) -> list[Result]:
+    """Read the runs in several folders.
+
+    Raises: FileRefused if their files are damaged.
+    """
+    known: Known = {}
+    return [result for folder in folders for result in recorded(folder, known)]
+
+
+def recorded(folder: Path, known: Known | None = None) -> list[Result]:
     """Read what came of the run in a folder; empty if no run began there.
 
     Its settings are all that make its numbers, as flat dotted keys.
 
+    Args: known: configurations that were read already; seeds of one differ in one line.
     Raises: FileRefused if its files are damaged.
     """
     status = read_status(folder)
     if status is None:
         return []
-    experiment = read_config(folder)["experiment"]
+    experiment = _experiment(folder, {} if known is None else known)
     final = status.get("final") or {}
     unseen = status["state"] == "diverged" and not final.get("chance/test")
     result = Result(
         directory=str(folder),
-        settings=flat(experiment),
+        settings=experiment,
         state=status["state"],
         final=final,
         message=status.get("message"),
-        classes=data_about(experiment).classes if unseen else 10,
+        classes=data_about(read_config(folder)["experiment"]).classes if unseen else 10,
         target=experiment["target"],
         length=(experiment["steps"] or 0) * experiment["batch"],
         train_s=status.get("train_s"),
@@ -98,7 +119,7 @@ def at(place: Path) -> list[Result]:
             "is neither a run, a sweep nor a folder of outputs" if place.exists() else "is not here"
         )
         raise FileRefused(str(place), why, "normbench compare    (which reads all of outputs/runs)")
-    return [result for path in seeds for result in recorded(path.parent)]
+    return several(path.parent for path in seeds)
 
 
 def sweep(folder: Path) -> StoredSweep:
@@ -113,6 +134,7 @@ def sweep(folder: Path) -> StoredSweep:
         raise FileRefused(str(path), why, fix)
     runs = folder.absolute().parent.parent / "runs"
     found: dict[str, list[Result]] = {}
+    known: Known = {}
     results = []
     for cell in document["cells"]:
         name, given = cell["run"], cell["settings"]
@@ -120,13 +142,26 @@ def sweep(folder: Path) -> StoredSweep:
             results.append(Result("", given, cell["state"], message=cell.get("message")))
             continue
         if name not in found:
-            found[name] = recorded(runs / name)
+            found[name] = recorded(runs / name, known)
         if not found[name]:
             results.append(Result(str(runs / name), given, "planned"))
         results += [
             replace(result, settings={**result.settings, **given}) for result in found[name]
         ]
     return StoredSweep(results, document["keys"], document.get("compare"), document.get("baseline"))
+
+
+def _experiment(folder: Path, known: Known) -> dict[str, Any]:
+    """Read the settings of a run, flat; those of a further seed of a configuration need no parser.
+
+    Raises: FileRefused if the file is damaged.
+    """
+    text = storage.read_bytes(folder / CONFIG, CONFIG_BYTES)
+    seed = SEED.search(text)
+    rest = (text[: seed.start()], text[seed.end() :]) if seed else (text, b"")
+    if rest not in known:
+        known[rest] = flat(read_config(folder)["experiment"])
+    return {**known[rest], "seed": int(seed[1])} if seed else known[rest]
 
 
 def with_curve(result: Result, metric: str, target: float | None) -> Result:
@@ -184,7 +219,7 @@ def times(folder: Path) -> Iterator[TimeRow]:
             yield row
 
 
-def flat(experiment: Mapping[str, Any]) -> dict[str, object]:
+def flat(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """Name the parts by their groups, and everything else by its dotted key."""
     return {key.removesuffix(".name"): value for key, value in leaves(experiment)}
 

@@ -99,7 +99,7 @@ def test_a_comparison_is_a_document_with_both_p_values_and_what_is_missing():
     reference, above = ttest_rel(GN2, BN2), gn["above_baseline"]
     assert above["p_t"] == pytest.approx(reference.pvalue)
     assert above["interval"] == pytest.approx([*reference.confidence_interval()])
-    assert (above["p_sign_flip"], above["n"], above["missing"]) == (2 / 8, 3, "seeds")
+    assert (above["p_sign_flip"], above["n"], above["verdict"]) == (2 / 8, 3, "too few pairs")
 
 
 def test_a_document_has_the_failures_apart_from_the_mean_and_in_it():

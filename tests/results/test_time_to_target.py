@@ -10,7 +10,7 @@ from typing import Any
 from commands import document
 from engine.test_train import config, kinds, rows
 
-from normbench.results import time_to_target
+from normbench.results import notes, time_to_target
 from normbench.results.export import csv
 from normbench.results.groups import Result
 from normbench.results.seeds import seeds
@@ -142,7 +142,7 @@ def test_a_run_that_did_not_reach_its_target_makes_a_lower_bound() -> None:
         ["bn", "> 3,000 (1 of 2 reached it)", "> 12.5 (1 of 2 reached it)"],
         ["gn", "> 5,000", "> 12.5"],
     ]
-    assert table and table.notes == (time_to_target.ENDS, time_to_target.LATE)
+    assert table and table.notes == (time_to_target.ENDS, notes.LATE)
 
 
 def test_a_diverged_run_counts_with_the_length_it_should_have_had() -> None:
@@ -194,7 +194,7 @@ def test_the_table_of_seeds_has_the_times_beneath() -> None:
         ["examples to val 97 %", "1,000", "2,000", "> 5,000", "> 2,667", ""],
         ["seconds to val 97 %", "1.00", "2.00", "> 12.5", "> 5.17", ""],
     ]
-    assert table.notes[-1] == time_to_target.LATE
+    assert table.notes[-1] == notes.LATE
 
 
 def test_many_seeds_are_told_by_the_shortest_and_the_longest_time() -> None:
@@ -213,11 +213,11 @@ def test_the_document_says_how_many_reached_it() -> None:
     }
 
 
-def test_the_csv_holds_what_does_not_differ_between_equal_runs() -> None:
+def test_the_csv_holds_examples_to_the_target_and_the_seconds_of_the_run() -> None:
     head, first, second = csv([reached(1000), reached(None, 1)], []).splitlines()
-    assert head == "run,seed,state,outcome,target/examples,target/reached,test/accuracy,message"
-    assert first.split(",")[4:6] == ["1000", "1"]
-    assert second.split(",")[4:6] == ["", "0"]
+    assert head.split(",")[6:10] == ["seconds", "parameters", "target/examples", "target/reached"]
+    assert first.split(",")[6:10] == ["12.5", "", "1000", "1"]
+    assert second.split(",")[6:10] == ["12.5", "", "", "0"]
 
 
 def test_a_command_with_a_target_tells_the_times(tmp_path: Path) -> None:

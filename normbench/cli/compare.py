@@ -1,0 +1,161 @@
+"""`normbench compare`: finished runs against each other, paired by seed. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normbench.cli.parser import Parser, screen
+from normbench.errors import Mistake, Refused
+
+if TYPE_CHECKING:
+    from normbench.display.screen import Screen
+    from normbench.sweeps.compared import Answer, Question
+
+EXAMPLES = (
+    "normbench compare                              all runs below outputs",
+    "normbench compare outputs/sweeps/NAME --baseline bn",
+    "normbench compare norm=bn,gn batch=2           of all runs, those with these settings",
+    "normbench compare --where norm=bn,gn --by batch --metric val/loss",
+    "normbench compare norm=bn,gn --metric seconds --target 0.95",
+)
+
+
+def parser() -> Parser:
+    """Return the parser of the command's words."""
+    text = "Compare finished runs: values, differences paired by seed, failures, what else differs."
+    made = Parser("compare", text, EXAMPLES)
+    about = "runs, sweeps, folders of outputs; or filters KEY=VALUE,VALUE"
+    made.add_argument("places", nargs="*", metavar="PLACE", help=about)
+    add = made.add_argument
+    add("--where", nargs="+", default=[], metavar="KEY=V,V", help="only runs with these settings")
+    add("--by", metavar="KEY", help="what is compared (default: norm, init, or the first)")
+    add("--baseline", metavar="VALUE", help="what differences are to: gn, or norm=gn")
+    add(
+        "--metric",
+        default="test/accuracy",
+        help="accuracy, val/accuracy, loss, auc, gap, gen_gap,"
+        " examples, seconds, core_seconds, speed, or a tag such as test/accuracy/invert",
+    )
+    add("--target", type=float, metavar="X", help="accuracy that examples and seconds are to")
+    add("--seeds-in-common", action="store_true", help="only seeds that all compared arms have")
+    add(
+        "--failures",
+        choices=("apart", "chance"),
+        default="apart",
+        help="chance: a failed run counts as one that guesses, in the mean",
+    )
+    for form in ("csv", "markdown", "latex"):
+        add(f"--{form}", dest="form", action="store_const", const=form, help=f"write {form}")
+    return made
+
+
+def run(words: list[str]) -> int:
+    """Compare finished runs.
+
+    Returns: 0.
+    Raises: Refused or FileRefused if they cannot be compared.
+    """
+    from normbench.sweeps import compared
+
+    options = parser().parsed(words)
+    show(compared.answer(question(options)), options.form, screen(options))
+    return 0
+
+
+def question(options: argparse.Namespace) -> Question:
+    """Read what is asked off the options of a command.
+
+    Raises: Refused if a target is no accuracy.
+    """
+    from normbench.sweeps.compared import Question
+
+    if options.target is not None and not 0 < options.target < 1:
+        why = "is not an accuracy between 0 and 1"
+        raise Refused(Mistake(f"--target {options.target:g}", why, "--target 0.9"))
+    filters = [word for word in options.places if "=" in word and not Path(word).exists()]
+    return Question(
+        outputs=Path(options.outputs or os.environ.get("NORMBENCH_OUTPUTS") or "outputs"),
+        places=[Path(word) for word in options.places if word not in filters],
+        where=[*filters, *options.where],
+        by=options.by,
+        baseline=options.baseline,
+        metric=options.metric,
+        target=options.target,
+        in_common=options.seeds_in_common,
+        as_chance=options.failures == "chance",
+    )
+
+
+def show(answer: Answer, form: str | None, shown: Screen) -> None:
+    """Write an answer: on the screen, as JSON, or in another form."""
+    from normbench.results import against, compare, export, tables
+
+    laid = answer.layout
+    drawn = [table for table in (compare.table(laid), against.table(laid)) if table]
+    if form == "csv":
+        shown.text(export.comparison_csv(laid).rstrip("\n"))
+        return
+    if form:
+        write = tables.markdown if form == "markdown" else tables.latex
+        shown.text("\n".join([*map(write, drawn), *_sentences(answer)]))
+        return
+    if shown.json:
+        shown.document(_document(answer))
+        return
+    for place, table in enumerate(drawn):
+        shown.lines([""] * bool(place))
+        shown.table(table)
+    shown.lines([""])
+    for line in against.sentences(laid):
+        shown.statement(f" {line}")
+    shown.statement(f" {_differing(answer)}", "failed" if answer.confounders else "")
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    """Give an answer as the document of JSON."""
+    from normbench.results import against, export
+
+    laid = answer.layout
+    return {
+        "command": "compare",
+        "comparison": export.comparison(laid),
+        "sentences": against.sentences(laid),
+        "differing": answer.confounders,
+        "left_out": answer.dropped,
+        "runs": export.documents(laid.results, laid.metric),
+    }
+
+
+def _sentences(answer: Answer) -> list[str]:
+    from normbench.results import against
+
+    return [*against.sentences(answer.layout), _differing(answer)]
+
+
+def _differing(answer: Answer) -> str:
+    """Say what differs besides the compared key, and what was left out."""
+    line = f"differing besides {answer.layout.by}: {_by_arm(answer.confounders) or 'nothing'}"
+    if answer.brought:
+        line += f"; with it comes {_by_arm(answer.brought)}"
+    if answer.dropped:
+        line += f"; {answer.dropped} runs left out, whose seeds are not in common"
+    return line
+
+
+def _by_arm(differing: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    """Write values of keys, the arms of one value together: `bias (bn auto; gn, ln on)`."""
+    texts = []
+    for key, arms in differing.items():
+        values: dict[str, list[str]] = {}
+        for arm, found in arms.items():
+            values.setdefault(_listed(found), []).append(arm)
+        texts.append(f"{key} ({'; '.join(f'{_listed(v)} {k}' for k, v in values.items())})")
+    return ", ".join(texts)
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(values[:4]) + ", …" * (len(values) > 4)
