@@ -16,7 +16,7 @@ from normbench.parts.options import written
 from normbench.results.groups import Result
 from normbench.rows import Row
 from normbench.settings import compose
-from normbench.settings.schema import Config
+from normbench.settings.schema import EVALUATION, Config
 from normbench.sweeps import records
 from normbench.sweeps import sweep as sweeps
 from normbench.sweeps.command import Command, entered
@@ -50,12 +50,15 @@ def run(config: Config, on_row: Callable[[Row], None] | None = None) -> Result:
     Raises: Refused if the parts do not fit; NormbenchError if the run fails. A run that diverges
         is a result.
     """
-    (item,) = planned([compose.Cell((), config)], _silent()).items
+    work = planned([compose.Cell((), config)], _silent())
+    (item,) = work.items
     if not item.finished:
-        from normbench.runs import run as runs  # imports torch, which a finished run does without
+        from normbench.sweeps.scheduler import complete  # imports torch, finished runs do without
 
-        item.state = runs.run(item.config, on_row or (lambda row: None))
-    return replace(item.result(), settings=records.flat(item.config.experiment()))
+        complete(item, on_row or (lambda row: None))
+    (result,) = work.results()
+    judged = {key: getattr(config, key) for key in EVALUATION}
+    return replace(result, settings={**judged, **records.flat(config.experiment())})
 
 
 def sweep(*overrides: str, **settings: Any) -> list[Result]:
@@ -76,14 +79,14 @@ def sweep(*overrides: str, **settings: Any) -> list[Result]:
         task(None)
     words = [*overrides, *(_override(key, value) for key, value in settings.items())]
     sweeps.conclude(work, silent, multirun=True, words=words)
-    return [item.result() for item in work.items]
+    return sweeps.first_of_each(work.results())
 
 
 def load_results(outputs: str | Path = "outputs") -> list[Result]:
     """Read what came of all runs below a folder of outputs; imports no torch.
 
-    Returns: one result for each run that has begun, sorted by directory; `settings` are all that
-        make its numbers, as flat dotted keys.
+    Returns: one result for each run that has begun, sorted by directory, and for each further
+        evaluation of it; `settings` are all that make its numbers, as flat dotted keys.
     Raises: FileRefused if there is no such folder, or a run's files are damaged.
     """
     return records.everything(Path(outputs))

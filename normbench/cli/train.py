@@ -107,8 +107,11 @@ def task(composed: Any) -> int:
         with sweep.single(item, shown) as on_row:
             if on_row:
                 from normbench.runs import run as runs
+                from normbench.runs.judge import judge
 
-                item.state = runs.run(item.config, on_row)
+                if not item.trained:
+                    item.state = runs.run(item.config, on_row)
+                judge(item.missing)
     elif work.items:
         sweep.many(work, shown)
     done = [*work.tuning_items, *work.items]

@@ -38,8 +38,9 @@ class Evaluator:
     `val` and `test` there may be others: further tests, each with results under its name. Without
     `test` nothing is tested.
 
-    `facts` are further values of the first validation row. `seconds` is the time spent on
-    evaluation so far, so that training speed can leave it out.
+    `facts` are further values of the first validation row. `right` holds which images of each test
+    were classified rightly, bool (N,). `seconds` is the time spent on evaluation so far, so that
+    training speed can leave it out.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Evaluator:
             self.batch = min(budget.stat_batch, budget.batch // budget.accumulate // self.workers)
         self.draws: dict[Feed, tuple[Tensor, Tensor]] = {}
         self.facts: dict[str, Any] = {}
+        self.right: dict[str, Tensor] = {}
         self.seconds = 0.0
 
     def begin(self, epoch: int) -> None:
@@ -95,12 +97,19 @@ class Evaluator:
         values = {}
         with self._evaluating():
             for name, feed in self.tests.items():
-                loss, hits = self._evaluate(feed, self._batches(feed))
+                loss, right = self._evaluate(feed, self._batches(feed))
                 end = "" if name == "test" else f"/{name}"
                 values[f"test/loss{end}"] = loss / len(feed)
-                values[f"test/accuracy{end}"] = hits / len(feed)
+                values[f"test/accuracy{end}"] = float(right.sum()) / len(feed)
+                self.right[name] = right > 0
         yield self.budget.row("test", step, values)
         self._check(step, values)
+
+    def train_accuracy(self) -> float:
+        """Return the accuracy on all training images, which are not augmented for it."""
+        with self._evaluating():
+            right = self._evaluate(self.train, self._batches(self.train))[1]
+        return float(right.sum()) / len(self.train)
 
     def _timed(self, measure: Callable[..., dict[str, float]], *args: int) -> dict[str, float]:
         start = time.perf_counter()
@@ -114,11 +123,12 @@ class Evaluator:
         probe = self._micro_batches(GAP_IMAGES)
         gap = self.modes_differ and self.budget.diagnose != "off"
         with self._evaluating():
-            loss, hits = self._evaluate(self.val, self._batches(self.val))
-            in_evaluation = self._evaluate(self.val, self._cut(probe.flatten()))[1] if gap else 0.0
+            loss, right = self._evaluate(self.val, self._batches(self.val))
+            probed = self._evaluate(self.val, self._cut(probe.flatten()))[1] if gap else right
         in_training = self._in_training(step, probe) if gap else 0.0
+        in_evaluation = float(probed.sum()) if gap else 0.0
         self.model.train()
-        values = {"val/loss": loss / images, "val/accuracy": hits / images}
+        values = {"val/loss": loss / images, "val/accuracy": float(right.sum()) / images}
         if self.budget.diagnose != "off":
             values["gap/accuracy"] = (in_training - in_evaluation) / probe.numel()
         return values
@@ -203,11 +213,20 @@ class Evaluator:
             update_bn(self.model, (self.train.gather(part, n % paddings)[0] for n, part in shares))
 
     @torch.inference_mode()
-    def _evaluate(self, feed: Feed, batches: Iterable[Tensor]) -> tuple[float, float]:
-        """Sum of losses and number of hits over the images of `batches`; an infinite logit: NaN."""
-        losses, hits, finite = zip(*(self._judged(feed, index) for index in batches), strict=True)
+    def _evaluate(self, feed: Feed, batches: Iterable[Tensor]) -> tuple[float, Tensor]:
+        """Sum of losses over the images of `batches`, NaN with an infinite logit; who is right.
+
+        The latter is 1 or 0 for each image of the feed (N,), 0 outside of `batches`.
+        """
+        right = torch.zeros(len(feed), device=feed.device)
+        losses, finite = [], []
+        for index in batches:
+            loss, hits, all_finite = self._judged(feed, index)
+            right[index] = hits
+            losses.append(loss)
+            finite.append(all_finite)
         sound = _total(finite) == collectives.total_number(len(finite))
-        return _total(losses) if sound else math.nan, _total(hits)
+        return _total(losses) if sound else math.nan, collectives.total(right)
 
     @torch.no_grad()
     def _in_training(self, step: int, probe: Tensor) -> float:
@@ -216,18 +235,18 @@ class Evaluator:
         self._seed("noise", step)
         with preserve_buffers(self.model):
             self.model.train()
-            hits = [self._judged(self.val, self._share(index))[1] for index in probe]
+            hits = [self._judged(self.val, self._share(index))[1].sum() for index in probe]
         for dropout, generator in zip(self.dropouts, kept, strict=True):
             dropout.generator = generator
         return _total(hits)
 
     def _judged(self, feed: Feed, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum of losses, number of hits, and whether all logits are finite, still on the device."""
+        """Sum of losses, who is right, and whether all logits are finite, still on the device."""
         x, y = feed.gather(index)
         with self.cast():
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), y, reduction="sum")
-        return loss, (logits.argmax(1) == y).sum(), logits.isfinite().all()
+        return loss, (logits.argmax(1) == y).float(), logits.isfinite().all()
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:
         """Raise Diverged for the first number of an evaluation or of the model that is not finite.

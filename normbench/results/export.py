@@ -23,11 +23,15 @@ DIFFERENCE = (
 
 
 def documents(results: Sequence[Result], metric: str = "test/accuracy") -> list[dict[str, object]]:
-    """Give one plain document per configuration, its seeds together, numbers as fractions."""
-    folders: dict[str, list[Result]] = {}
+    """Give one plain document per configuration, its seeds together, numbers as fractions.
+
+    A configuration that is judged in several ways has one for each.
+    """
+    folders: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        folders.setdefault(str(PurePath(result.directory).parent), []).append(result)
-    return [_document(folder, Group(runs, metric)) for folder, runs in folders.items()]
+        place = str(PurePath(result.directory).parent), result.evaluation
+        folders.setdefault(place, []).append(result)
+    return [_document(folder, Group(runs, metric)) for (folder, _), runs in folders.items()]
 
 
 def csv(results: Sequence[Result], keys: Sequence[str]) -> str:
@@ -57,6 +61,7 @@ def _document(folder: str, group: Group) -> dict[str, object]:
     settings = group.results[0].settings
     return {
         "dir": folder,
+        "evaluation": group.results[0].evaluation or None,
         "state": group.state,
         "config": {key: value for key, value in settings.items() if key not in SEEDS},
         "seeds": [_seed(result, group) for result in group.results],

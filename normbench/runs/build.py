@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,14 @@ def data(config: Config) -> Dataset:
     with machine.one_thread():  # a pool of threads would not survive the fork of children
         loaded = _first(dataset(config.data["name"], tuple(options.items())), config.sizes[0])
         return _mixed(loaded) if config.mix != "none" else loaded
+
+
+def judged_data(config: Config) -> Dataset:
+    """Load the data whose test images are judged: the run's own, or other that was asked for."""
+    if config.other is None:
+        return data(config)
+    other, about = dict(config.other_data or {}), config.other
+    return data(dataclasses.replace(config, data=other, sizes=about.sizes, digest=about.digest))
 
 
 def scaling(config: Config) -> Scaling:

@@ -33,6 +33,7 @@ from normbench.runs.reader import (
 from normbench.runs.tensorboard import Events, load_tensorboard
 from normbench.runtime import machine, storage
 from normbench.runtime.lock import Lock
+from normbench.settings.schema import LAYOUT
 
 MANY = ("layers", "pretrain")  # rows of numbers for each layer, which are not among the results
 EXIT_CODES = {
@@ -176,7 +177,7 @@ class RunDirectory:
         if before:
             self._check(before, config["experiment"])
         storage.remove_stale(self.directory)
-        text = storage.write_yaml(self.directory / CONFIG, config)
+        text = storage.write_yaml(self.directory / CONFIG, {"layout": LAYOUT, **config})
         entries = json.dumps([self.environment], indent=1, allow_nan=False)
         storage.write_atomic(self.directory / ENVIRONMENT, entries + "\n")
         self._process = secrets.token_hex(8)
@@ -192,7 +193,7 @@ class RunDirectory:
             # Named by attempt: a running TensorBoard goes on to the next name, never back.
             file = self._append(stack, f"{EVENTS}{self._status['attempts']:06d}.normbench")
             self._events = Events(file, self.tb_axis)
-            layers = config["experiment"].get("diagnose") == "full"
+            layers = config["execution"].get("diagnose") == "full"
             self._events.begin(self.hparams, text, layers)
 
     def _check(self, before: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normbench.engine import augment, transforms
 from normbench.engine.budget import Budget, Diverged
@@ -37,27 +37,17 @@ class Job:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        data = build.data(config)
-        device = torch.device(config.device)
-        memory_format = build.memory_format(config)
-        scaling, blanks = build.scaling(config), BlankSteps(config.blank_steps, config.step_rows)
-        feeds = {
-            name: Feed(getattr(data, name), scaling, device, memory_format, blanks)
-            for name in (("train", "val") if config.tuning else ("train", "val", "test"))
-        }
-        if not config.tuning:
-            feeds |= _tests(config, feeds["test"])
-        model = build.model(config, data.shape, len(data.classes))
-        self.model = model.to(device).to(memory_format=memory_format)
+        feeds = feeds_of(config)
+        self.model = empty_model(config)
         self.optimizer = part("optimizer", config.optimizer).bind(self.model)
         norm = build.norm(config)
         self._agree()
         options = StepOptions(config.accumulate, config.precision, config.clip, config.capture)
         self.train_step = TrainStep(self.model, self.optimizer, norm, options)
-        self.budget = _budget(config)
-        self.train = feeds["train"] = feeds["train"].for_training(_sampling(config, data, device))
+        self.budget = budget(config)
+        self.train = feeds["train"]
         self.evaluator = Evaluator(self.model, self.train_step.cast, norm, feeds, self.budget)
-        self.evaluator.facts = _facts(config, feeds)
+        self.evaluator.facts = facts(config, feeds)
 
     def rows(self) -> Iterator[Row]:
         """Start from data what asks for it, train, and return every row of the run."""
@@ -127,7 +117,26 @@ class Job:
         collectives.from_first([self.optimizer.params])
 
 
-def _facts(config: Config, feeds: Mapping[str, Feed]) -> dict[str, float]:
+def empty_model(config: Config) -> nn.Module:
+    """Build the model of a run on its device, with initial weights."""
+    model = build.model(config, config.shape, config.classes)
+    return model.to(config.device).to(memory_format=build.memory_format(config))
+
+
+def feeds_of(config: Config) -> dict[str, Feed]:
+    """Make what a run takes its images from: `train`, `val`, and unless it is of tuning, tests."""
+    data, device = build.data(config), torch.device(config.device)
+    how = build.scaling(config), device, build.memory_format(config)
+    blanks = BlankSteps(config.blank_steps, config.step_rows)
+    train = Feed(data.train, *how, blanks).for_training(_sampling(config, data, device))
+    feeds = {"train": train, "val": Feed(data.val, *how, blanks)}
+    if config.tuning:
+        return feeds
+    test = Feed(build.judged_data(config).test, *how, blanks)
+    return {**feeds, "test": test, **_tests(config, test)}
+
+
+def facts(config: Config, feeds: Mapping[str, Feed]) -> dict[str, float]:
     """Return what holds for a whole run.
 
     These are the examples of a step, of one worker's forward, and behind one batch statistic, and
@@ -161,7 +170,8 @@ def _tests(config: Config, feed: Feed) -> dict[str, Feed]:
     return dict(zip(config.tests, feeds, strict=True))
 
 
-def _budget(config: Config) -> Budget:
+def budget(config: Config) -> Budget:
+    """Say how long a run trains, and what is due when."""
     assert config.steps and config.eval_every
     return Budget(
         steps=config.steps,

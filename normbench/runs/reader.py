@@ -9,17 +9,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from normbench.errors import shown
+from normbench.errors import FileRefused, shown
 from normbench.rows import Row, finite, from_json
 from normbench.runs import checkpoint
 from normbench.runtime import storage
+from normbench.settings.schema import LAYOUT
 
 CONFIG, ENVIRONMENT, STATUS = "config.yaml", "environment.json", "status.json"
 METRICS, TIMING, ERROR = "metrics.jsonl", "timing.jsonl", "error.txt"
 CHECKPOINT = checkpoint.NAME
-EVENTS = "events.out.tfevents."
-# With events, what a run that began has left.
-ATTEMPT = (CHECKPOINT, METRICS, TIMING, ERROR)
+EVENTS, EVALUATION = "events.out.tfevents.", "evaluation-"
+# With events and evaluations, what a run that began has left.
+ATTEMPT = (CHECKPOINT, "weights.safetensors", METRICS, TIMING, ERROR)
 
 FINAL = ("finished", "diverged")
 STATES = ("planned", "running", *FINAL, "interrupted", "failed")
@@ -55,8 +56,9 @@ def read_config(directory: Path) -> dict[str, dict[str, Any]]:
     """
     path = directory / CONFIG
     tree = storage.read_yaml(path, CONFIG_BYTES)
-    if not isinstance(tree, dict) or set(tree) != {"experiment", "execution"}:
+    if not isinstance(tree, dict) or set(tree) - {"layout"} != {"experiment", "execution"}:
         raise storage.damaged(path, "does not consist of the two maps experiment and execution")
+    layout = tree.pop("layout", 1)
     for name, settings in tree.items():
         why = (
             _unlike_setting(name, settings)
@@ -65,7 +67,19 @@ def read_config(directory: Path) -> dict[str, dict[str, Any]]:
         )
         if why:
             raise storage.damaged(path, why)
+    if layout != LAYOUT:
+        raise _of_another_layout(path, layout)
     return tree
+
+
+def _of_another_layout(path: Path, layout: object) -> FileRefused:
+    if layout == 1:
+        why = "is of a run of layout 1, whose name counts evaluations; this normbench reads 2"
+        fix = "normbench train with its settings, which trains it anew under its name of today"
+    else:
+        why = f"is of a run of layout {shown(layout)}, this normbench reads {LAYOUT}"
+        fix = "the normbench that wrote it, or a newer one"
+    return FileRefused(str(path), why, fix)
 
 
 def read_rows(directory: Path) -> list[Row]:
@@ -88,7 +102,7 @@ def read_rows(directory: Path) -> list[Row]:
 
 def is_of_attempt(name: str) -> bool:
     """Tell whether a file holds something of an attempt, so that it goes when the run restarts."""
-    return name in ATTEMPT or name.startswith(EVENTS)
+    return name in ATTEMPT or name.startswith((EVENTS, EVALUATION))
 
 
 _STATUS_TYPES: dict[str, tuple[type, ...]] = {

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from normbench.errors import MachineError, NormbenchError, first_line
 from normbench.rows import Row, TimeRow, from_json, to_json
-from normbench.runs import build, check
+from normbench.runs import build, check, evaluations, judge, weights
 from normbench.runs.directory import RunDirectory
+from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import Job
 from normbench.runs.tensorboard import hparams
 from normbench.runtime import collectives, machine, workers
@@ -18,12 +19,16 @@ from normbench.settings.schema import Config
 
 
 class Message(NamedTuple):
-    """What a worker reports: warnings first, then rows, and with the last row the `result`."""
+    """What a worker reports: warnings first, then rows, and with the last row the `result`.
+
+    Then also `right`: which images of each test are right, packed to hexadecimal digits.
+    """
 
     warnings: tuple[str, ...] = ()
     row: Row | None = None
     time: TimeRow | None = None
     result: dict[str, Any] | None = None
+    right: dict[str, str] | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
@@ -65,6 +70,10 @@ def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str
         state = _state(message)
         if state == "diverged" and config.on_nan == "fail":
             raise _divergence(config, message)
+        if message.right and message.result:
+            right = {name: bytes.fromhex(bits) for name, bits in message.right.items()}
+            digest = message.result["state_sha256"]
+            evaluations.write(config, Evaluation(config.evaluation, digest, {}, right))
         directory.finish(state, **message.result or {})
     return state
 
@@ -83,8 +92,11 @@ def worker(config: Config) -> Generator[Message, None, None]:
         "train_s": round(clock.trained_s, 4),
         "parameters": sum(p.numel() for p in job.model.parameters() if p.requires_grad),
     }
+    right = {name: bits.hex() for name, bits in judge.packed(job.evaluator.right).items()}
+    if not collectives.rank():
+        weights.write(config.directory, job.model)
     collectives.meet()  # or one that leaves early breaks off the last message to another
-    yield Message(row=row, result=result)
+    yield Message(row=row, result=result, right=right)
 
 
 def together(config: Config) -> Generator[Message, None, None]:

@@ -22,11 +22,22 @@ from torch import Tensor
 PATIENCE_S = 600  # how long a worker waits for another before it gives up
 # Workers of the run that is being checked, before there are any.
 _PLANNED = ContextVar("planned", default=1)
+_ALONE = ContextVar("alone", default=False)
 
 
 def joined() -> bool:
     """Tell whether this process belongs to a group of workers."""
-    return dist.is_available() and dist.is_initialized()
+    return dist.is_available() and dist.is_initialized() and not _ALONE.get()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process work by itself for a while, whatever group it belongs to."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 def world_size() -> int:

@@ -20,6 +20,7 @@ INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
 MEETING = "workers of a run meet at this port of the machine; null: in a file"
 PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535, "help": MEETING})
 TRAINED = "what is trained"
+JUDGED = "how it is judged: other evaluations of the same weights, made without training again"
 RECORDED = "how it is run and recorded: changes no number"
 COMMENT, WIDTH = 22, 100  # where the sentence on a setting begins, and where it is wrapped
 
@@ -29,7 +30,7 @@ def _setting(section: str, default: Any, *, help: str, **limits: Any) -> Any:
     return field(default=default, metadata={**made.metadata, "section": section, "help": help})
 
 
-trained, recorded = partial(_setting, TRAINED), partial(_setting, RECORDED)
+trained, judged, recorded = (partial(_setting, name) for name in (TRAINED, JUDGED, RECORDED))
 
 
 def chosen(group: str, name: str) -> Any:
@@ -84,11 +85,6 @@ class Settings:
         high=1_000_000,
         choices=("worker", "global"),
         help="examples per batch statistic: worker, global (all workers), or a number",
-    )
-    eval_stats: str = trained(
-        "running",
-        choices=("running", "batch", "dataset"),
-        help="running, batch (of the images judged together), dataset (of training)",
     )
     lr_rule: str = trained(
         "linear",
@@ -161,24 +157,11 @@ class Settings:
         ),
     )
     augment: str = trained("none", help="of training images: crop, flip, cutout, joined by +")
-    shifts: list[str] = trained(
-        (),
-        help=(
-            "of test images, each with a test of its own, such as [invert,contrast*0.5]; "
-            "invert, brightness+A, brightness-A, contrast*A, noise+A: pixels are 0..1"
-        ),
-    )
     blank_steps: int = trained(
         0,
         low=0,
         high=10_000,
         help="recurrent models: up to so many blank time steps before a training image",
-    )
-    test_blank_steps: list[int] = trained(
-        (),
-        low=0,
-        high=10_000,
-        help="recurrent models: blank time steps before the test images, each with a test",
     )
     epochs: float | None = trained(
         1.0, above=0, high=100_000, help="length in passes over the training set; or:"
@@ -189,19 +172,11 @@ class Settings:
     examples: int | None = trained(
         None, low=1, high=10**12, help="length in training examples, rounded to whole steps"
     )
-    eval_every: float | None = trained(
-        None, above=0, high=100_000, help="epochs between validations; null: a tenth of the length"
-    )
     target: float | None = trained(
         None,
         above=0,
         below=1,
         help="validation accuracy (0..1) at which to stop, telling time and examples to it",
-    )
-    diagnose: str = trained(
-        "light",
-        choices=("off", "light", "full"),
-        help="off, light (gradient norm, gap of the modes), full (each layer as well)",
     )
     seed: int = trained(0, low=0, high=2**31 - 1, help="the first seed")
     device: str = trained(
@@ -220,6 +195,27 @@ class Settings:
         choices=("record", "fail"),
         help="record: a run whose loss is not finite ends as diverged; fail: as an error",
     )
+    eval_stats: str = judged(
+        "running",
+        choices=("running", "batch", "dataset"),
+        help="running, batch (of the images judged together), dataset (of training)",
+    )
+    shifts: list[str] = judged(
+        (),
+        help=(
+            "of test images, each with a test of its own, such as [invert,contrast*0.5]; "
+            "invert, brightness+A, brightness-A, contrast*A, noise+A: pixels are 0..1"
+        ),
+    )
+    test_blank_steps: list[int] = judged(
+        (),
+        low=0,
+        high=10_000,
+        help="recurrent models: blank time steps before the test images, each with a test",
+    )
+    train_acc: bool = judged(
+        False, help="also the accuracy on all training images, and gen_gap, that minus the test's"
+    )
     seeds: int = recorded(1, low=1, high=10_000, help="how many seeds, counted up from seed")
     jobs: int | str = recorded(
         "auto",
@@ -235,6 +231,14 @@ class Settings:
         None, help="value of it that differences are to; null: none, default, or the first"
     )
     log_every: int = recorded(50, low=1, high=1_000_000, help="steps between training rows")
+    eval_every: float | None = recorded(
+        None, above=0, high=100_000, help="epochs between validations; null: a tenth of the length"
+    )
+    diagnose: str = recorded(
+        "light",
+        choices=("off", "light", "full"),
+        help="off, light (gradient norm, gap of the modes), full (each layer as well)",
+    )
     capture: str = recorded(
         "auto",
         choices=("auto", "on", "off"),

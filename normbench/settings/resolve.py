@@ -19,7 +19,7 @@ from normbench.settings.declared import (
     defaults,
 )
 from normbench.settings.rules import grid_around
-from normbench.settings.schema import Config
+from normbench.settings.schema import Config, config_of
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
@@ -94,15 +94,7 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
         tree[key] = sorted(tree[key])  # a run is the same in whatever order it is tested
     tree["augment"] = inputs.ordered(tree["augment"])
     _resolve_shares(tree["norm"], tree["steps"] * tree["accumulate"])
-    return Config(
-        **tree,
-        digest=about.digest,
-        label=about.label,
-        shape=about.shape,
-        sizes=about.sizes,
-        classes=about.classes,
-        lacking=about.lacking,
-    )
+    return config_of(tree, about)
 
 
 def _resolve_norm(tree: dict[str, Any]) -> None:

@@ -21,28 +21,30 @@ from normbench.parts import registry
 from normbench.parts.options import declarations, leaves
 from normbench.settings.declared import (
     GROUPS,
+    JUDGED,
     RECORDED,
     Settings,
     declared_keys,
-    declared_options,
     default_part,
-    default_parts,
     defaults,
 )
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
 
-WORDS = ("activation", "schedule", "order")  # groups that files and names know as plain settings
-# Settings that change how a run is done and recorded, but no number of it.
+LAYOUT = 2  # of runs and their names; 1 counted evaluations among what names a run
+WORDS = ("activation", "schedule", "order")  # groups whose options other cells of a sweep ignore
+# Settings that change how a run is done and recorded, but no weight.
 EXECUTION = (
     *(key.name for key in declared_keys() if key.limits.get("section") == RECORDED),
     *("tune", "tune_lrs", "tune_seeds"),  # what they choose is optimizer.lr, which is hashed
     "dist",
 )
+EVALUATION = tuple(key.name for key in declared_keys() if key.limits.get("section") == JUDGED)
+STEERING = ("eval_stats", "eval_every")  # with a target: it is looked for by these validations
 # Options whose default was another one when names were first given: names still leave out that one,
 # so that a run of today's default is not taken for one of the former.
-FORMER = {("optimizer", "sgd", "lr"): 0.1}
+FORMER: dict[tuple[str, str, str], Any] = {}
 DOMAINS = ("plain", "inverted")  # of `mix=inverted`
 LR_FACTORS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
@@ -57,6 +59,8 @@ class Config(Settings):
     sizes: tuple[int, int, int] = (0, 0, 0)
     classes: int = 0
     lacking: tuple[str, ...] = ()  # classes without an image for validation or test, in words
+    other: DatasetInfo | None = None  # data whose test images are judged in place of its own
+    other_data: Mapping[str, Any] | None = None
 
     @property
     def worker_batch(self) -> int:
@@ -94,20 +98,49 @@ class Config(Settings):
 
     @cached_property
     def sha256(self) -> str:
-        """Return the digest of every setting that can change the numbers, except the seed.
+        """Return the digest of every setting that makes the weights, except the seed.
 
         Settings at their default are left out, so that a setting added to normbench later does
-        not rename the runs of today. So is a share of the run that became a number.
+        not rename the runs of today. So is a share of the run that became a number, and what has
+        no effect beside the others.
         """
         usual = self._defaults()
         kept = {
             key: value
             for key, value in leaves(self.experiment())
             if key != "seed" and (key.endswith(".name") or value != usual.get(key))
-            if not (key.endswith("_share") and value is None)
+            if not (key.endswith("_share") and value is None) and key not in self._idle()
         }
-        text = json.dumps({**kept, "data.digest": self.digest}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest({**kept, "data.digest": self.digest, "layout": LAYOUT})
+
+    def _idle(self) -> list[str]:
+        """List settings that make no difference to the weights beside the others."""
+        first_only = (self.steps or 0) <= self.steps_per_epoch
+        return ["lr_base_batch"] * (self.lr_rule == "none") + ["reshuffle"] * first_only
+
+    @cached_property
+    def training(self) -> Config:
+        """Return the same as it is trained: judged as usual, on its own test images.
+
+        A run with a target is judged by the statistics by which its validations look for it.
+        """
+        usual = {key: copy.copy(defaults()[key]) for key in EVALUATION if key not in self._steering}
+        return dataclasses.replace(self, **usual, other=None, other_data=None)
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Return in which settings this is not judged as its training judges it."""
+        own = self.training
+        asked = {key: getattr(self, key) for key in EVALUATION}
+        unlike = {key: value for key, value in asked.items() if value != getattr(own, key)}
+        if self.other:
+            unlike |= {"data": self.other.label, "data.digest": self.other.digest}
+        return unlike
+
+    @property
+    def evaluation_name(self) -> str:
+        """Return what names an evaluation beside its run, empty for that of the training."""
+        return _digest(self.evaluation)[:12] if self.evaluation else ""
 
     @property
     def name(self) -> str:
@@ -134,21 +167,24 @@ class Config(Settings):
         return self.seed < 0
 
     def experiment(self) -> dict[str, Any]:
-        """Return the settings that make the numbers."""
+        """Return the settings that make the weights."""
         tree = self._plain()
-        for key in EXECUTION:
+        for key in {*EXECUTION, *EVALUATION} - {*self._steering}:
             del tree[key]
         for key in _unhashed(self):
             tree["data"].pop(key, None)
-        for group in WORDS:
-            tree |= _flat(group, tree[group])
         return tree
 
     def execution(self) -> dict[str, Any]:
-        """Return the settings that make no difference to the numbers."""
+        """Return the settings that make no difference to the weights; evaluations are elsewhere."""
         tree = self._plain()
         data = {key: tree["data"][key] for key in _unhashed(self) if key in tree["data"]}
-        return {**{key: tree[key] for key in EXECUTION}, "data": data}
+        kept = {key: tree[key] for key in EXECUTION if key not in self._steering}
+        return {**kept, "data": data}
+
+    @property
+    def _steering(self) -> tuple[str, ...]:
+        return () if self.target is None else STEERING
 
     def with_seeds(self) -> list[Config]:
         """Return one config per seed: `seeds=3 seed=5` is seeds 5, 6 and 7."""
@@ -164,9 +200,10 @@ class Config(Settings):
         """Return the run of tuning seed k at a learning rate.
 
         Its seed is -1 - k, which no command line can ask for. It goes on to the end of the budget
-        whatever `target` says, and may diverge, since that is an answer.
+        whatever `target` says, and may diverge, since that is an answer. Nothing of it is tested.
         """
         to_the_end = dataclasses.replace(self, target=None, on_nan="record", seeds=1)
+        to_the_end = dataclasses.replace(to_the_end.training, eval_stats=self.eval_stats)
         return dataclasses.replace(to_the_end.with_lr(lr), seed=-1 - k)
 
     def _plain(self) -> dict[str, Any]:
@@ -180,28 +217,15 @@ class Config(Settings):
         found = dict(defaults())
         for group in GROUPS:
             usual = default_part(group, getattr(self, group)["name"])
-            if group in WORDS:
-                found |= _flat(group, usual) | {group: default_parts()[group]}
-            else:
-                found |= {f"{group}.{key}": value for key, value in usual.items()}
+            found |= {f"{group}.{key}": value for key, value in usual.items()}
         for (group, name, key), value in FORMER.items():
             if getattr(self, group)["name"] == name:
                 found[f"{group}.{key}"] = value
         return found
 
 
-def _flat(group: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a part of WORDS as settings: `order`, `order_alpha`; also options of those not chosen.
-
-    So are they written in files and hashed, as when they were no parts yet.
-    """
-    options = {
-        key: declared.default
-        for name in registry.names(group)
-        for key, declared in declared_options(group, name).items()
-    }
-    options |= {key: value for key, value in part.items() if key != "name"}
-    return {group: part["name"], **{f"{group}_{key}": value for key, value in options.items()}}
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
@@ -213,6 +237,19 @@ def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
         if known["uses_batch"]:
             key = known["sized_by"]
             yield options.get(key, known.get(key, "worker")), key == "norm_batch"
+
+
+def config_of(tree: Mapping[str, Any], about: DatasetInfo) -> Config:
+    """Make the config of resolved settings and what is known of their data."""
+    return Config(
+        **tree,
+        digest=about.digest,
+        label=about.label,
+        shape=about.shape,
+        sizes=about.sizes,
+        classes=about.classes,
+        lacking=about.lacking,
+    )
 
 
 def data_about(tree: Mapping[str, Any]) -> DatasetInfo:

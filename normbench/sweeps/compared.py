@@ -12,6 +12,7 @@ from normbench.results import differing, groups, metrics
 from normbench.results.groups import Result
 from normbench.results.layout import BASELINES, Block, Layout, compared_key
 from normbench.results.pairs import Comparison
+from normbench.settings.schema import EVALUATION
 from normbench.sweeps import filters, records
 from normbench.sweeps.filters import Filter
 from normbench.sweeps.records import StoredSweep
@@ -97,9 +98,10 @@ def chosen(question: Question) -> StoredSweep:
         stored = records.sweep(places[0])
     elif places:
         read = [result for place in places for result in records.at(place)]
-        stored = StoredSweep([*{result.directory: result for result in read}.values()])
+        once = {(result.directory, result.evaluation): result for result in read}
+        stored = StoredSweep(_evaluated([*once.values()], question, wanted))
     else:
-        stored = StoredSweep(records.everything(question.outputs))
+        stored = StoredSweep(_evaluated(records.everything(question.outputs), question, wanted))
     if not stored.results:
         place = str((places or [question.outputs])[0])
         raise Refused(Mistake(place, "no run is here", "normbench train -m norm=none,bn seeds=6"))
@@ -107,6 +109,24 @@ def chosen(question: Question) -> StoredSweep:
         stored = replace(stored, results=filters.apply(wanted, stored.results))
     keys = groups.swept([result.settings for result in stored.results], stored.keys)
     return replace(stored, keys=keys)
+
+
+def _evaluated(
+    results: Sequence[Result], question: Question, wanted: Sequence[Filter]
+) -> list[Result]:
+    """Keep one evaluation of each run, unless a setting of evaluations is asked about.
+
+    That is its own, or the first one which has the metric.
+    """
+    if not {question.by, *(each.key for each in wanted)}.isdisjoint(EVALUATION):
+        return [*results]
+    metric = metrics.SHORT.get(question.metric, question.metric)
+    found: dict[str, Result] = {}
+    for result in results:
+        kept = found.setdefault(result.directory, result)
+        if metric in result.final and metric not in kept.final:
+            found[result.directory] = result
+    return [*found.values()]
 
 
 def measured(results: Sequence[Result], metric: str, question: Question) -> list[Result]:

@@ -47,7 +47,8 @@ def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) 
     Args: command: as it was typed; shown: the tables.
     """
     trials = [run for search in outcome.tuned for run in itertools.chain(*search.runs.values())]
-    names = sorted({result.name for result in [*outcome.results, *trials]})
+    runs = {(result.name, result.evaluation) for result in [*outcome.results, *trials]}
+    names = sorted("/".join(filter(None, run)) for run in runs)
     short = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
     usual = "tune" if outcome.tuned else "seed"
     keys = sorted(outcome.keys, key=place)
@@ -58,7 +59,10 @@ def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) 
         "schema": 1,
         **about,
         "cells": [*map(_cell, outcome.cells)],
-        "tuning": [{"run": trial.name, "state": trial.state} for trial in trials],
+        "tuning": [
+            {"run": trial.name, "evaluation": trial.evaluation or None, "state": trial.state}
+            for trial in trials
+        ],
     }
     storage.write_atomic(folder / SWEEP, json.dumps(document, indent=1) + "\n")
     columns = [*outcome.keys, *[LR] * bool(outcome.tuned)]
@@ -73,6 +77,7 @@ def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) 
 def _cell(result: Result) -> dict[str, object]:
     return {
         "run": result.name if result.directory else None,
+        "evaluation": result.evaluation or None,
         "settings": dict(result.settings),
         "state": result.state,
         **({"message": result.message} if not result.directory else {}),

@@ -5,62 +5,96 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from normbench.errors import Refused
 from normbench.results import lr_search
 from normbench.results.groups import SEEDS, Result
 from normbench.results.lr_search import LRSearch
+from normbench.runs import evaluations
 from normbench.runs.reader import FINAL, read_status
 from normbench.settings.compose import Cell
-from normbench.settings.schema import Config
+from normbench.settings.schema import EVALUATION, Config
 
 LR = "optimizer.lr"
 TUNE_SEED = "tune seed"  # among the settings of a tuning run, beside `optimizer.lr`
 Settings = dict[str, str]  # of a cell, as the command line gave them
+Fitted = tuple[str, str]
 
 
 @dataclass
 class Item:
-    """One run with the settings that the command line gave it, and what is known of it.
+    """One training, the cells that judge it, and what is known of it.
 
-    Args: also: the settings of further cells that came to the same run.
+    Args: cells: with the settings that the command line gave each, and its config; made: names of
+        the evaluations that have been made of the weights.
     """
 
     config: Config
-    settings: Settings
     state: str = "planned"
     message: str | None = None
     tries: int = 0
-    also: list[Settings] = field(default_factory=list)
+    cells: list[tuple[Settings, Config]] = field(default_factory=list)
+    made: set[str] = field(default_factory=set)
+
+    @property
+    def settings(self) -> Settings:
+        """Give what the command line said of the training."""
+        own = self.config.experiment()
+        return {
+            key: text
+            for key, text in self.cells[0][0].items()
+            if key not in EVALUATION or key in own
+        }
+
+    @property
+    def trained(self) -> bool:
+        """Tell whether only evaluations can be left to do."""
+        return self.state in FINAL
 
     @property
     def finished(self) -> bool:
         """Tell whether nothing is left to do."""
-        return self.state in FINAL
+        return self.trained and not self.missing
+
+    @property
+    def missing(self) -> list[Config]:
+        """List what is still to be judged: weights that diverged are not."""
+        named = {how.evaluation_name: how for _, how in self.cells}
+        found = [how for name, how in named.items() if name and name not in self.made]
+        return found if self.state != "diverged" else []
 
     def look(self) -> None:
-        """Take over from the run's folder that it is finished.
+        """Take over from the run's folder what is finished.
 
         Raises: FileRefused if its files are damaged.
         """
         status = read_status(self.config.directory)
         if status and status["state"] in FINAL:
             self.state = status["state"]
+            for how in self.missing:
+                if evaluations.read(how, status["state_sha256"]):
+                    self.made.add(how.evaluation_name)
 
-    def result(self) -> Result:
-        """Read what the run came to from its folder."""
-        status = read_status(self.config.directory) or {}
+    def result(self, settings: Settings, how: Config, status: Mapping[str, Any]) -> Result:
+        """Give what the run came to as one of its cells judges it."""
+        state, final = status.get("state", "planned"), status.get("final") or {}
+        if how.evaluation and state == "finished":
+            made = evaluations.read(how, status["state_sha256"])
+            state, final = ("finished", made.over(final)) if made else ("planned", {})
+        failed = self.state == "failed" and state not in FINAL
         return Result(
             directory=str(self.config.directory),
-            settings=self.settings,
-            state="failed" if self.state == "failed" else status.get("state", "planned"),
-            final=status.get("final") or {},
+            settings=settings,
+            state="failed" if failed else state,
+            final=final,
             message=self.message or status.get("message"),
             classes=self.config.classes,
             target=self.config.target,
             length=(self.config.steps or 0) * self.config.batch,
             train_s=status.get("train_s"),
-            tests=self.config.tests,
+            tests=how.tests,
+            evaluation=how.evaluation_name,
             steps=status.get("step", 0),
             examples=status.get("step", 0) * self.config.batch,
             parameters=status.get("parameters"),
@@ -93,20 +127,31 @@ class Tuning:
         given = self.config.tune_lrs or ()
         return lr_search.EXTENSIONS + len(given) - len(self.runs) if self.open else 0
 
+    def cell(self, lr: float, k: int) -> tuple[Settings, Config]:
+        """Give the settings of tuning seed k at a learning rate, and its config."""
+        settings = {key: text for key, text in self.settings.items() if key not in SEEDS}
+        return {**settings, LR: f"{lr:g}", TUNE_SEED: str(k)}, self.config.tuning_run(lr, k)
+
     def search(self, name: str = "") -> LRSearch:
         """Read what the runs came to from their folders."""
-        runs = {lr: [item.result() for item in self.runs[lr]] for lr in sorted(self.runs)}
+        runs = {
+            lr: [
+                item.result(*self.cell(lr, k), read_status(item.config.directory) or {})
+                for k, item in enumerate(self.runs[lr])
+            ]
+            for lr in sorted(self.runs)
+        }
         return LRSearch(name, self.settings, runs, self.choice)
 
 
 @dataclass
 class PlannedCell:
-    """One cell of a command, and its runs once they are known: with the settings to show."""
+    """One cell of a command, and its runs once they are known: settings to show, and config."""
 
     cell: Cell
     config: Config
     tuning: Tuning | None = None
-    runs: list[tuple[Item, Settings]] | None = None
+    runs: list[tuple[Item, Settings, Config]] | None = None
 
     @property
     def settings(self) -> Settings:
@@ -122,11 +167,16 @@ class PlannedCell:
         return self.config.with_lr(self.tuning.choice.lr) if self.tuning.choice else None
 
     @property
+    def fitted(self) -> Fitted:
+        """Give what decides whether its parts fit: the training, and the statistics to judge by."""
+        return self.config.name, self.config.eval_stats
+
+    @property
     def left(self) -> bool:
         """Tell whether anything of it is still to be trained."""
         if self.runs is None:
             return self.tuning is not None and self.tuning.open
-        return any(not item.finished for item, _ in self.runs)
+        return any(not item.finished for item, _, _ in self.runs)
 
 
 class Sweep:
@@ -150,6 +200,7 @@ class Sweep:
             if planned.config.tune == "lr":  # one choice holds for all seeds of a configuration
                 key = (
                     planned.config.name,
+                    planned.config.eval_stats,  # it chooses by the accuracy under these
                     tuple(planned.config.tune_lrs or ()),
                     planned.config.tune_seeds,
                 )
@@ -206,15 +257,15 @@ class Sweep:
             item.look()
         self.settle()
 
-    def skip(self, errors: Mapping[str, Refused]) -> None:
+    def skip(self, errors: Mapping[Fitted, Refused]) -> None:
         """Move the cells whose parts do not fit to those that do not apply.
 
-        Args: errors: by name of the configuration.
+        Args: errors: by what decides whether they fit.
         """
         known = {cell.row for cell in self.skipped}
         kept = []
         for planned in self.cells:
-            error = errors.get(planned.config.name)
+            error = errors.get(planned.fitted)
             texts = tuple(text for text in planned.cell.row if not text.startswith("seed="))
             if error is None:
                 kept.append(planned)
@@ -224,41 +275,57 @@ class Sweep:
         self.cells = kept
         self._list()
 
+    def results(self) -> list[Result]:
+        """Read what the runs that are known came to, for each cell in the order typed."""
+        read = {id(item): read_status(item.config.directory) or {} for item in self.items}
+        found = [
+            item.result(settings, how, read[id(item)])
+            for planned in self.cells
+            for item, settings, how in planned.runs or ()
+        ]
+        once = {(each.directory, each.evaluation, *each.settings.items()): each for each in found}
+        return list(once.values())
+
     def _list(self) -> None:
-        """List the runs that are known, each once."""
+        """List the runs that are known, each once, with the cells that come to it."""
         found: dict[int, Item] = {}
         for planned in self.cells:
             config = planned.resolved if planned.runs is None else None
             if config:
                 planned.runs = [self._run(seeded, planned) for seeded in config.with_seeds()]
-            for item, settings in planned.runs or ():
+            for item, settings, how in planned.runs or ():
                 if id(item) not in found:
-                    found[id(item)] = item
-                    item.settings, item.also = settings, []
-                elif settings not in (item.settings, *item.also):
-                    item.also.append(settings)
+                    found[id(item)], item.cells = item, []
+                if (settings, how.evaluation) not in [(s, c.evaluation) for s, c in item.cells]:
+                    item.cells.append((settings, how))
         self.items = list(found.values())
+        for item in self.items:
+            if item.trained and item.missing:
+                item.look()
 
-    def _run(self, config: Config, planned: PlannedCell) -> tuple[Item, Settings]:
+    def _run(self, config: Config, planned: PlannedCell) -> tuple[Item, Settings, Config]:
         settings = {key: text for key, text in planned.settings.items() if key not in SEEDS}
         settings["seed"] = str(config.seed)
         if self._tuned:
             settings[LR] = f"{config.optimizer['lr']:g}"
-        return self._item(config, settings), settings
+        return self._item(config), settings, config
 
     def _try(self, tuning: Tuning, lr: float) -> None:
         """Add the runs at one more learning rate to a tuning."""
         tuning.runs[lr] = []
         for k in range(tuning.config.tune_seeds):
-            settings = {key: text for key, text in tuning.settings.items() if key not in SEEDS}
-            settings |= {LR: f"{lr:g}", TUNE_SEED: str(k)}
-            tuning.runs[lr].append(self._item(tuning.config.tuning_run(lr, k), settings))
+            settings, how = tuning.cell(lr, k)
+            item = self._item(how)
+            item.cells.append((settings, how))
+            if item.trained and item.missing:
+                item.look()
+            tuning.runs[lr].append(item)
 
-    def _item(self, config: Config, settings: Settings) -> Item:
+    def _item(self, config: Config) -> Item:
         """Give the run of a config: the same one each time."""
         directory = config.directory
         if directory not in self._known:
-            item = self._known[directory] = Item(config, settings)
+            item = self._known[directory] = Item(config.training)
             if not (config.force and self._anew):
                 item.look()
         return self._known[directory]

@@ -14,6 +14,8 @@ from normbench.results import curves
 from normbench.results.curves import Validation
 from normbench.results.groups import RESULTS, Result
 from normbench.rows import TimeRow, from_json
+from normbench.runs import evaluations
+from normbench.runs.evaluations import Evaluation
 from normbench.runs.reader import (
     CONFIG,
     CONFIG_BYTES,
@@ -25,7 +27,8 @@ from normbench.runs.reader import (
     read_status,
 )
 from normbench.runtime import storage
-from normbench.settings.schema import data_about
+from normbench.settings.declared import defaults
+from normbench.settings.schema import EVALUATION, data_about
 
 FURTHER = "test/accuracy/"  # what the metrics of further tests begin with
 SWEEP, SWEEP_BYTES = "sweep.json", 2**26
@@ -70,9 +73,9 @@ def several(folders: Iterable[Path]) -> list[Result]:
 
 
 def recorded(folder: Path, known: Known | None = None) -> list[Result]:
-    """Read what came of the run in a folder; empty if no run began there.
+    """Read what came of the run in a folder, first as it was trained, then as it was judged since.
 
-    Its settings are all that make its numbers, as flat dotted keys.
+    Empty if no run began there. The settings are all that make its numbers, as flat dotted keys.
 
     Args: known: configurations that were read already; seeds of one differ in one line.
     Raises: FileRefused if its files are damaged.
@@ -85,7 +88,7 @@ def recorded(folder: Path, known: Known | None = None) -> list[Result]:
     unseen = status["state"] == "diverged" and not final.get("chance/test")
     result = Result(
         directory=str(folder),
-        settings=experiment,
+        settings={**{key: defaults()[key] for key in EVALUATION}, **experiment},
         state=status["state"],
         final=final,
         message=status.get("message"),
@@ -93,13 +96,26 @@ def recorded(folder: Path, known: Known | None = None) -> list[Result]:
         target=experiment["target"],
         length=(experiment["steps"] or 0) * experiment["batch"],
         train_s=status.get("train_s"),
-        tests=[key.removeprefix(FURTHER) for key in final if key.startswith(FURTHER)],
+        tests=_tests(final),
         steps=status["step"],
         examples=status["step"] * experiment["batch"],
         parameters=status.get("parameters"),
         finished_at=status["finished_at"],
     )
-    return [result]
+    return [result, *_judged(result, evaluations.all_of(folder, status["state_sha256"]))]
+
+
+def _judged(own: Result, made: Mapping[str, Evaluation]) -> Iterator[Result]:
+    """Give what a run came to in further evaluations, by what names them."""
+    for name, each in made.items():
+        values = each.over(own.final)
+        settings = {**own.settings, **each.asked}
+        tests = _tests(values)
+        yield replace(own, settings=settings, final=values, tests=tests, evaluation=name)
+
+
+def _tests(final: Mapping[str, object]) -> list[str]:
+    return [key.removeprefix(FURTHER) for key in final if key.startswith(FURTHER)]
 
 
 def at(place: Path) -> list[Result]:
@@ -143,11 +159,10 @@ def sweep(folder: Path) -> StoredSweep:
             continue
         if name not in found:
             found[name] = recorded(runs / name, known)
-        if not found[name]:
+        judged = [each for each in found[name] if each.evaluation == (cell["evaluation"] or "")]
+        if not judged:
             results.append(Result(str(runs / name), given, "planned"))
-        results += [
-            replace(result, settings={**result.settings, **given}) for result in found[name]
-        ]
+        results += [replace(result, settings={**result.settings, **given}) for result in judged]
     return StoredSweep(results, document["keys"], document.get("compare"), document.get("baseline"))
 
 
@@ -255,7 +270,8 @@ def _is_cell(cell: Any) -> bool:
     name, given, message = cell.get("run"), cell.get("settings"), cell.get("message")
     texts = isinstance(given, dict) and all(type(value) is str for value in given.values())
     named = name is None or (type(name) is str and bool(RUN.fullmatch(name)))
-    return texts and named and type(message) in (str, type(None))
+    plain = all(type(text) in (str, type(None)) for text in (message, cell.get("evaluation", "")))
+    return texts and named and plain and "evaluation" in cell
 
 
 def _number(name: str) -> float:

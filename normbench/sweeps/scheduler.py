@@ -21,7 +21,7 @@ from normbench.errors import InUse, first_line
 from normbench.parts import registry
 from normbench.rows import Row, from_json, to_json
 from normbench.runs import build, tensorboard
-from normbench.runs.reader import FINAL, read_status
+from normbench.runs.judge import judge
 from normbench.runs.run import run
 from normbench.runtime import machine, processes
 from normbench.runtime.processes import Channel, Child, Message
@@ -97,10 +97,26 @@ def _warm(todo: list[Item]) -> None:
     machine.prepare(todo[0].config.threads)  # after loading: what that took is given back
 
 
-def run_one(item: Item, on_row: Callable[[Row], None]) -> None:
-    """Run one item in this process and note how it ended."""
+def complete(item: Item, on_row: Callable[[Row], None]) -> None:
+    """Train an item in this process unless it is trained, and judge it in all ways of its cells.
+
+    Raises: as `runs.run` and `runs.judge` do.
+    """
     try:
-        item.state = run(item.config, on_row)
+        if not item.trained:
+            item.state = run(item.config, on_row)
+    except InUse:
+        item.look()  # another process may have finished it in the meantime
+        if not item.trained:
+            raise
+    judge(item.missing)
+    item.look()
+
+
+def run_one(item: Item, on_row: Callable[[Row], None]) -> None:
+    """Complete one item in this process and note how it ended."""
+    try:
+        complete(item, on_row)
     except InUse:
         item.state = "busy"
     except Exception as error:  # a failed run must not stop the others; its folder has the trace
@@ -196,6 +212,8 @@ class _Pool:
     def _ended(self, trainer: _Trainer, message: Message) -> None:
         item, index = self.items[trainer.index], trainer.index
         item.state, item.message = message["state"], message["message"]
+        if item.trained:
+            item.look()
         trainer.index = -1
         if item.state == "busy":
             self.busy.append((time.monotonic() + BUSY_WAIT_S, index))
@@ -227,10 +245,10 @@ class _Pool:
         due = [index for when, index in self.busy if when <= now]
         self.busy = [(when, index) for when, index in self.busy if when > now]
         for index in due:
-            status = read_status(self.items[index].config.directory) or {}
-            if status.get("state") in FINAL:
-                self.items[index].state = status["state"]
-                self.on_change(index, status["state"], None, "by another process")
+            item = self.items[index]
+            item.look()
+            if item.finished:
+                self.on_change(index, item.state, None, "by another process")
             else:
                 self.waiting.append(index)
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import Mistake, Refused
@@ -16,10 +17,10 @@ from normbench.results.layout import Layout, compared_key
 from normbench.results.tables import Table
 from normbench.rows import Row
 from normbench.runs.reader import read_status
-from normbench.settings.schema import Config
+from normbench.settings.schema import EVALUATION
 from normbench.sweeps import folder
 from normbench.sweeps.describe import heading, labels, not_applying, searches, unpaired, varying
-from normbench.sweeps.plan import LR, TUNE_SEED, Item, Sweep
+from normbench.sweeps.plan import LR, TUNE_SEED, Fitted, Item, Sweep
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
@@ -34,20 +35,20 @@ def check(sweep: Sweep) -> list[Mistake]:
     Returns: what the parts warn of, each warning once.
     Raises: Refused with all misfits.
     """
-    left = {planned.config.name: planned.config for planned in sweep.cells if planned.left}
+    left = {planned.fitted: planned.config for planned in sweep.cells if planned.left}
     if not left:
         return []
     from normbench.runs import check as checks  # torch, which a finished sweep does without
 
     mistakes: dict[Mistake, None] = {}
     warnings = dict.fromkeys(unpaired(planned.config for planned in sweep.cells))
-    misfits: dict[str, Refused] = {}
+    misfits: dict[Fitted, Refused] = {}
     seen: dict[str, checks.Checked] = {}
-    for name, config in left.items():
+    for fitted, config in left.items():
         error, warned = checks.check_fit(config, config.shape, config.classes, seen)
         warnings.update(dict.fromkeys(warned))
         if error and config.skip_invalid:
-            misfits[name] = error
+            misfits[fitted] = error
         elif error:
             mistakes.update(dict.fromkeys(error.mistakes))
     sweep.skip(misfits)
@@ -165,8 +166,9 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str])
     Args: words: the settings as they were typed.
     """
     sweep.catch_up()
-    results, tuned = [item.result() for item in sweep.items], searches(sweep)
-    everything = [*results, *_again(sweep, results), *_not_tuned(sweep), *not_applying(sweep)]
+    cells, tuned = sweep.results(), searches(sweep)
+    results = first_of_each(cells)
+    everything = [*cells, *_not_tuned(sweep), *not_applying(sweep)]
     keys = varying([result.settings for result in everything], sweep)
     metrics = ("test/accuracy", *groups.further_tests(results)) if multirun else ()
     config = sweep.cells[0].config
@@ -203,13 +205,12 @@ def _differences(sweep: Sweep, layout: Layout) -> Table | None:
     return replace(table, notes=(*table.notes, *(f"{told.subject} {told.why}" for told in found)))
 
 
-def _again(sweep: Sweep, results: Sequence[Result]) -> list[Result]:
-    """Give the same results once more for further cells that came to the same runs."""
-    return [
-        replace(result, settings=settings)
-        for item, result in zip(sweep.items, results, strict=True)
-        for settings in item.also
-    ]
+def first_of_each(cells: Sequence[Result]) -> list[Result]:
+    """Leave out the further ones of cells that came to the same run and judge it alike."""
+    found: dict[tuple[str, str], Result] = {}
+    for result in cells:
+        found.setdefault((result.directory, result.evaluation), result)
+    return list(found.values())
 
 
 def _not_tuned(sweep: Sweep) -> list[Result]:
@@ -231,18 +232,21 @@ def _last(item: Item) -> Row:
 
 
 def _documents(sweep: Sweep, results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Give one entry per configuration with all its seeds."""
-    configs: dict[str, Config] = {}
-    grouped: dict[str, list[Result]] = {}
-    for item, result in zip(sweep.items, results, strict=True):
-        place = str(item.config.directory.parent)
-        configs[place] = item.config
-        grouped.setdefault(place, []).append(result)
-    return [
-        {
-            **document,
-            "config": configs[str(document["dir"])].experiment(),
-            "target": time_to_target.document(grouped[str(document["dir"])]),
-        }
-        for document in export.documents(results)
-    ]
+    """Give one entry per configuration with all its seeds, for each way in which it is judged."""
+    configs = {
+        (str(item.config.directory.parent), how.evaluation_name or None): how
+        for item in sweep.items
+        for _, how in item.cells
+    }
+    grouped: dict[object, list[Result]] = {}
+    for result in results:
+        folder = str(Path(result.directory).parent)
+        grouped.setdefault((folder, result.evaluation or None), []).append(result)
+    documents = []
+    for document in export.documents(results):
+        place = str(document["dir"]), document["evaluation"]
+        how = configs[place]  # type: ignore[index]
+        judged = {key: getattr(how, key) for key in EVALUATION}
+        target = time_to_target.document(grouped[place])
+        documents.append({**document, "config": {**how.experiment(), **judged}, "target": target})
+    return documents

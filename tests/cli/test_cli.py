@@ -71,9 +71,11 @@ def test_a_sweep_leaves_its_runs_and_its_results(
         ".lock",
         "config.yaml",
         "environment.json",
+        "evaluation-own.json",
         "metrics.jsonl",
         "status.json",
         "timing.jsonl",
+        "weights.safetensors",
     }
 
 

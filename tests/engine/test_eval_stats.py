@@ -325,11 +325,19 @@ def test_statistics_that_no_layer_offers_are_refused_too():
         check_update_bn(Foreign(), "hidden", nn.Sequential(Hidden()))
 
 
-def test_the_setting_is_part_of_the_experiment_and_its_default_changes_no_name():
-    names = {stats: config(f"eval_stats={stats}").name for stats in STATS}
-    assert len(set(names.values())) == 3
-    assert names["running"] == config().name
-    assert config("eval_stats=batch").experiment()["eval_stats"] == "batch"
+def test_the_setting_names_an_evaluation_and_no_training():
+    made = {stats: config(f"eval_stats={stats}") for stats in STATS}
+    assert len({each.name for each in made.values()}) == 1
+    assert len({each.evaluation_name for each in made.values()}) == 3
+    assert made["running"].evaluation_name == ""
+    assert "eval_stats" not in made["batch"].experiment()
+
+
+def test_with_a_target_the_setting_is_part_of_the_training():
+    made = {stats: config(f"eval_stats={stats}", "target=0.9") for stats in STATS}
+    assert len({each.name for each in made.values()}) == 3
+    assert {each.evaluation_name for each in made.values()} == {""}
+    assert made["batch"].experiment()["eval_stats"] == "batch"
 
 
 def test_the_heading_names_another_evaluation_than_the_usual():

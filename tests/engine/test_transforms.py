@@ -285,7 +285,8 @@ def test_statistics_of_the_batch_are_those_of_the_shifted_images() -> None:
 
 def test_the_order_of_the_tests_makes_no_other_run() -> None:
     one, other = config("shifts=[invert,noise+1]"), config("shifts=[noise+1,invert]")
-    assert one.name == other.name != config().name
+    assert one.name == other.name == config().name
+    assert one.evaluation_name == other.evaluation_name != config().evaluation_name
 
 
 # ---- mixed domains ----

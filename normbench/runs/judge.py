@@ -1,0 +1,107 @@
+"""Judges the weights that a run has kept, in ways that its training was not asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normbench.engine.budget import Diverged
+from normbench.engine.evaluate import Evaluator
+from normbench.errors import FileRefused
+from normbench.runs import build, evaluations, weights
+from normbench.runs.evaluations import Evaluation
+from normbench.runs.job import budget, empty_model, facts, feeds_of
+from normbench.runs.reader import read_status
+from normbench.runtime import collectives, machine
+from normbench.runtime.lock import Lock
+from normbench.settings.schema import Config
+
+
+def judge(configs: Sequence[Config]) -> None:
+    """Judge the weights of one run in several ways, and keep what comes of each beside it.
+
+    What has been kept already is left. Of torchrun's processes the first one judges.
+
+    Raises: FileRefused if the run is in use, or its weights are missing or do not fit.
+    """
+    if not configs or collectives.rank():
+        return
+    directory = configs[0].directory
+    with Lock(directory), collectives.alone():
+        status = read_status(directory) or {}
+        digest = status.get("state_sha256")
+        left = [config for config in configs if evaluations.read(config, digest) is None]
+        kept = weights.read(directory) if left else {}
+        for config in left:
+            values, right = judged(config, kept, status["step"])
+            evaluations.write(config, Evaluation(config.evaluation, digest, values, right))
+
+
+def judged(
+    config: Config, kept: Mapping[str, Tensor], step: int
+) -> tuple[dict[str, float], dict[str, bytes]]:
+    """Judge weights as a config asks: on its validation images, tests, and training images.
+
+    A run of several workers is judged by one process, by statistics over as many images.
+
+    Args: kept: by name, as in the `state_dict` of the model; step: optimizer steps behind them.
+    Returns: values by metric, and which images of each test are right, packed.
+    Raises: FileRefused if they do not fit the model.
+    """
+    machine.prepare(config.threads)
+    sized = config.batch // max(config.worker_batch, config.stat_batch)
+    one = config if config.gpus == 1 else replace(config, gpus=1, accumulate=sized)
+    feeds, model = feeds_of(one), empty_model(one)
+    load(model, kept, config)
+    cast = partial(
+        torch.autocast, config.device, dtype=torch.bfloat16, enabled=config.precision == "bf16"
+    )
+    light = replace(budget(one), diagnose="light", target=None)
+    evaluator = Evaluator(model, cast, build.norm(one), feeds, light)
+    values: dict[str, Any] = {}
+    for rows in (evaluator.validation(step), evaluator.test(step)):
+        with suppress(Diverged):  # after the row that says so
+            for row in rows:
+                values |= row.values
+    if config.train_acc:
+        accuracy = evaluator.train_accuracy()
+        values |= {"train_eval/accuracy": accuracy}
+        values |= {"gen_gap/accuracy": accuracy - values["test/accuracy"]}
+    if config.other:
+        values["chance/test"] = facts(one, feeds)["chance/test"]
+    return values, packed(evaluator.right)
+
+
+def packed(right: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Pack which images of each test are right, to 8 a byte, the first the highest bit."""
+    return {
+        "" if name == "test" else name: np.packbits(mask.cpu().numpy()).tobytes()
+        for name, mask in right.items()
+    }
+
+
+def load(model: nn.Module, kept: Mapping[str, Tensor], config: Config) -> None:
+    """Put weights into a model.
+
+    Raises: FileRefused with the first name, shape or type that is another one.
+    """
+    wanted = model.state_dict()
+    path, again = weights.path(config.directory), f"rm -r {config.directory}"
+    fix = f"{again}    (then normbench train again)"
+    for name in [*wanted, *kept]:
+        mine, theirs = (_described(tensors.get(name)) for tensors in (wanted, kept))
+        if mine != theirs:
+            why = f"{name} is {theirs} there, and {mine} in the model of the configuration"
+            raise FileRefused(str(path), why, fix)
+    model.load_state_dict(dict(kept))
+
+
+def _described(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"

@@ -1,0 +1,78 @@
+"""The config of a run as its folder tells it: read back, and checked as one that is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from normbench.errors import FileRefused, PartError, shown
+from normbench.parts import registry
+from normbench.parts.options import leaves, written
+from normbench.runs.reader import CONFIG, read_config
+from normbench.settings import resolve
+from normbench.settings.declared import AUTO, GROUPS, declared_options, default_part, defaults
+from normbench.settings.schema import Config, config_of, data_about
+
+
+def stored(directory: Path) -> Config:
+    """Read the config of a run, with the defaults of settings that are newer than it.
+
+    Raises: FileRefused if the folder is none of a run, its file is damaged, changed by hand or of
+        another layout, or its data is not here or is other data.
+    """
+    maps = read_config(directory)
+    path = directory / CONFIG
+    tree = _tree(path, {**maps["execution"], **maps["experiment"]})
+    tree["data"] |= {
+        key: value
+        for key, value in (maps["execution"].get("data") or {}).items()
+        if key in declared_options("data", tree["data"]["name"])
+    }
+    *_, runs, name, seed = ("", "", *directory.absolute().parts)
+    tree["outputs"] = str(directory.absolute().parents[2])
+    for mistake in resolve.check_values({**tree, "seed": max(0, _number(tree["seed"]))}):
+        raise _changed(path, f"{mistake.subject}: {mistake.why}")
+    config = _known(path, tree)
+    if (config.name, config.directory.name, "runs") != (name, seed, runs):
+        why = f"is of {config.name}/{config.directory.name}, with the data that is here"
+        raise _changed(path, f"{why}, and not of {shown(f'{runs}/{name}/{seed}')}")
+    return config
+
+
+def _tree(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the settings of a file; a part or setting that is not known is refused."""
+    tree: dict[str, Any] = {}
+    for key, value in defaults().items():
+        resolve.put(tree, key, value)
+    for group in GROUPS:
+        part = given.get(group)
+        name = part.get("name") if isinstance(part, dict) else part
+        names = registry.names(group)
+        known = isinstance(name, str) and all(each in names for each in name.split("+"))
+        if not isinstance(part, dict) or not (known or (group, name) == ("activation", AUTO)):
+            raise _changed(path, f"{group}={shown(name)} is no part of this normbench")
+        tree[group] = default_part(group, str(name))
+    known_keys = {key for key, _ in leaves(tree)} | {"tune_lrs"}
+    for key, value in leaves({key: given[key] for key in given if key != "data"}):
+        if key not in known_keys:
+            raise _changed(path, f"{key}={shown(written(value))} is no setting of this normbench")
+        resolve.put(tree, key, value)
+    tree["data"] |= given["data"]
+    return tree
+
+
+def _known(path: Path, tree: dict[str, Any]) -> Config:
+    try:
+        return config_of(tree, data_about(tree))
+    except PartError as error:
+        raise _changed(path, f"{error.mistakes[0].subject}: {error.mistakes[0].why}") from None
+
+
+def _number(value: object) -> int:
+    return value if type(value) is int else 0
+
+
+def _changed(path: Path, why: str) -> FileRefused:
+    again = f"rm -r {shown(path.parent)}    (and train it again: it has been changed)"
+    return FileRefused(str(path), why, again)
