@@ -21,7 +21,7 @@ EXAMPLES = (
     "normbench completion fish | source            in ~/.config/fish/config.fish",
 )
 SHELLS = ("bash", "zsh", "fish")
-OVERRIDDEN = ("train", "summary")  # commands that take settings
+OVERRIDDEN = ("train", "summary", "bench")  # commands that take settings
 SCRIPTS = {
     "bash": """\
 # normbench completion for bash: source this, or put it into ~/.bashrc as

@@ -20,6 +20,7 @@ VERBS = {
     "summary": "show the layers of a configuration, train nothing",
     "list": "list norms, inits, models, data and optimizers",
     "data": "list, download, verify or show data sets",
+    "bench": "time norm layers, or whole training steps",
     "doctor": "tell what this machine can run",
     "completion": "print the script that completes words in bash, zsh or fish",
 }
