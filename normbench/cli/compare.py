@@ -13,7 +13,10 @@ from normbench.errors import Mistake, Refused
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
+    from normbench.results.tables import Table
     from normbench.sweeps.compared import Answer, Question
+
+    Further = tuple[list[Table], list[str]]
 
 EXAMPLES = (
     "normbench compare                              all runs below outputs",
@@ -21,6 +24,8 @@ EXAMPLES = (
     "normbench compare norm=bn,gn batch=2           of all runs, those with these settings",
     "normbench compare --where norm=bn,gn --by batch --metric val/loss",
     "normbench compare norm=bn,gn --metric seconds --target 0.95",
+    "normbench compare norm x init                  does the initializer change what it is worth",
+    "normbench compare --anova                      which setting makes how much of the variance",
 )
 
 
@@ -28,6 +33,23 @@ def parser() -> Parser:
     """Return the parser of the command's words."""
     text = "Compare finished runs: values, differences paired by seed, failures, what else differs."
     made = Parser("compare", text, EXAMPLES)
+    add_choice(made)
+    add = made.add_argument
+    add("--seeds-in-common", action="store_true", help="only seeds that all compared arms have")
+    add(
+        "--failures",
+        choices=("apart", "chance"),
+        default="apart",
+        help="chance: a failed run counts as one that guesses, in the mean",
+    )
+    add("--anova", action="store_true", help="share of the variance by setting, pair, seed, rest")
+    for form in ("csv", "markdown", "latex"):
+        add(f"--{form}", dest="form", action="store_const", const=form, help=f"write {form}")
+    return made
+
+
+def add_choice(made: Parser) -> None:
+    """Add the options that say which runs, and what of them, to a parser."""
     about = "runs, sweeps, folders of outputs; or filters KEY=VALUE,VALUE"
     made.add_argument("places", nargs="*", metavar="PLACE", help=about)
     add = made.add_argument
@@ -41,16 +63,6 @@ def parser() -> Parser:
         " examples, seconds, core_seconds, speed, or a tag such as test/accuracy/invert",
     )
     add("--target", type=float, metavar="X", help="accuracy that examples and seconds are to")
-    add("--seeds-in-common", action="store_true", help="only seeds that all compared arms have")
-    add(
-        "--failures",
-        choices=("apart", "chance"),
-        default="apart",
-        help="chance: a failed run counts as one that guesses, in the mean",
-    )
-    for form in ("csv", "markdown", "latex"):
-        add(f"--{form}", dest="form", action="store_const", const=form, help=f"write {form}")
-    return made
 
 
 def run(words: list[str]) -> int:
@@ -62,8 +74,55 @@ def run(words: list[str]) -> int:
     from normbench.sweeps import compared
 
     options = parser().parsed(words)
-    show(compared.answer(question(options)), options.form, screen(options))
+    other = _crossed(options)
+    found = compared.answer(question(options))
+    show(found, options.form, screen(options), further(found, other, options.anova))
     return 0
+
+
+def further(answer: Answer, other: str | None, anova: bool) -> Further | None:
+    """Make the tables of several settings at once, if they are asked for.
+
+    Args: other: the key whose interaction with the compared one is asked for.
+    Raises: Refused if there is no such key, or not every combination has runs.
+    """
+    from normbench.results import factors
+
+    laid = answer.layout
+    keys = [*laid.across, *laid.down]
+    if other is not None and other not in keys:
+        why = f"does not vary among these runs besides {laid.by}; what does is {', '.join(keys)}"
+        fix = f"normbench compare {laid.by} x {keys[0]}" if keys else "normbench compare"
+        raise Refused(Mistake(other, why if keys else "does not vary among these runs", fix))
+    drawn: list[Table] = []
+    said: list[str] = []
+    if other is not None:
+        table, said = factors.interaction(laid, other)
+        drawn.append(table)
+    if anova:
+        try:
+            drawn.append(factors.anova(laid))
+        except factors.Unbalanced:
+            why = "needs runs that trained with common seeds for every combination of the settings"
+            fix = "--failures=chance    (or --where, for settings that have them)"
+            raise Refused(Mistake("--anova", why, fix)) from None
+    return (drawn, said) if drawn else None
+
+
+def _crossed(options: argparse.Namespace) -> str | None:
+    """Take `norm x init` out of the words: the compared key, and the one that changes its effect.
+
+    Raises: Refused if a key is missing beside the x, or another one is to be compared.
+    """
+    if "x" not in options.places:
+        return None
+    at = options.places.index("x")
+    pair = [*options.places[max(at - 1, 0) : at], *options.places[at + 1 : at + 2]]
+    if len(pair) < 2 or options.by not in (None, pair[0]):
+        raise Refused(Mistake("x", "stands between two settings", "normbench compare norm x batch"))
+    options.by, other = pair
+    del options.places[at - 1 : at + 2]
+    return str(other)
 
 
 def question(options: argparse.Namespace) -> Question:
@@ -85,23 +144,29 @@ def question(options: argparse.Namespace) -> Question:
         baseline=options.baseline,
         metric=options.metric,
         target=options.target,
-        in_common=options.seeds_in_common,
-        as_chance=options.failures == "chance",
+        in_common=getattr(options, "seeds_in_common", False),
+        as_chance=getattr(options, "failures", "apart") == "chance",
     )
 
 
-def show(answer: Answer, form: str | None, shown: Screen) -> None:
-    """Write an answer: on the screen, as JSON, or in another form."""
+def show(answer: Answer, form: str | None, shown: Screen, more: Further | None) -> None:
+    """Write an answer: on the screen, as JSON, or in another form.
+
+    Args: more: what is shown in place of the differences to a baseline.
+    """
     from normbench.results import against, compare, export, tables
 
     laid = answer.layout
-    drawn = [table for table in (compare.table(laid), against.table(laid)) if table]
+    table = against.table(laid)
+    tables_said = more or ([table] if table else [], against.sentences(laid))
+    drawn = [compare.table(laid), *tables_said[0]]
+    said = [*tables_said[1], _differing(answer)]
     if form == "csv":
         shown.text(export.comparison_csv(laid).rstrip("\n"))
         return
     if form:
         write = tables.markdown if form == "markdown" else tables.latex
-        shown.text("\n".join([*map(write, drawn), *_sentences(answer)]))
+        shown.text("\n".join([*map(write, drawn), *said]))
         return
     if shown.json:
         shown.document(_document(answer))
@@ -110,9 +175,9 @@ def show(answer: Answer, form: str | None, shown: Screen) -> None:
         shown.lines([""] * bool(place))
         shown.table(table)
     shown.lines([""])
-    for line in against.sentences(laid):
+    for line in said[:-1]:
         shown.statement(f" {line}")
-    shown.statement(f" {_differing(answer)}", "failed" if answer.confounders else "")
+    shown.statement(f" {said[-1]}", "failed" if answer.confounders else "")
 
 
 def _document(answer: Answer) -> dict[str, Any]:
@@ -128,12 +193,6 @@ def _document(answer: Answer) -> dict[str, Any]:
         "left_out": answer.dropped,
         "runs": export.documents(laid.results, laid.metric),
     }
-
-
-def _sentences(answer: Answer) -> list[str]:
-    from normbench.results import against
-
-    return [*against.sentences(answer.layout), _differing(answer)]
 
 
 def _differing(answer: Answer) -> str:

@@ -17,6 +17,7 @@ from normbench.errors import Mistake, NormbenchError, Refused
 VERBS = {
     "train": "train one configuration, or a sweep with -m",
     "compare": "compare finished runs, paired by seed",
+    "power": "tell how many seeds a difference takes",
     "summary": "show the layers of a configuration, train nothing",
     "list": "list norms, inits, models, data and optimizers",
     "data": "list, download, verify or show data sets",

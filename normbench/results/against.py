@@ -116,7 +116,7 @@ def _tests(block: Block, row: Key, laid: Layout, comparison: Comparison) -> list
     n, failed = TableCell(str(len(comparison.d))), TableCell(_failed(block, row, laid))
     if comparison.interval is None:
         return [*[state_cell("-")] * 3, n, failed]
-    ps = [TableCell(_p(p)) for p in (comparison.adjusted, comparison.p_flip)]
+    ps = [TableCell(p_text(p)) for p in (comparison.adjusted, comparison.p_flip)]
     return [*ps, TableCell(_probability(comparison.better)), n, failed]
 
 
@@ -125,7 +125,8 @@ def _failed(block: Block, row: Key, laid: Layout) -> str:
     return " : ".join(f"{arm.failed}/{arm.n}" for arm in (block.trained[row], base))
 
 
-def _p(p: float) -> str:
+def p_text(p: float) -> str:
+    """Write a p value with three decimals."""
     return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
 
 

@@ -234,6 +234,18 @@ def times(folder: Path) -> Iterator[TimeRow]:
             yield row
 
 
+def core_seconds(result: Result) -> float | None:
+    """Tell what a run cost: its wall time with evaluations, times its threads and workers.
+
+    Raises: FileRefused if a line of its times is not a row.
+    """
+    if result.state not in RESULTS:
+        return None
+    walls = [row.values.get("wall_s") for row in times(Path(result.directory))]
+    known = [wall for wall in walls if isinstance(wall, int | float)]
+    return max(known) * _cores(result) if known else None
+
+
 def flat(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """Name the parts by their groups, and everything else by its dotted key."""
     return {key.removesuffix(".name"): value for key, value in leaves(experiment)}
@@ -245,8 +257,12 @@ def _time(result: Result, metric: str, when: Validation) -> float | None:
         return when.examples
     if when.seconds is None:
         return None
-    cores = [int(str(result.settings.get(key, 1))) for key in ("threads", "gpus")]
-    return when.seconds * (cores[0] * cores[1] if metric == "target/core_seconds" else 1)
+    return when.seconds * (_cores(result) if metric == "target/core_seconds" else 1)
+
+
+def _cores(result: Result) -> int:
+    threads, workers = (int(str(result.settings.get(key, 1))) for key in ("threads", "gpus"))
+    return threads * workers
 
 
 def _unlike_sweep(document: Any) -> str | None:

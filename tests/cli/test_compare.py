@@ -291,3 +291,37 @@ def test_a_damaged_sweep_is_refused(change: dict[str, object], place: Path, tmp_
     done = normbench("compare", sweep(tmp_path).name, cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr.count("\n") == 2 and "sweep.json: " in done.stderr
+
+
+def test_interactions_and_shares_of_the_variance(place: Path) -> None:
+    words = ["compare", "outputs", "--where", "norm=bn,gn"]
+    crossed = normbench(*words[:1], "norm", "x", "batch", sweep(place).name, cwd=place)
+    assert "test accuracy, points: norm x batch" in crossed.stdout
+    assert "gn above bn  batch 32 less batch 16" in crossed.stdout
+    shared = normbench("compare", sweep(place).name, "--anova", "--failures=chance", cwd=place)
+    sources = [line.split("  ")[0].strip() for line in shared.stdout.splitlines()]
+    first = sources.index("variance of test accuracy over 6 seeds")
+    assert sources[first + 1 : first + 6] == ["norm", "batch", "norm x batch", "seed", "rest"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why", "fix"),
+    [
+        ("x norm", "x: stands between two settings", "normbench compare norm x batch"),
+        (
+            "norm x batch --by batch",
+            "x: stands between two settings",
+            "normbench compare norm x batch",
+        ),
+        (
+            "--anova",
+            "--anova: needs runs that trained with common seeds for every combination of the "
+            "settings",
+            "--failures=chance    (or --where, for settings that have them)",
+        ),
+    ],
+)
+def test_what_has_no_interaction_is_refused(words: str, why: str, fix: str, place: Path) -> None:
+    done = normbench("compare", *words.split(), cwd=place)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"normbench: error: {why}\n  try: {fix}\n"
