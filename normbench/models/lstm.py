@@ -18,18 +18,21 @@ from normbench.parts.options import option
 class LSTM(Model):
     """A long short-term memory that reads an image from top to bottom, and a head.
 
-    i, f, g, o = norm_t(W x_t + U h_{t-1} + b); c_t = sigmoid(f) c_{t-1} + sigmoid(i) act(g);
-    h_t = sigmoid(o) act(norm'_t(c_t)); h, c start at 0. x_t: (N, C rows W), the rows of step t;
-    c_t, h_t: (N, width); the four gates: (N, 4 width), normalized together; act is tanh unless
-    named. Without running statistics a norm is one layer; with them there is one per step, sharing
-    weight and bias, and images taller than the one it was built for use the last. Dropout stands
-    before the head.
+    i, f, g, o = norm_t(W x_t + U h_{t-1} + b); h_t = sigmoid(o) act(norm'_t(c_t));
+    c_t = sigmoid(f + forget_bias) c_{t-1} + sigmoid(i) act(g); h, c start at 0.
+    x_t: (N, C rows W), the rows of step t; c_t, h_t: (N, width); the four gates: (N, 4 width),
+    normalized together; act is tanh unless named. Without running statistics a norm is one layer;
+    with them there is one per step, sharing weight and bias, and images taller than the one it was
+    built for use the last. Dropout stands before the head.
 
     Args: width: units of the state. rows: image rows read at each step, a divisor of H.
+        forget_bias: with 1 a memory keeps sigmoid(1) = 0.73 of itself at each step at first, with 0
+        half. It stands behind the norm, so that it is there whatever the norm.
     Raises: ModelError if `rows` does not divide H, or for any placement but `pre`.
     Source: Hochreiter & Schmidhuber 1997, Neural Computation 9, with the forget gate of Gers et
     al. 2000; norms: Ba, Kiros & Hinton 2016, arXiv 1607.06450, and Cooijmans et al. 2016, arXiv
-    1603.09025, who normalize the two maps apart.
+    1603.09025, who normalize the two maps apart; forget_bias: Jozefowicz, Zaremba & Sutskever 2015,
+    ICML.
     """
 
     recurrent: ClassVar[bool] = True
@@ -37,6 +40,7 @@ class LSTM(Model):
 
     width: int = option(64, low=1, high=65536)
     rows: int = option(1, low=1)
+    forget_bias: float = option(1.0, low=-100, high=100)
 
     def build(self, units: UnitBuilder, shape: Shape, classes: int) -> nn.Module:
         """Build for images whose height is a multiple of `rows`."""
@@ -51,7 +55,7 @@ class RowLSTM(nn.Module):
 
     def __init__(self, model: LSTM, units: UnitBuilder, shape: Shape, classes: int) -> None:
         super().__init__()
-        self.rows = model.rows
+        self.rows, self.forget_bias = model.rows, model.forget_bias
         steps = steps_of(shape, model.rows)
         width = model.width
         self.input = units.bare(shape[0] * model.rows * shape[2], 4 * width, bias=True, maps=4)
@@ -79,6 +83,6 @@ class RowLSTM(nn.Module):
         if self.norm is not None:
             z = self.norm(z, t)
         i, f, g, o = z.chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * self.candidate(g, t)
+        c = (f + self.forget_bias).sigmoid() * c + i.sigmoid() * self.candidate(g, t)
         y = c if self.cell_norm is None else self.cell_norm(c, t)
         return o.sigmoid() * self.output(y, t), c

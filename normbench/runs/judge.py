@@ -75,7 +75,8 @@ def judged(
         values |= {"train_eval/accuracy": accuracy}
         values |= {"gen_gap/accuracy": accuracy - values["test/accuracy"]}
     if config.other:
-        values["chance/test"] = facts(one, feeds)["chance/test"]
+        known = facts(one, feeds)
+        values |= {key: known[key] for key in known if key.startswith("chance/test")}
     return values, packed(evaluator.right)
 
 

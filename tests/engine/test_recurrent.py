@@ -123,7 +123,7 @@ def test_the_lstm_normalizes_its_gates_together_and_its_memory_before_the_output
         z = z + p.get("input.linear.bias", 0)
         z = normalized(z, axis, p["norm.layers.0.weight"], p["norm.layers.0.bias"])
         i, f, g, o = z.split(WIDTH, 1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
         y = normalized(c, axis, p["cell_norm.layers.0.weight"], p["cell_norm.layers.0.bias"])
         h = torch.sigmoid(o) * torch.tanh(y)
     torch.testing.assert_close(model.train()(x), logits(p, h))

@@ -1,4 +1,4 @@
-"""lstm by hand: torch's cell, whose second bias is zero, over the rows of an image."""
+"""lstm by hand: torch's cell, whose second bias is 1 for the forget gates, over an image's rows."""
 
 import torch
 from torch import nn
@@ -22,6 +22,12 @@ CASES = [
         (3 * 2 * 6 * 20 + 20) + 5 * 20 + (5 * 10 + 10),
         {"hidden": (20,)},
     ),
+    (
+        {"width": 5, "forget_bias": -0.5},
+        (1, 4, 6),
+        (6 * 20 + 20) + 5 * 20 + (5 * 10 + 10),
+        {"hidden": (20,)},
+    ),
 ]
 CHANNELS = 4 * 64 + 64  # gates and memory
 BIASES = 4 * 64
@@ -33,13 +39,13 @@ REFUSED = [
 ]
 
 
-def forward(p, x, width=64, rows=1):
+def forward(p, x, width=64, rows=1, forget_bias=1.0):
     cell = nn.LSTMCell(p["input.linear.weight"].shape[1], width, dtype=x.dtype)
     weights = {
         "weight_ih": p["input.linear.weight"],
         "bias_ih": p["input.linear.bias"],
         "weight_hh": p["hidden.linear.weight"],
-        "bias_hh": torch.zeros_like(p["input.linear.bias"]),
+        "bias_hh": torch.tensor([0.0, forget_bias, 0.0, 0.0]).repeat_interleave(width).to(x),
     }
     state = (x.new_zeros(len(x), width), x.new_zeros(len(x), width))
     for t in range(x.shape[2] // rows):
