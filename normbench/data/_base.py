@@ -112,7 +112,7 @@ class Data(Options):
 
     Args: root: folder of downloaded sets and decoded copies; null is $NORMBENCH_DATA, else data/.
         train_size: number of training images, a fixed subset with equally many of each class as
-        far as they go; a smaller one is part of a larger one. null takes all.
+        far as they go, part of any larger one; null takes all. resample: each seed draws anew.
     """
 
     error: ClassVar[type[DataError]] = DataError
@@ -120,6 +120,7 @@ class Data(Options):
 
     root: str | None = None
     train_size: int | None = option(None, low=1)
+    resample: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

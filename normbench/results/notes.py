@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from normbench.errors import shown
+from normbench.parts.options import written
 from normbench.results import pairs, stats
 from normbench.results.groups import Group, Key, Result, labels_of
 from normbench.results.layout import Block, Layout, word
@@ -19,6 +20,7 @@ PAIRS = 5  # seeds from which the correlation of two arms is told
 EQUAL = "an interval without width is of equal values, and tells nothing of how sure they are"
 LATE = "> at least: a run that did not reach it counts with its whole length"
 FIXED = "seeds do not vary the test images, the split or the training images"
+RESAMPLED = "seeds vary the split and the training images too, but not the test images"
 PAIRED = (
     "difference and 95 % interval, paired by seed where both train; p: the larger of paired t "
     "(Holm) and exact sign flip"
@@ -120,7 +122,7 @@ def intervals(groups: Sequence[Group]) -> list[str]:
         lines = [
             f"mean and 95 % interval (Student t) of {span(enough)} seeds, given that a run trains; "
             f"0 of {min(enough)} failures means at most {bound:.0f} %",
-            FIXED,
+            RESAMPLED if _resampled(groups) else FIXED,
         ]
     if any(group.interval and group.interval.low == group.interval.high for group in groups):
         lines.append(EQUAL)
@@ -130,6 +132,15 @@ def intervals(groups: Sequence[Group]) -> list[str]:
         where = f" in {len(few)} of {len(counts)} cells" if enough else ""
         lines.append(f"too few seeds for an interval{where}: {span(few)}, {stats.FEWEST} give one")
     return lines
+
+
+def _resampled(groups: Sequence[Group]) -> bool:
+    """Tell whether each seed of all runs drew its training images anew."""
+    return all(
+        written(run.settings.get("data.resample", False)) == "true"
+        for group in groups
+        for run in group.results
+    )
 
 
 def failures(groups: Sequence[Group]) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from normbench import norms
 from normbench.data._base import Dataset
+from normbench.data._resample import resampled
 from normbench.engine import transforms
 from normbench.inits._base import LAYERS, Init, initialize, set_gains
 from normbench.models._base import Shape
@@ -20,7 +21,7 @@ from normbench.norms._units import Activation, UnitBuilder, apply
 from normbench.parts import registry
 from normbench.runtime import machine
 from normbench.settings.declared import AUTO
-from normbench.settings.schema import Config, part
+from normbench.settings.schema import Config, data_about, part
 
 if TYPE_CHECKING:
     from normbench.engine.transforms import Scaling
@@ -90,10 +91,15 @@ def data(config: Config) -> Dataset:
     options = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config.data.items()
-        if key not in ("name", "train_size")
+        if key not in ("name", "train_size", "resample")
     }
     with machine.one_thread():  # a pool of threads would not survive the fork of children
-        loaded = _first(dataset(config.data["name"], tuple(options.items())), config.sizes[0])
+        whole, size = dataset(config.data["name"], tuple(options.items())), config.sizes[0]
+        if config.data.get("resample"):
+            cut = "val" in data_about({"data": config.data}).cut
+            loaded = _resampled(whole, config.seed, size, cut)
+        else:
+            loaded = _first(whole, size)
         return _mixed(loaded) if config.mix != "none" else loaded
 
 
@@ -112,6 +118,7 @@ def scaling(config: Config) -> Scaling:
 
 
 _first = cache(Dataset.first)
+_resampled = lru_cache(1)(resampled)  # a copy of the images
 _mixed = lru_cache(KEPT)(transforms.mixed)
 _scaling = lru_cache(KEPT)(transforms.scaling)
 
