@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normbench.results import notes
-from normbench.results.groups import (
-    RESULTS,
-    Group,
-    Key,
-    Result,
-)
+from normbench.results import notes, stats
+from normbench.results.groups import RESULTS, Group, Key, Result
 from normbench.results.layout import Block, Layout, compared_key, word
 from normbench.results.metrics import Metric
 from normbench.results.notes import difference_digits, signed
@@ -92,7 +87,10 @@ def differences(laid: Layout) -> Table | None:
     heads = laid.heads.values() if laid.across else ["difference"] * len(laid.heads)
     unit = f",{laid.measured.points}" * laid.measured.percent
     title = _title(laid, f"{laid.measured.words}{unit} above {base}")
-    return Table(title, (*laid.rows, *heads), shown, len(laid.rows), notes=(notes.PAIRED,))
+    spans = [one.interval for one in found.values() if one.interval]
+    equal = [notes.EQUAL] * any(span.high - span.low <= stats.TIE for span in spans)
+    below = (notes.PAIRED, *equal)
+    return Table(title, (*laid.rows, *heads), shown, len(laid.rows), notes=below)
 
 
 def _title(laid: Layout, text: str) -> str:

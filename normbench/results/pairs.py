@@ -184,5 +184,5 @@ def _tested(
 
         generator = np.random.default_rng(0)
     t, flip = stats.t_test(d), stats.sign_flip(d, generator=generator)
-    better = 1 - t.greater
+    better = 0.5 if t.greater == t.less else 1 - t.greater  # differences of 0 favour neither
     return Comparison(d, stats.interval(d), t.both, flip.both, t.both, better, failures, sign)

@@ -448,3 +448,12 @@ def test_without_three_pairs_there_are_no_differences():
 def test_an_interval_of_equal_values_says_that_it_tells_nothing():
     assert notes.EQUAL in shown(seeded([0.95] * 3, norm="bn"), ["norm"]).notes
     assert notes.EQUAL not in shown(seeded([0.95, 0.95, 0.951], norm="bn"), ["norm"]).notes
+
+
+def test_an_interval_of_equal_differences_says_so_too():
+    arms = {"none": [0.96, 0.97, 0.98], "bn": [0.97, 0.98, 0.99]}
+    table = compare.differences(compare.layout(sweep(arms), ["norm"]))
+    assert "p 0.250" in " ".join(cell.text for cell in table.rows[0])
+    assert notes.EQUAL in table.notes
+    other = {**arms, "bn": [0.97, 0.98, 0.992]}
+    assert notes.EQUAL not in compare.differences(compare.layout(sweep(other), ["norm"])).notes

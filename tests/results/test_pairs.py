@@ -55,6 +55,11 @@ def test_below_six_seeds_nothing_is_better_since_the_exact_test_cannot_say_so():
     assert against(arm(A[:6]), arm(B[:6])).p_flip == 2 / 64 <= pairs.ALPHA
 
 
+def test_differences_of_0_favour_neither():
+    found = against(arm(A), arm(A))
+    assert (found.p_t, found.p_flip, found.better, found.missing) == (1, 1, 0.5, "difference")
+
+
 def test_nothing_in_common_is_no_difference():
     found = against(Arm({0: 0.9}, 0, 1), Arm({1: 0.1}, 0, 1))
     assert (found.d, found.interval, found.mean, found.missing) == ((), None, -math.inf, "seeds")
