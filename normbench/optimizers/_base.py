@@ -109,6 +109,20 @@ class FlatOptimizer:
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
+    def _parts(self, weight_decay: float, *state: str) -> list[tuple[float, list[list[Tensor]]]]:
+        """Cut parameters, gradients and tensors of the state into parts by their weight decay.
+
+        Returns: for each part that is not empty its weight decay, and each tensor in a list, as
+        torch's fused steps take it.
+        """
+        cut = self._decayed.stop if weight_decay else 0
+        tensors = self.params, self.grad, *(self.state[name] for name in state)
+        return [
+            (decay, [[tensor[part]] for tensor in tensors])
+            for decay, part in ((weight_decay, slice(0, cut)), (0.0, slice(cut, None)))
+            if len(self.params[part])
+        ]
+
     def _decay(self, weight_decay: float) -> None:
         """Add the gradient of weight_decay/2 * |p|^2 for the decayed parameters."""
         if weight_decay:

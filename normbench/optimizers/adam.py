@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ class Adam(OptimizerOptions):
 
 
 class FlatAdam(FlatOptimizer):
-    """At most eight tensor calls per step, whatever the number of parameters."""
+    """One pass over all parameters, as one call for each of the two weight decays."""
 
     def __init__(self, flat: FlatParameters, options: Adam) -> None:
         super().__init__(flat)
@@ -46,15 +46,21 @@ class FlatAdam(FlatOptimizer):
         self.state = {
             "mean": torch.zeros_like(self.params),
             "square": torch.zeros_like(self.params),
-            "steps": torch.zeros((), dtype=torch.int64, device="cpu"),  # read without waiting
+            "steps": torch.zeros_like(self.params[0]),  # beside them: a GPU then need not wait
+        }
+        self.parts = self._parts(options.weight_decay, "mean", "square")
+        self.how: dict[str, Any] = {
+            "beta1": options.beta1,
+            "beta2": options.beta2,
+            "eps": options.eps,
+            "amsgrad": False,
+            "maximize": False,
         }
 
     def step(self, lr: float) -> None:
-        """Change the parameters by their gradients, which it uses up: read their norm before."""
-        how, mean, square = self.options, self.state["mean"], self.state["square"]
-        steps = int(self.state["steps"].add_(1))
-        self._decay(how.weight_decay)
-        mean.lerp_(self.grad, 1 - how.beta1)
-        square.mul_(how.beta2).addcmul_(self.grad, self.grad, value=1 - how.beta2)
-        root = square.sqrt().div_(math.sqrt(1 - how.beta2**steps)).add_(how.eps)
-        self.params.addcdiv_(mean, root, value=-lr / (1 - how.beta1**steps))
+        """Change the parameters by their gradients."""
+        steps = [self.state["steps"].add_(1)]
+        for decay, (params, grads, means, squares) in self.parts:
+            torch._fused_adam_(
+                params, grads, means, squares, [], steps, weight_decay=decay, lr=lr, **self.how
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,19 +43,24 @@ class SGD(OptimizerOptions):
 
 
 class FlatSGD(FlatOptimizer):
-    """At most five tensor calls per step, whatever the number of parameters."""
+    """One pass over all parameters, as one call for each of the two weight decays."""
 
     def __init__(self, flat: FlatParameters, options: SGD) -> None:
         super().__init__(flat)
         self.options = options
         if options.momentum:
             self.state["momentum"] = torch.zeros_like(self.params)
+        self.parts = self._parts(options.weight_decay, *self.state)
+        self.how: dict[str, Any] = {
+            "momentum": options.momentum,
+            "nesterov": options.nesterov,
+            "dampening": 0.0,
+            "maximize": False,
+            "is_first_step": False,  # momentum starts at 0, which gives the same
+        }
 
     def step(self, lr: float) -> None:
-        """Change the parameters by their gradients, which it uses up: read their norm before."""
-        momentum, change = self.options.momentum, self.grad
-        self._decay(self.options.weight_decay)
-        if momentum:
-            average = self.state["momentum"].mul_(momentum).add_(change)
-            change = change.add_(average, alpha=momentum) if self.options.nesterov else average
-        self.params.add_(change, alpha=-lr)
+        """Change the parameters by their gradients."""
+        for decay, (params, grads, *momentum) in self.parts:
+            averages = momentum[0] if momentum else []
+            torch._fused_sgd_(params, grads, averages, weight_decay=decay, lr=lr, **self.how)
