@@ -242,3 +242,26 @@ def test_an_epoch_may_begin_in_its_middle(accumulate: int) -> None:
     for (x, y), (x_rest, y_rest) in zip(whole[5:], rest, strict=True):
         assert torch.equal(x, x_rest) and torch.equal(y, y_rest)
     assert not torch.equal(whole[0][1], next(feed.epoch(2))[1])
+
+
+@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("shape", ["[1,8,8]", "[3,8,8]", "[1,7,7]"])
+@pytest.mark.parametrize(
+    "words",
+    [["batch=2"], ["batch=32", "accumulate=2", "norm=gn"], ["batch=2", "augment=crop+flip+cutout"]],
+    ids=" ".join,
+)
+def test_batches_are_those_that_are_gathered_one_by_one(
+    words: list[str], shape: str, first: int
+) -> None:
+    feed = Job(config("model=cnn", f"data.shape={shape}", *words)).train
+    how = feed.sampling
+    order = feed.order(how.seed, 1, how.batch)
+    noise = feed.augment_noise(how.seed, 1, *order.shape)
+    found = list(feed.epoch(1, first))
+    assert len(found) == len(order) - first
+    for place, (x, y) in enumerate(found, first):
+        alone, labels = feed.gather(order[place], 0, noise[place])
+        assert torch.equal(x, alone) and torch.equal(y, labels)
+        assert x.stride() == alone.stride()
+        assert x.data_ptr() % 64 == 0
