@@ -11,10 +11,10 @@ from normbench.results.notes import difference_digits, signed
 from normbench.results.pairs import Comparison
 from normbench.results.tables import Estimate, Table, TableCell, column, state_cell
 
-COLUMNS = ("difference", "p t", "p signs", "P(better)", "seeds", "failed")
+COLUMNS = ("difference", "p t", "p flip", "P(better)", "seeds", "failed")
 NOTES = (
     "difference and 95 % interval over the seeds with which both train; p t: paired t, Holm over "
-    "the arms at the same settings; p signs: exact sign flip; P(better): the same t as a posterior",
+    "the arms at the same settings; p flip: exact sign flip; P(better): the same t as a posterior",
 )
 MOST = 8  # settings that a sentence names
 LATE = (
@@ -44,10 +44,10 @@ def table(laid: Layout) -> Table | None:
         (TableCell(_name(laid, row)), *[TableCell(block.at)] * at, *cells)
         for (block, row, _), cells in zip(found, zip(*columns, strict=True), strict=True)
     )
-    title = f"{laid.measured.words}{f',{laid.measured.points}' * laid.measured.percent}"
+    unit = f"{laid.measured.points} ".lstrip() if laid.measured.percent else ""
     head = (word(laid.by), *["at"] * at, *COLUMNS)
     late = any(group.arm.late for block in laid.blocks.values() for group in block.groups.values())
-    return Table(f"{title} above {laid.baseline}", head, rows, 1 + at, notes=NOTES + (LATE,) * late)
+    return Table(f"{unit}above {laid.baseline}", head, rows, 1 + at, notes=NOTES + (LATE,) * late)
 
 
 def sentences(laid: Layout) -> list[str]:
@@ -80,7 +80,7 @@ def _found(laid: Layout) -> Iterator[tuple[Block, Key, Comparison]]:
 def _word(laid: Layout, block: Block, row: Key, comparison: Comparison) -> str:
     verdict = SAID.get(comparison.verdict, comparison.verdict)
     if comparison.verdict == "seeds":
-        more = f", {_failed(block, row, laid).replace(' : ', ' against ')} failed"
+        more = f", {_failed(block, row, laid).replace(':', ' against ')} failed"
         return verdict + more * bool(comparison.failures)
     if laid.measured.larger is None:
         return UNJUDGED.get(verdict, verdict)
@@ -122,13 +122,13 @@ def _tests(block: Block, row: Key, laid: Layout, comparison: Comparison) -> list
 
 def _failed(block: Block, row: Key, laid: Layout) -> str:
     base = next(arm for key, arm in block.trained.items() if key[-1] == laid.baseline)
-    return " : ".join(f"{arm.failed}/{arm.n}" for arm in (block.trained[row], base))
+    return ":".join(f"{arm.failed}/{arm.n}" for arm in (block.trained[row], base))
 
 
 def p_text(p: float) -> str:
     """Write a p value with three decimals."""
-    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
 
 
 def _probability(p: float) -> str:
-    return "> 0.99" if p > 0.995 else "< 0.01" if p < 0.005 else f"{p:.2f}"
+    return ">0.99" if p > 0.995 else "<0.01" if p < 0.005 else f"{p:.2f}"

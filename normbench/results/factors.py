@@ -18,7 +18,7 @@ from normbench.results.tables import Estimate, Table, TableCell, column, state_c
 
 NOTE = (
     "difference of the differences, paired by seed over the seeds with which all four arms train; "
-    "p t: paired t, Holm over the table; p signs: exact sign flip"
+    "p t: paired t, Holm over the table; p flip: exact sign flip"
 )
 SHARES = (
     "share of the sum of squares over all cells and the seeds with which every cell trains; "
@@ -117,7 +117,7 @@ def interaction(laid: Layout, other: str) -> tuple[Table, list[str]]:
         rows[-1] = (*rows[-1][: len(head)], estimate, *rows[-1][len(head) :])
     names = [word(laid.by), word(other), *["at"] * any(change.at for change in found)]
     title = f"{metric.words}{f',{metric.points}' * metric.percent}: {word(laid.by)} x {word(other)}"
-    top = (*names, "change of difference", "p t", "p signs", "seeds")
+    top = (*names, "change of difference", "p t", "p flip", "seeds")
     table = Table(title, top, tuple(rows), len(names), notes=(NOTE,))
     said = [_sentence(change, laid, other, digits) for change in found]
     return table, [sentence for sentence in said if sentence]

@@ -47,18 +47,18 @@ def test_a_row_has_difference_interval_both_tests_probability_seeds_and_failures
     reference = ttest_rel(BN[:5], NONE[:5])
     low, high = reference.confidence_interval()
     assert (table.title, table.head[1:]) == (
-        "test accuracy, points above none",
+        "points above none",
         against.COLUMNS,
     )
     assert texts(table) == [
         [
             "bn",
             f"+5.0 [{100 * low:+.1f}, {100 * high:+.1f}]",
-            "< 0.001",
+            "<0.001",
             f"{2 / 2**5:.3f}",
-            "> 0.99",
+            ">0.99",
             "5",
-            "1/6 : 0/6",
+            "1/6:0/6",
         ]
     ]
 
@@ -110,7 +110,7 @@ def test_of_a_loss_the_smaller_is_better_and_the_difference_has_its_own_sign():
     assert against.sentences(laid) == ["bn against none: better"]
     (row,) = texts(against.table(laid))
     assert row[1].startswith("-0.050 [-0.05")
-    assert row[4] == "> 0.99"
+    assert row[4] == ">0.99"
 
 
 def test_of_a_gap_neither_is_better():

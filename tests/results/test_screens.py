@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
 from results.samples import run, seeded
 
 from normbench.display.screen import Screen
-from normbench.results import compare
+from normbench.results import against, compare, tables
 from normbench.results.groups import Result
 from normbench.results.tables import Table
 
@@ -110,13 +111,91 @@ SCREENS = {
  in                                         -                           -
  difference and 95 % interval, paired by seed where both train; p: the larger of paired t (Holm) and exact sign flip
 """,
+    ("against", 80): """\
+ points above none  difference         p t     p flip  P(better)  seeds  failed
+ bn  batch 2        +5.0 [+4.9, +5.1]  <0.001  0.031   >0.99      6      0/7:1/7
+ gn  batch 2        +6.0 [+5.9, +6.1]  <0.001  0.031   >0.99      6      0/7:1/7
+ bn  batch 32       +5.0 [+4.9, +5.0]  <0.001  0.016   >0.99      7      0/7:0/7
+ gn  batch 32       +5.0 [+4.8, +5.1]  <0.001  0.016   >0.99      7      0/7:0/7
+ difference and 95 % interval over the seeds with which both train; p t: paired
+  t, Holm over the arms at the same settings; p flip: exact sign flip;
+  P(better): the same t as a posterior
+""",
+    ("against", 120): """\
+ points above none   difference          p t      p flip   P(better)   seeds   failed
+ bn  batch 2         +5.0 [+4.9, +5.1]   <0.001   0.031    >0.99       6       0/7:1/7
+ gn  batch 2         +6.0 [+5.9, +6.1]   <0.001   0.031    >0.99       6       0/7:1/7
+ bn  batch 32        +5.0 [+4.9, +5.0]   <0.001   0.016    >0.99       7       0/7:0/7
+ gn  batch 32        +5.0 [+4.8, +5.1]   <0.001   0.016    >0.99       7       0/7:0/7
+ difference and 95 % interval over the seeds with which both train; p t: paired t, Holm over the arms at the same
+  settings; p flip: exact sign flip; P(better): the same t as a posterior
+""",
 }
+TABLES = {"compared": compare.table, "differences": compare.differences, "against": against.table}
 
 
 @pytest.mark.parametrize(("name", "columns"), SCREENS)
 def test_a_sweep_looks_like_this(name: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     laid = compare.layout(sweep(), ["norm", "batch"])
-    table = compare.table(laid) if name == "compared" else compare.differences(laid)
-    lines = drawn(table, columns, monkeypatch)
+    lines = drawn(TABLES[name](laid), columns, monkeypatch)
     assert "\n".join(lines) + "\n" == SCREENS[name, columns]
     assert max(map(len, lines)) <= columns
+
+
+FORMS = {
+    "markdown": """\
+test accuracy, points above none by norm
+
+| norm | batch 2 | batch 32 |
+| --- | --- | --- |
+| bn | +5.0 [+4.9, +5.1] p 0.031 | +5.0 [+4.9, +5.0] p 0.016 |
+| gn | +6.0 [+5.9, +6.1] p 0.031 | +5.0 [+4.8, +5.1] p 0.016 |
+| in | - | - |
+
+- difference and 95 % interval, paired by seed where both train; p: the larger of paired t (Holm) and exact sign flip
+""",
+    "latex": r"""\par\noindent
+test accuracy, points above none by norm
+
+\smallskip
+\begin{tabular}{lll}
+\hline
+norm & batch 2 & batch 32 \\
+\hline
+bn & +5.0 [+4.9, +5.1] p 0.031 & +5.0 [+4.9, +5.0] p 0.016 \\
+gn & +6.0 [+5.9, +6.1] p 0.031 & +5.0 [+4.8, +5.1] p 0.016 \\
+in & - & - \\
+\hline
+\end{tabular}
+
+{\footnotesize difference and 95 \% interval, paired by seed where both train; p: the larger of paired t (Holm) and exact sign flip\par}
+""",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_table_is_written_like_this(form: str) -> None:
+    table = compare.differences(compare.layout(sweep(), ["norm", "batch"]))
+    assert table
+    assert getattr(tables, form)(table) == FORMS[form]
+
+
+def test_what_is_not_a_terminal_gets_lines_of_any_length() -> None:
+    out = io.StringIO()
+    Screen(stream=out, out=out).table(compare.table(compare.layout(sweep(), ["norm", "batch"])))
+    assert out.getvalue() == (SCREENS["compared", 120])
+
+
+HOSTILE = r"a_b\input{x}%$&#^~|<>{}"
+
+
+def test_text_of_the_user_is_no_command_of_latex() -> None:
+    cell = tables.TableCell(HOSTILE)
+    text = tables.latex(tables.Table(HOSTILE, ("[x", "*"), ((cell, cell),), notes=(HOSTILE,)))
+    body = text.replace(r"\\", "")
+    assert not re.search(
+        r"(?<!\\)[%$&#_](?![<>|]?\$| )", re.sub(r"\$[<>|]\$", "", body).replace(" & ", " ")
+    )
+    assert r"\input" not in text
+    assert text.count("{") == text.count("}")
+    assert "\n{}[x & {}*" in text
