@@ -184,7 +184,7 @@ def label(key: str, value: object, keys: Sequence[str] = ()) -> str:
 
     Args: keys: all that are shown; where two share their last component it is not enough.
     """
-    text = shown(written(value))
+    text = shown(written(value)).removesuffix(".0")
     if key in PARTS:
         return text
     last = key.rpartition(".")[2]

@@ -325,3 +325,26 @@ def test_what_has_no_interaction_is_refused(words: str, why: str, fix: str, plac
     done = normbench("compare", *words.split(), cwd=place)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"normbench: error: {why}\n  try: {fix}\n"
+
+
+def test_two_sweeps_stand_side_by_side(place: Path) -> None:
+    folders = sorted(str(folder) for folder in place.glob("outputs/sweeps/*"))
+    assert len(folders) == 2
+    both = document("compare", *folders, cwd=place)["comparison"]
+    assert both == document("compare", cwd=place)["comparison"]
+
+
+def test_a_sweep_with_cells_that_failed_are_missing_or_do_not_apply(tmp_path: Path) -> None:
+    words = ["norm=none,bn,in", "skip_invalid=true", "optimizer.lr=0.3,1000", "seeds=3", "batch=16"]
+    usual = [word for word in SHORT if not word.startswith("optimizer.lr")]
+    done = normbench(*usual, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("outputs/sweeps/*")
+    shutil.rmtree(next(tmp_path.glob("outputs/runs/mlp-bn-*/seed2")))
+    found = normbench("compare", folder.name, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert lines[3].split() == ["in", *["does", "not", "apply"] * 2]
+    assert "3/3 failed" in lines[1]
+    assert "without result" in found.stdout
+    assert " none: all 3 failed at lr 1000" in lines

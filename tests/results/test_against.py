@@ -123,6 +123,12 @@ def test_of_a_gap_neither_is_better():
     assert against.sentences(laid) == ["bn against none: lower"]
 
 
+def test_equal_arms_are_as_probably_better_as_worse():
+    laid = Layout(sweep(none_2=NONE, bn_2=NONE), ["norm"], "test/accuracy", "norm")
+    (row,) = texts(against.table(laid))
+    assert row[1:5] == ["+0.00 [+0.00, +0.00]", "1.000", "1.000", "0.50"]
+
+
 def test_without_the_baseline_there_is_no_table():
     laid = Layout(sweep(bn_2=BN), ["norm"], "test/accuracy", "norm", "none")
     assert against.table(laid) is None
