@@ -18,6 +18,8 @@ VERBS = {
     "train": "train one configuration, or a sweep with -m",
     "compare": "compare finished runs, paired by seed",
     "power": "tell how many seeds a difference takes",
+    "eval": "ask finished runs something new from their weights, train nothing",
+    "export": "write the weights of a finished run as safetensors",
     "summary": "show the layers of a configuration, train nothing",
     "list": "list norms, inits, models, data and optimizers",
     "data": "list, download, verify or show data sets",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from normbench.parts.options import written
 from normbench.results.groups import PARTS, SEEDS, Result
-from normbench.results.layout import place
+from normbench.results.layout import place as place_of
 
 MEASURING = ("eval_every",)  # says how often is looked, not what is trained
 Values = Mapping[str, str]  # of one configuration, as written on a command line
@@ -39,7 +39,7 @@ def varying(results: Sequence[Result]) -> list[str]:
     found = [key for key in keys if len({row.get(key) for row in rows}) > 1]
     return sorted(
         (key for key in found if not ("." in key and _follows(key, [_part_of(key)], rows))),
-        key=place,
+        key=place_of,
     )
 
 
@@ -125,10 +125,11 @@ def _by_arm(
 
 def _distinct(results: Sequence[Result]) -> list[Values]:
     """Write the settings of each configuration once, without its seeds."""
-    folders: dict[str, Mapping[str, object]] = {}
+    folders: dict[tuple[str, str], Mapping[str, object]] = {}
     for result in results:
         if result.directory and result.state != "planned":  # else only the words are known
-            folders.setdefault(result.directory.rpartition("/")[0], result.settings)
+            place = result.directory.rpartition("/")[0], result.evaluation
+            folders.setdefault(place, result.settings)
     found: dict[frozenset[tuple[str, str]], Values] = {}
     for settings in folders.values():
         row = {key: written(value) for key, value in settings.items() if key not in SEEDS}

@@ -12,6 +12,7 @@ SHORT = {
     "loss": "test/loss",
     "gap": "gap/accuracy",
     "gen_gap": "gen_gap/accuracy",
+    "train_acc": "train_eval/accuracy",
     "auc": "val/auc",
     "examples": "target/examples",
     "seconds": "target/seconds",
@@ -21,6 +22,7 @@ SHORT = {
 NAMES = {
     "gap/accuracy": "train-eval gap",
     "gen_gap/accuracy": "train-test gap",
+    "train_eval/accuracy": "training accuracy",
     "val/auc": "area under the validation curve",
     "target/examples": "examples to the target",
     "target/seconds": "seconds to the target",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -101,14 +100,6 @@ def data(config: Config) -> Dataset:
         else:
             loaded = _first(whole, size)
         return _mixed(loaded) if config.mix != "none" else loaded
-
-
-def judged_data(config: Config) -> Dataset:
-    """Load the data whose test images are judged: the run's own, or other that was asked for."""
-    if config.other is None:
-        return data(config)
-    other, about = dict(config.other_data or {}), config.other
-    return data(dataclasses.replace(config, data=other, sizes=about.sizes, digest=about.digest))
 
 
 def scaling(config: Config) -> Scaling:

@@ -36,8 +36,13 @@ class Evaluation:
     right: Mapping[str, bytes] = field(default_factory=dict)
 
     def over(self, final: Mapping[str, float | None]) -> dict[str, float | None]:
-        """Put its values in the place of those that the training found in its own evaluation."""
-        kept = {key: value for key, value in final.items() if not key.startswith(OF_WEIGHTS)}
+        """Put its values in the place of those that the training found in its own evaluation.
+
+        By the same statistics and data these hold further.
+        """
+        anew = "eval_stats" in self.asked or "data" in self.asked
+        gone = OF_WEIGHTS if anew else ()
+        kept = {key: value for key, value in final.items() if not key.startswith(gone)}
         return {**kept, **self.values}
 
 

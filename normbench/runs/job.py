@@ -132,7 +132,7 @@ def feeds_of(config: Config) -> dict[str, Feed]:
     feeds = {"train": train, "val": Feed(data.val, *how, blanks)}
     if config.tuning:
         return feeds
-    test = Feed(build.judged_data(config).test, *how, blanks)
+    test = Feed(build.data(config.tested).test, *how, blanks)
     return {**feeds, "test": test, **_tests(config, test)}
 
 

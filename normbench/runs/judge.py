@@ -14,14 +14,34 @@ from torch import Tensor, nn
 
 from normbench.engine.budget import Diverged
 from normbench.engine.evaluate import Evaluator
-from normbench.errors import FileRefused
+from normbench.errors import FileRefused, shown
 from normbench.runs import build, evaluations, weights
+from normbench.runs.check import Checked, check_fit
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import budget, empty_model, facts, feeds_of
 from normbench.runs.reader import read_status
 from normbench.runtime import collectives, machine
 from normbench.runtime.lock import Lock
-from normbench.settings.schema import Config
+from normbench.settings.schema import DOMAINS, Config
+
+
+def check(configs: Sequence[Config]) -> None:
+    """Look whether weights can be judged so, before anything is judged.
+
+    Raises: FileRefused if the classes of other data are not those of the run; Refused if its norm
+        cannot be judged by such statistics; MachineError if the device is not here.
+    """
+    seen: dict[str, Checked] = {}
+    for config in configs:
+        machine.resolve_device(config.judging_device or config.device, 1)
+        mine, theirs = (build.data(each).classes for each in (config, config.tested))
+        if mine != theirs:
+            why = f"has the classes {_listed(theirs)}, and the run was trained on {_listed(mine)}"
+            raise FileRefused(f"data={config.tested.label}", why, f"data={config.data['name']}")
+        if config.eval_stats == "dataset":
+            error = check_fit(config, config.shape, config.classes, seen).error
+            if error:
+                raise error
 
 
 def judge(configs: Sequence[Config]) -> None:
@@ -38,46 +58,59 @@ def judge(configs: Sequence[Config]) -> None:
         status = read_status(directory) or {}
         digest = status.get("state_sha256")
         left = [config for config in configs if evaluations.read(config, digest) is None]
-        kept = weights.read(directory) if left else {}
+        if left:
+            weights.check(left[0], digest)
+            kept = weights.read(directory)
         for config in left:
-            values, right = judged(config, kept, status["step"])
+            values, right = judged(config, kept, status["step"], status["final"])
             evaluations.write(config, Evaluation(config.evaluation, digest, values, right))
 
 
 def judged(
-    config: Config, kept: Mapping[str, Tensor], step: int
+    config: Config, kept: Mapping[str, Tensor], step: int, known: Mapping[str, float]
 ) -> tuple[dict[str, float], dict[str, bytes]]:
     """Judge weights as a config asks: on its validation images, tests, and training images.
 
     A run of several workers is judged by one process, by statistics over as many images.
 
-    Args: kept: by name, as in the `state_dict` of the model; step: optimizer steps behind them.
+    Args: kept: by name, as in the `state_dict` of the model; step: optimizer steps behind them;
+        known: what the training found in its own evaluation, whose tests are not made again.
     Returns: values by metric, and which images of each test are right, packed.
-    Raises: FileRefused if they do not fit the model.
+    Raises: FileRefused if the weights do not fit the model.
     """
     machine.prepare(config.threads)
-    sized = config.batch // max(config.worker_batch, config.stat_batch)
-    one = config if config.gpus == 1 else replace(config, gpus=1, accumulate=sized)
+    one = _alone(config)
     feeds, model = feeds_of(one), empty_model(one)
     load(model, kept, config)
+    anew = not known or "eval_stats" in config.evaluation or config.other is not None
+    if not anew:
+        feeds = {name: feed for name, feed in feeds.items() if name not in ("test", *DOMAINS)}
     cast = partial(
-        torch.autocast, config.device, dtype=torch.bfloat16, enabled=config.precision == "bf16"
+        torch.autocast, one.device, dtype=torch.bfloat16, enabled=config.precision == "bf16"
     )
     light = replace(budget(one), diagnose="light", target=None)
     evaluator = Evaluator(model, cast, build.norm(one), feeds, light)
     values: dict[str, Any] = {}
-    for rows in (evaluator.validation(step), evaluator.test(step)):
+    for rows in (evaluator.validation(step) if anew else (), evaluator.test(step)):
         with suppress(Diverged):  # after the row that says so
             for row in rows:
                 values |= row.values
     if config.train_acc:
         accuracy = evaluator.train_accuracy()
-        values |= {"train_eval/accuracy": accuracy}
-        values |= {"gen_gap/accuracy": accuracy - values["test/accuracy"]}
+        values["train_eval/accuracy"] = accuracy
+        values["gen_gap/accuracy"] = accuracy - {**known, **values}["test/accuracy"]
     if config.other:
         known = facts(one, feeds)
         values |= {key: known[key] for key in known if key.startswith("chance/test")}
     return values, packed(evaluator.right)
+
+
+def _alone(config: Config) -> Config:
+    """Give a config for one process, on the device that is to judge."""
+    device = machine.resolve_device(config.judging_device or config.device, 1)
+    sized = config.batch // max(config.worker_batch, config.stat_batch)
+    accumulate = config.accumulate if config.gpus == 1 else sized
+    return replace(config, device=device, gpus=1, accumulate=accumulate)
 
 
 def packed(right: Mapping[str, Tensor]) -> dict[str, bytes]:
@@ -102,6 +135,10 @@ def load(model: nn.Module, kept: Mapping[str, Tensor], config: Config) -> None:
             why = f"{name} is {theirs} there, and {mine} in the model of the configuration"
             raise FileRefused(str(path), why, fix)
     model.load_state_dict(dict(kept))
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return shown(" ".join(classes))
 
 
 def _described(tensor: Tensor | None) -> str:

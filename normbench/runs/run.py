@@ -94,7 +94,7 @@ def worker(config: Config) -> Generator[Message, None, None]:
     }
     right = {name: bits.hex() for name, bits in judge.packed(job.evaluator.right).items()}
     if not collectives.rank():
-        weights.write(config.directory, job.model)
+        weights.write(config, job.model, str(result["state_sha256"]))
     collectives.meet()  # or one that leaves early breaks off the last message to another
     yield Message(row=row, result=result, right=right)
 

@@ -9,10 +9,25 @@ from typing import Any
 from normbench.errors import FileRefused, PartError, shown
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
-from normbench.runs.reader import CONFIG, read_config
+from normbench.runs.reader import CONFIG, FINAL, read_config, read_status
 from normbench.settings import resolve
 from normbench.settings.declared import AUTO, GROUPS, declared_options, default_part, defaults
 from normbench.settings.schema import Config, config_of, data_about
+
+
+def finished(directory: Path) -> Config:
+    """Read the config of a run that is finished or has diverged.
+
+    Raises: FileRefused as `stored` does, or if it is not.
+    """
+    status = read_status(directory)
+    if status is None:
+        fix = "outputs/runs/NAME/seed0    (normbench compare lists what is there)"
+        raise FileRefused(str(directory), "is not the folder of a run", fix)
+    if status["state"] not in FINAL:
+        why = f"is {status['state']}, and only a finished run has its weights"
+        raise FileRefused(str(directory), why, f"normbench resume {shown(directory)}")
+    return stored(directory)
 
 
 def stored(directory: Path) -> Config:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normbench.errors import FileRefused, shown
 from normbench.runs import checkpoint
+from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,15 +20,33 @@ def path(directory: Path) -> Path:
     return directory / NAME
 
 
-def write(directory: Path, model: nn.Module) -> None:
-    """Keep the weights of a model.
+def write(config: Config, model: nn.Module, state_sha256: str) -> None:
+    """Keep the weights of a run, with the run's name and the digest of model and optimizer.
 
     Raises: as `checkpoint.write` does.
     """
     state = model.state_dict()
     # Flat optimizers make of all parameters views of one tensor, which the layout does not know.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-    checkpoint.write(path(directory), tensors, {})
+    about = {"run": _run(config), "state_sha256": state_sha256}
+    checkpoint.write(path(config.directory), tensors, about)
+
+
+def check(config: Config, state_sha256: str | None) -> None:
+    """See whether weights are there, whole, and those of a run. Imports no torch.
+
+    Raises: FileRefused.
+    """
+    place = path(config.directory)
+    if not place.exists():
+        fix = "normbench train with its settings and force=true, which keeps them"
+        raise FileRefused(str(place), "is not here: the run has kept no weights", fix)
+    about = checkpoint.read_about(place)
+    for key, mine in (("run", _run(config)), ("state_sha256", state_sha256)):
+        if about.get(key) != mine:
+            why = f"{key} is {shown(about.get(key))} there, and {mine} in the folder's status"
+            fix = f"rm -r {shown(place.parent)}    (and train it again)"
+            raise FileRefused(str(place), why, fix)
 
 
 def read(directory: Path) -> dict[str, Tensor]:
@@ -35,3 +55,7 @@ def read(directory: Path) -> dict[str, Tensor]:
     Raises: as `checkpoint.read` does.
     """
     return checkpoint.read(path(directory)).tensors
+
+
+def _run(config: Config) -> str:
+    return f"{config.name}/{config.directory.name}"

@@ -101,11 +101,16 @@ class Grid:
                 self.read.say(text, f"is not an option of {group}", f"{group}.OPTION=VALUE")
             else:
                 row += self.read.read(text, multirun=False)
-        tree = self._tree(tuple(row))
-        self.read.mistakes.update(dict.fromkeys(resolve.check_values(tree)))
+        tree = self.checked(row)
         self.read.stop()
         options: dict[str, Any] = tree[group]
         return options
+
+    def checked(self, row: Sequence[str]) -> dict[str, Any]:
+        """Compose one combination and check its values; mistakes are noted."""
+        tree = self._tree(tuple(row))
+        self.read.mistakes.update(dict.fromkeys(resolve.check_values(tree)))
+        return tree
 
     def cell(self, row: Sequence[str]) -> Cell:
         """Compose and check one combination of `KEY=VALUE` texts."""

@@ -61,6 +61,7 @@ class Config(Settings):
     lacking: tuple[str, ...] = ()  # classes without an image for validation or test, in words
     other: DatasetInfo | None = None  # data whose test images are judged in place of its own
     other_data: Mapping[str, Any] | None = None
+    judging_device: str | None = None  # where it is judged, if not where it was trained
 
     @property
     def worker_batch(self) -> int:
@@ -125,7 +126,15 @@ class Config(Settings):
         A run with a target is judged by the statistics by which its validations look for it.
         """
         usual = {key: copy.copy(defaults()[key]) for key in EVALUATION if key not in self._steering}
-        return dataclasses.replace(self, **usual, other=None, other_data=None)
+        return dataclasses.replace(self, **usual, other=None, other_data=None, judging_device=None)
+
+    @property
+    def tested(self) -> Config:
+        """Return the same on the data whose test images are judged."""
+        if self.other is None:
+            return self
+        other = config_of({**self.plain(), "data": self.other_data}, self.other)
+        return dataclasses.replace(other, judging_device=self.judging_device)
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -168,7 +177,7 @@ class Config(Settings):
 
     def experiment(self) -> dict[str, Any]:
         """Return the settings that make the weights."""
-        tree = self._plain()
+        tree = self.plain()
         for key in {*EXECUTION, *EVALUATION} - {*self._steering}:
             del tree[key]
         for key in _unhashed(self):
@@ -177,7 +186,7 @@ class Config(Settings):
 
     def execution(self) -> dict[str, Any]:
         """Return the settings that make no difference to the weights; evaluations are elsewhere."""
-        tree = self._plain()
+        tree = self.plain()
         data = {key: tree["data"][key] for key in _unhashed(self) if key in tree["data"]}
         kept = {key: tree[key] for key in EXECUTION if key not in self._steering}
         return {**kept, "data": data}
@@ -206,7 +215,8 @@ class Config(Settings):
         to_the_end = dataclasses.replace(to_the_end.training, eval_stats=self.eval_stats)
         return dataclasses.replace(to_the_end.with_lr(lr), seed=-1 - k)
 
-    def _plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
+        """Return all settings as plain data."""
         return {
             setting.name: copy.deepcopy(getattr(self, setting.name))
             for setting in declarations(Settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,16 +117,18 @@ def _evaluated(
 ) -> list[Result]:
     """Keep one evaluation of each run, unless a setting of evaluations is asked about.
 
-    That is its own, or the first one which has the metric.
+    That is its own, or where that has not the metric, the one that most runs have of those that do.
     """
     if not {question.by, *(each.key for each in wanted)}.isdisjoint(EVALUATION):
         return [*results]
     metric = metrics.SHORT.get(question.metric, question.metric)
+    having = Counter(result.evaluation for result in results if metric in result.final)
     found: dict[str, Result] = {}
-    for result in results:
-        kept = found.setdefault(result.directory, result)
-        if metric in result.final and metric not in kept.final:
-            found[result.directory] = result
+    for name in dict.fromkeys(["", *(name for name, _ in having.most_common())]):
+        for result in results:
+            lacks = metric not in found.get(result.directory, result).final
+            if result.evaluation == name and (lacks or result.directory not in found):
+                found[result.directory] = result
     return [*found.values()]
 
 

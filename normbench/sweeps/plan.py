@@ -27,7 +27,7 @@ class Item:
     """One training, the cells that judge it, and what is known of it.
 
     Args: cells: with the settings that the command line gave each, and its config; made: names of
-        the evaluations that have been made of the weights.
+        the evaluations that have been made of the weights; state_sha256: their digest.
     """
 
     config: Config
@@ -36,6 +36,7 @@ class Item:
     tries: int = 0
     cells: list[tuple[Settings, Config]] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
+    state_sha256: str | None = None
 
     @property
     def settings(self) -> Settings:
@@ -71,7 +72,7 @@ class Item:
         """
         status = read_status(self.config.directory)
         if status and status["state"] in FINAL:
-            self.state = status["state"]
+            self.state, self.state_sha256 = status["state"], status["state_sha256"]
             for how in self.missing:
                 if evaluations.read(how, status["state_sha256"]):
                     self.made.add(how.evaluation_name)

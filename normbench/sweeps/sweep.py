@@ -117,7 +117,7 @@ def single(item: Item, screen: Screen) -> Iterator[Callable[[Row], None] | None]
 
 def many(sweep: Sweep, screen: Screen) -> None:
     """Train what is left of several runs in a pool of children, with a live table."""
-    _train(sweep.items, labels(sweep.items), screen)
+    train(sweep.items, labels(sweep.items), screen)
 
 
 def choose(sweep: Sweep, screen: Screen) -> None:
@@ -137,7 +137,7 @@ def choose(sweep: Sweep, screen: Screen) -> None:
         varied = groups.swept([item.settings for item in sweep.tuning_items])
         keys = [key for key in varied if key not in fixed]
         names = groups.labels([item.settings for item in items], [*keys, *fixed])
-        _train(items, names, screen)
+        train(items, names, screen)
         shown |= set(map(id, items))
         sweep.settle()
 
@@ -147,7 +147,7 @@ def _count(what: str, items: Sequence[Item]) -> str:
     return f"{what}: {len(items)} runs" + (f", {done} finished already {AGAIN}" if done else "")
 
 
-def _train(items: list[Item], names: Sequence[str], screen: Screen) -> None:
+def train(items: list[Item], names: Sequence[str], screen: Screen) -> None:
     """Train what is left of some runs with a live table."""
     if all(item.finished for item in items):
         return
