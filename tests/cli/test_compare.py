@@ -178,7 +178,7 @@ def test_nothing_heavy_is_imported_and_nothing_written(place: Path) -> None:
             "--metric tset/accuracy",
             "--metric tset/accuracy: was not recorded by these runs, which have "
             "gap/accuracy, test/accuracy, test/loss, val/accuracy, val/loss; short names are "
-            "accuracy, loss, gap, gen_gap, auc, examples, seconds, core_seconds, speed",
+            "accuracy, loss, gap, gen_gap, train_acc, auc, examples, seconds, core_seconds, speed",
             "--metric test/accuracy",
             2,
         ),
