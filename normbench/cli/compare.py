@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from normbench.cli.parser import Parser, screen
 from normbench.errors import Mistake, Refused
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from normbench.results.tables import Table
     from normbench.sweeps.compared import Answer, Question
 
-    Further = tuple[list[Table], list[str]]
 
 EXAMPLES = (
     "normbench compare                              all runs below outputs",
@@ -27,6 +26,14 @@ EXAMPLES = (
     "normbench compare norm x init                  does the initializer change what it is worth",
     "normbench compare --anova                      which setting makes how much of the variance",
 )
+
+
+class Further(NamedTuple):
+    """What is shown below the values: tables, sentences, and the same as plain data."""
+
+    tables: list[Table]
+    sentences: list[str]
+    plain: Mapping[str, object]
 
 
 def parser() -> Parser:
@@ -106,7 +113,8 @@ def further(answer: Answer, other: str | None, anova: bool) -> Further | None:
             why = "needs runs that trained with common seeds for every combination of the settings"
             fix = "--failures=chance    (or --where, for settings that have them)"
             raise Refused(Mistake("--anova", why, fix)) from None
-    return (drawn, said) if drawn else None
+    plain = factors.documents(laid, other, anova)
+    return Further(drawn, said, plain) if drawn else None
 
 
 def _crossed(options: argparse.Namespace) -> str | None:
@@ -158,18 +166,18 @@ def show(answer: Answer, form: str | None, shown: Screen, more: Further | None) 
 
     laid = answer.layout
     table = against.table(laid)
-    tables_said = more or ([table] if table else [], against.sentences(laid))
-    drawn = [compare.table(laid), *tables_said[0]]
-    said = [*tables_said[1], _differing(answer)]
+    shown_else = more or Further([table] if table else [], against.sentences(laid), {})
+    drawn = [compare.table(laid), *shown_else.tables]
+    said = [*shown_else.sentences, _differing(answer)]
+    if shown.json:
+        shown.document(_document(answer, shown_else.plain))
+        return
     if form == "csv":
         shown.text(export.comparison_csv(laid).rstrip("\n"))
         return
     if form:
         write = tables.markdown if form == "markdown" else tables.latex
         shown.text("\n".join([*map(write, drawn), *said]))
-        return
-    if shown.json:
-        shown.document(_document(answer))
         return
     for place, table in enumerate(drawn):
         shown.lines([""] * bool(place))
@@ -180,7 +188,7 @@ def show(answer: Answer, form: str | None, shown: Screen, more: Further | None) 
     shown.statement(f" {said[-1]}", "failed" if answer.confounders else "")
 
 
-def _document(answer: Answer) -> dict[str, Any]:
+def _document(answer: Answer, more: Mapping[str, object]) -> dict[str, Any]:
     """Give an answer as the document of JSON."""
     from normbench.results import against, export
 
@@ -191,6 +199,7 @@ def _document(answer: Answer) -> dict[str, Any]:
         "sentences": against.sentences(laid),
         "differing": answer.confounders,
         "left_out": answer.dropped,
+        **more,
         "runs": export.documents(laid.results, laid.metric),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from normbench.results import pairs
+from normbench.results import notes, pairs
 from normbench.results.groups import Key
 from normbench.results.layout import Block, Layout, word
 from normbench.results.notes import difference_digits, signed
@@ -47,7 +47,8 @@ def table(laid: Layout) -> Table | None:
     unit = f"{laid.measured.points} ".lstrip() if laid.measured.percent else ""
     head = (word(laid.by), *["at"] * at, *COLUMNS)
     late = any(group.arm.late for block in laid.blocks.values() for group in block.groups.values())
-    return Table(f"{unit}above {laid.baseline}", head, rows, 1 + at, notes=NOTES + (LATE,) * late)
+    below = (*NOTES, *notes.equal(one.interval for *_, one in found), *(LATE,) * late)
+    return Table(f"{unit}above {laid.baseline}", head, rows, 1 + at, notes=below)
 
 
 def sentences(laid: Layout) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normbench.results import notes, stats
+from normbench.results import notes
 from normbench.results.groups import RESULTS, Group, Key, Result
 from normbench.results.layout import Block, Layout, compared_key, word
 from normbench.results.metrics import Metric
@@ -87,9 +87,7 @@ def differences(laid: Layout) -> Table | None:
     heads = laid.heads.values() if laid.across else ["difference"] * len(laid.heads)
     unit = f",{laid.measured.points}" * laid.measured.percent
     title = _title(laid, f"{laid.measured.words}{unit} above {base}")
-    spans = [one.interval for one in found.values() if one.interval]
-    equal = [notes.EQUAL] * any(span.high - span.low <= stats.TIE for span in spans)
-    below = (notes.PAIRED, *equal)
+    below = (notes.PAIRED, *notes.equal(one.interval for one in found.values()))
     return Table(title, (*laid.rows, *heads), shown, len(laid.rows), notes=below)
 
 

@@ -18,7 +18,17 @@ COST = ("steps", "examples", "seconds", "parameters")
 
 ARM = ("mean", "low", "high", "runs", "failed", "failure_bound", "mean_failed_as_chance", "late")
 DIFFERENCE = (
-    *("difference", "low", "high", "p_t", "p_t_holm", "p_sign_flip", "p_better", "n", "verdict"),
+    *(
+        "difference",
+        "difference_low",
+        "difference_high",
+        "p_t",
+        "p_t_holm",
+        "p_sign_flip",
+        "p_better",
+        "n",
+        "verdict",
+    ),
 )
 
 
@@ -115,7 +125,8 @@ def comparison_csv(layout: Layout) -> str:
 def _spread(entry: Mapping[str, Any], names: Sequence[str]) -> list[object]:
     """Give the values of an entry by column, the bounds of its interval in two."""
     low, high = entry.get("interval") or (None, None)
-    values = {**entry, "low": low, "high": high, "difference": entry.get("mean")}
+    ends = {"low": low, "high": high, "difference_low": low, "difference_high": high}
+    values = {**entry, **ends, "difference": entry.get("mean")}
     return [values.get(name) for name in names]
 
 
@@ -129,11 +140,12 @@ def _arm(layout: Layout, group: Group, row: Key, above: Comparison | None) -> di
         "failure_bound": stats.failure_bound(group.failed, group.n) if group.n else None,
         "mean_failed_as_chance": Group(group.results, group.metric.name, True).mean,
         "late": len(group.arm.late),
-        "above_baseline": above and _difference(above),
+        "above_baseline": above and difference(above),
     }
 
 
-def _difference(found: Comparison) -> dict[str, object]:
+def difference(found: Comparison) -> dict[str, object]:
+    """Give a paired difference with both tests as plain data."""
     return {
         "mean": found.sign * found.mean if found.d else None,
         "interval": bounds(found.difference),

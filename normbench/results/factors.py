@@ -9,6 +9,7 @@ from itertools import combinations
 
 from normbench.results import pairs, stats
 from normbench.results.against import p_text
+from normbench.results.export import bounds, difference
 from normbench.results.groups import Key, label
 from normbench.results.layout import BASELINES, Layout, word
 from normbench.results.notes import difference_digits, signed
@@ -169,6 +170,29 @@ def anova(laid: Layout) -> Table:
     seeds = len(_common(cells(laid)[1]))
     title = f"variance of {laid.measured.words} over {seeds} seeds"
     return Table(title, ("source", "share, %"), rows, 1, notes=(SHARES,))
+
+
+def documents(laid: Layout, other: str | None, variance: bool) -> dict[str, object]:
+    """Give the changes of differences with another key, and the shares, as plain data."""
+    found: dict[str, object] = {}
+    if other is not None:
+        found["interaction"] = [
+            {
+                "arm": change.arm,
+                "above": change.base,
+                "at": change.there,
+                "less_at": change.here,
+                "where": change.at,
+                **difference(change.comparison),
+            }
+            for change in changes(laid, other)
+        ]
+    if variance:
+        found["variance"] = [
+            {"source": one.source, "share": one.share, "interval": bounds(one.interval)}
+            for one in shares(laid)
+        ]
+    return found
 
 
 def _split(keys: Sequence[str], arms: Cells, seeds: Sequence[int]) -> dict[str, float]:

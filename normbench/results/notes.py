@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from normbench.errors import shown
 from normbench.parts.options import written
@@ -83,9 +83,10 @@ def _pairing(blocks: Sequence[Block]) -> list[str]:
     if not found:
         return []
     low, high = min(found), max(found)
-    rs, factors = f"{high:.2f}", _factor(high)
-    if low < high:
-        rs, factors = f"{low:.2f} to {high:.2f}", f"{_factor(low)} to {_factor(high)}"
+    rs, factors = (
+        " to ".join(dict.fromkeys(texts))
+        for texts in ([f"{low:.2f}", f"{high:.2f}"], [_factor(low), _factor(high)])
+    )
     return [
         f"pairing by seed: r = {rs} between best and next, as good as {factors} times the seeds"
     ]
@@ -111,6 +112,11 @@ def _power(blocks: Sequence[Block], metric: Metric) -> list[str]:
     return [f"between best and next, {told}{half if more else ''}"]
 
 
+def equal(found: Iterable[Interval | None]) -> list[str]:
+    """Say what an interval without width means, where there is one."""
+    return [EQUAL] * any(one and one.high - one.low <= stats.TIE for one in found)
+
+
 def intervals(groups: Sequence[Group]) -> list[str]:
     """Say what the intervals are over, and what no failures mean."""
     counts = [len(group.arm.values) or group.n for group in groups if group.n]
@@ -124,8 +130,7 @@ def intervals(groups: Sequence[Group]) -> list[str]:
             f"0 of {min(enough)} failures means at most {bound:.0f} %",
             RESAMPLED if _resampled(groups) else FIXED,
         ]
-    if any(group.interval and group.interval.low == group.interval.high for group in groups):
-        lines.append(EQUAL)
+    lines += equal(group.interval for group in groups)
     if any(group.arm.late for group in groups):
         lines.append(LATE)
     if few:

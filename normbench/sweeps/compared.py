@@ -20,6 +20,7 @@ from normbench.sweeps.records import StoredSweep
 
 MOST = 8  # names that a message lists
 RUNS = "normbench compare    (which reads all of outputs/runs)"
+LR = "optimizer.lr"  # what `tune=lr` chooses
 BROUGHT = ("activation", "bias", "placement")  # a norm chooses them unless they are given
 ByArm = dict[str, dict[str, list[str]]]
 
@@ -50,8 +51,8 @@ class Answer:
     """What recorded runs say: their layout, what else differs, and what was left out.
 
     Args: confounders: values by arm of each key that differs besides the compared one; brought:
-    the same of settings that a norm chooses where they are not given; dropped: runs that were left
-    out since others lack their seeds.
+    the same of settings that a norm chooses where they are not given, and of tuned rates; dropped:
+    runs that were left out since others lack their seeds.
     """
 
     layout: Layout
@@ -82,7 +83,7 @@ def answer(question: Question) -> Answer:
     brought = {
         key: arms
         for key, arms in confounders.items()
-        if by == "norm" and key in BROUGHT and all(len(values) == 1 for values in arms.values())
+        if (key == LR and stored.tuned) or (by == "norm" and key in BROUGHT and _fixed(arms))
     }
     rest = {key: arms for key, arms in confounders.items() if key not in brought}
     return Answer(laid, rest, brought, len(told) - len(kept))
@@ -212,6 +213,10 @@ def check(laid: Layout, varying: Sequence[str]) -> None:
 
 def _pairs(block: Block, baseline: str) -> list[Comparison]:
     return [*block.above(baseline).values(), *block.rivals.values()]
+
+
+def _fixed(arms: Mapping[str, Sequence[str]]) -> bool:
+    return all(len(values) == 1 for values in arms.values())
 
 
 def _asked(

@@ -42,13 +42,15 @@ class StoredSweep:
     """A sweep as its folder tells it.
 
     Args: results: its cells in the order typed, with all settings, those that were given in the
-    words of the command; keys: those that it swept; compare, baseline: as they were asked for.
+    words of the command; keys: those that it swept; compare, baseline: as they were asked for;
+    tuned: whether it chose learning rates.
     """
 
     results: list[Result]
     keys: list[str] = field(default_factory=list)
     compare: str | None = None
     baseline: str | None = None
+    tuned: bool = False
 
 
 def everything(outputs: Path) -> list[Result]:
@@ -163,7 +165,8 @@ def sweep(folder: Path) -> StoredSweep:
         if not judged:
             results.append(Result(str(runs / name), given, "planned"))
         results += [replace(result, settings={**result.settings, **given}) for result in judged]
-    return StoredSweep(results, document["keys"], document.get("compare"), document.get("baseline"))
+    asked = document.get("compare"), document.get("baseline")
+    return StoredSweep(results, document["keys"], *asked, tuned=bool(document.get("tuning")))
 
 
 def _experiment(folder: Path, known: Known) -> dict[str, Any]:

@@ -140,6 +140,7 @@ def test_the_forms_say_the_same(place: Path) -> None:
     words = ["compare", sweep(place).name]
     told = document(*words, cwd=place)["comparison"]["blocks"]
     rows = [*csv.DictReader(normbench(*words, "--csv", cwd=place).stdout.splitlines())]
+    assert len(set(rows[0])) == 20  # no two columns of one name
     flat = [(block["at"]["batch"], arm) for block in told for arm in block["arms"]]
     assert [(row["batch"], row["norm"], float(row["mean"])) for row in rows] == [
         (batch, arm["norm"], arm["mean"]) for batch, arm in flat
@@ -299,6 +300,11 @@ def test_interactions_and_shares_of_the_variance(place: Path) -> None:
     assert "test accuracy, points: norm x batch" in crossed.stdout
     assert "gn above bn  batch 32 less batch 16" in crossed.stdout
     shared = normbench("compare", sweep(place).name, "--anova", "--failures=chance", cwd=place)
+    told = document("compare", sweep(place).name, "--anova", "--failures=chance", cwd=place)
+    assert sum(entry["share"] for entry in told["variance"]) == pytest.approx(1.0)
+    told = document("compare", "norm", "x", "batch", sweep(place).name, cwd=place)
+    (change,) = told["interaction"]
+    assert (change["arm"], change["above"], change["at"]) == ("gn", "bn", "32")
     sources = [line.split("  ")[0].strip() for line in shared.stdout.splitlines()]
     first = sources.index("variance of test accuracy over 6 seeds")
     assert sources[first + 1 : first + 6] == ["norm", "batch", "norm x batch", "seed", "rest"]
