@@ -6,12 +6,13 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from normbench.cli.parser import Parser, quoted, screen
-from normbench.errors import NormbenchError, Refused
+from normbench.errors import InUse, NormbenchError, Refused
 from normbench.sweeps.command import Command, entered, running
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from normbench.settings.compose import Cell
     from normbench.sweeps.plan import Sweep
 
+BUSY_WAIT_S = 1.0  # between two tries at a run that another job works on
 EXAMPLES = (
     "normbench train norm=gn batch=2",
     "normbench train norm=gn norm.groups=4 model=mlp model.depth=5 epochs=3",
@@ -125,17 +127,27 @@ def _job(composed: Any) -> int:
 
     from normbench.display.screen import Screen
     from normbench.settings import compose
-    from normbench.sweeps.plan import Sweep
 
     tree = OmegaConf.to_container(OmegaConf.create(composed), resolve=True)
     quiet = Screen(quiet=True)
     try:
         cell = compose.composed({str(key): value for key, value in tree.items()})  # type: ignore[union-attr]
-        with entered(Command(Sweep([cell]), quiet)):
-            return task(None)
+        return _waiting(cell, quiet)
     except NormbenchError as error:
         quiet.error(error)
         return error.code
+
+
+def _waiting(cell: Cell, quiet: Screen) -> int:
+    """Train a cell, after others that come to the same run: jobs that differ in an evaluation."""
+    from normbench.sweeps.plan import Sweep
+
+    while True:
+        try:
+            with entered(Command(Sweep([cell]), quiet)):
+                return task(None)
+        except InUse:
+            time.sleep(BUSY_WAIT_S)
 
 
 def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
@@ -156,7 +168,7 @@ def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
     known = not dry and not work.tunings
     if known and early:
         sweep.announce(work, shown)
-    for warning in sweep.check(work):
+    for warning in [*sweep.recorded_otherwise(work), *sweep.check(work)]:
         shown.warn(warning.text)
     if known and not early:
         sweep.announce(work, shown)

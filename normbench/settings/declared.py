@@ -21,7 +21,7 @@ MEETING = "workers of a run meet at this port of the machine; null: in a file"
 PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535, "help": MEETING})
 TRAINED = "what is trained"
 JUDGED = "how it is judged: other evaluations of the same weights, made without training again"
-RECORDED = "how it is run and recorded: changes no number"
+RECORDED = "how it is run and recorded: changes no weight"
 COMMENT, WIDTH = 22, 100  # where the sentence on a setting begins, and where it is wrapped
 
 

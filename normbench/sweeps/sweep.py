@@ -16,7 +16,7 @@ from normbench.results.groups import Result
 from normbench.results.layout import Layout, compared_key
 from normbench.results.tables import Table
 from normbench.rows import Row
-from normbench.runs.reader import read_status
+from normbench.runs.reader import read_config, read_status
 from normbench.settings.schema import EVALUATION
 from normbench.sweeps import folder
 from normbench.sweeps.describe import heading, labels, not_applying, searches, unpaired, varying
@@ -25,6 +25,7 @@ from normbench.sweeps.plan import LR, TUNE_SEED, Fitted, Item, Sweep
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
 
+RECORDING = ("diagnose", "eval_every", "log_every")  # what says which rows a training records
 AGAIN = "(force=true trains again)"
 
 
@@ -100,6 +101,25 @@ def announce(sweep: Sweep, screen: Screen) -> None:
             f"cells that do not apply: {len(sweep.skipped)}, the reasons stand below the table"
         )
     screen.heading(lines)
+
+
+def recorded_otherwise(sweep: Sweep) -> Iterator[Mistake]:
+    """Warn where finished runs have not the rows that a command asks for: they keep theirs."""
+    for key in RECORDING:
+        asked = [planned for planned in sweep.cells if key in planned.settings]
+        found = {
+            id(item): (how, written(value))
+            for planned in asked
+            for item, _, how in planned.runs or ()
+            if item.trained
+            if (value := read_config(item.config.directory)["execution"].get(key))
+            not in (None, getattr(how, key))
+        }
+        if found:
+            how, value = next(iter(found.values()))
+            runs = f"{len(found)} finished run{'s' * (len(found) > 1)}"
+            why = f"{runs} recorded with {key}={value} will keep these rows"
+            yield Mistake(f"{key}={written(getattr(how, key))}", why, "force=true, to train again")
 
 
 @contextmanager
