@@ -25,7 +25,8 @@ class Budget:
     """How long and how often: steps in all, per epoch, between training rows and validations.
 
     stat_batch: examples behind a batch statistic; eval_stats: by which statistics to evaluate;
-    diagnose: `off`, `light` or `full`; target: validation accuracy at which to stop.
+    diagnose: `off`, `light` or `full`; target: validation accuracy at which to stop; capture: when
+    to replay recorded evaluations, `auto`, `on` or `off`.
     """
 
     steps: int
@@ -39,6 +40,7 @@ class Budget:
     eval_stats: str
     diagnose: str
     target: float | None = None
+    capture: str = "auto"
 
     def due(self, step: int) -> tuple[bool, bool]:
         """Tell whether a training row and whether a validation is due after `step` steps."""

@@ -15,9 +15,15 @@ from torch import Tensor, nn
 
 from normbench.engine import diagnostics
 from normbench.engine.budget import Budget, Diverged
+from normbench.engine.capture.captured import captured, doubt
 from normbench.engine.loader import Feed
 from normbench.norms._base import Norm
-from normbench.norms._modes import batch_statistics, preserve_buffers, update_bn
+from normbench.norms._modes import (
+    average_running,
+    batch_statistics,
+    preserve_buffers,
+    update_bn,
+)
 from normbench.norms._units import Dropout
 from normbench.rows import Row
 from normbench.runtime import collectives, rng
@@ -62,6 +68,8 @@ class Evaluator:
         self.batch = EVAL_BATCH.get(self.val.device.type, EVAL_BATCH_GPU)
         if self.stats == "batch":
             self.batch = min(budget.stat_batch, budget.batch // budget.accumulate // self.workers)
+        # Apart, for what has been recorded holds in the mode in which it was.
+        self.evaluated, self.trained = (captured(self._answer, model, budget.capture) for _ in "12")
         self.draws: dict[Feed, tuple[Tensor, Tensor]] = {}
         self.facts: dict[str, Any] = {}
         self.right: dict[str, Tensor] = {}
@@ -124,9 +132,12 @@ class Evaluator:
         gap = self.modes_differ and self.budget.diagnose != "off"
         with self._evaluating():
             loss, right = self._evaluate(self.val, self._batches(self.val))
-            probed = self._evaluate(self.val, self._cut(probe.flatten()))[1] if gap else right
+            if gap and self.stats == "batch":  # what is right depends on what is beside it
+                right_there = self._evaluate(self.val, self._cut(probe.flatten()))[1]
+            else:
+                right_there = right[probe.flatten()]
         in_training = self._in_training(step, probe) if gap else 0.0
-        in_evaluation = float(probed.sum()) if gap else 0.0
+        in_evaluation = float(right_there.sum()) if gap else 0.0
         self.model.train()
         values = {"val/loss": loss / images, "val/accuracy": float(right.sum()) / images}
         if self.budget.diagnose != "off":
@@ -212,16 +223,17 @@ class Evaluator:
         with self.cast():
             update_bn(self.model, (self.train.gather(part, n % paddings)[0] for n, part in shares))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _evaluate(self, feed: Feed, batches: Iterable[Tensor]) -> tuple[float, Tensor]:
         """Sum of losses over the images of `batches`, NaN with an infinite logit; who is right.
 
         The latter is 1 or 0 for each image of the feed (N,), 0 outside of `batches`.
         """
+        doubt(self.evaluated)
         right = torch.zeros(len(feed), device=feed.device)
         losses, finite = [], []
         for index in batches:
-            loss, hits, all_finite = self._judged(feed, index)
+            loss, hits, all_finite = self.evaluated(*feed.gather(index))
             right[index] = hits
             losses.append(loss)
             finite.append(all_finite)
@@ -235,14 +247,15 @@ class Evaluator:
         self._seed("noise", step)
         with preserve_buffers(self.model):
             self.model.train()
-            hits = [self._judged(self.val, self._share(index))[1].sum() for index in probe]
+            doubt(self.trained)
+            batches = (self.val.gather(self._share(index)) for index in probe)
+            hits = [self.trained(*batch)[1].sum() for batch in batches]
         for dropout, generator in zip(self.dropouts, kept, strict=True):
             dropout.generator = generator
         return _total(hits)
 
-    def _judged(self, feed: Feed, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _answer(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of losses, who is right, and whether all logits are finite, still on the device."""
-        x, y = feed.gather(index)
         with self.cast():
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), y, reduction="sum")
@@ -284,21 +297,3 @@ def _total(parts: Any) -> float:
     """Sum of small device tensors over all workers, in float64 on the host."""
     own = math.fsum(torch.stack(list(parts)).tolist())
     return collectives.total_number(own)
-
-
-def average_running(model: nn.Module) -> None:
-    """Replace the running statistics on all workers by their means over them, in one message."""
-    if collectives.world_size() == 1:
-        return
-    statistics = [buffer for name, buffer in model.named_buffers() if _is_running(name)]
-    if statistics:
-        means = torch.cat([buffer.flatten() for buffer in statistics])
-        collectives.average(means)
-        start = 0
-        for buffer in statistics:
-            buffer.copy_(means[start : start + buffer.numel()].view_as(buffer))
-            start += buffer.numel()
-
-
-def _is_running(buffer: str) -> bool:
-    return buffer.rpartition(".")[2].startswith("running_")

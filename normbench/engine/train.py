@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.engine.budget import Budget, Diverged
-from normbench.engine.capture.captured import Captured
+from normbench.engine.capture.captured import captured, doubt
 from normbench.norms._base import Norm
 from normbench.rows import Row
 from normbench.runtime import collectives
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from normbench.optimizers._base import FlatOptimizer
 
 FOLD = 64  # steps whose losses are kept apart before they are reduced on the device
-PATIENCE = 20  # steps before one is recorded, which takes the time of some tens of steps
-Gradient = Callable[..., tuple[Tensor, ...]]
 Write = Callable[[list[Tensor], list[Tensor]], Any]
 
 
@@ -110,7 +108,12 @@ class TrainStep:
         self.parameters = [each for each in self.model.parameters() if each.requires_grad]
         self.gradients = [each.grad for each in self.parameters if each.grad is not None]
         self.gradient, self.further = (
-            self._captured(partial(self._differentiate, write))
+            captured(
+                partial(self._differentiate, write),
+                self.model,
+                self.options.capture,
+                self.gradients,
+            )
             for write in (torch._foreach_copy_, torch._foreach_add_)
         )
         self.losses: list[Tensor] = []
@@ -121,16 +124,8 @@ class TrainStep:
 
     def doubt(self) -> None:
         """Let the next step see whether all modules are still as they were when recorded."""
-        for each in (self.gradient, self.further):
-            if isinstance(each, Captured):
-                each.doubt()
-
-    def _captured(self, function: Gradient) -> Gradient:
-        """Return what stands for a function: a recording of it, after a number of steps."""
-        if self.options.capture == "off":
-            return function
-        patience = PATIENCE if self.options.capture == "auto" else 0
-        return Captured(function, self.model, self.gradients, patience)
+        doubt(self.gradient)
+        doubt(self.further)
 
     def _differentiate(self, write: Write, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Write or add the gradient of a micro-batch; return its loss and logits."""

@@ -97,8 +97,22 @@ def check_update_bn(norm: Norm, name: str, model: nn.Module) -> None:
         raise NormError("", name, why, "eval_stats=running")
 
 
+def average_running(model: nn.Module) -> None:
+    """Replace the running statistics on all workers by their means over them, in one message."""
+    if collectives.world_size() == 1:
+        return
+    statistics = [named[1] for named in model.named_buffers() if _is_running(named)]
+    if statistics:
+        means = torch.cat([buffer.flatten() for buffer in statistics])
+        collectives.average(means)
+        start = 0
+        for buffer in statistics:
+            buffer.copy_(means[start : start + buffer.numel()].view_as(buffer))
+            start += buffer.numel()
+
+
 def _is_running(named: tuple[str, Tensor]) -> bool:
-    return named[0].startswith("running_")
+    return named[0].rpartition(".")[2].startswith("running_")
 
 
 @contextmanager

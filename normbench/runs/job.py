@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from normbench.engine import augment, transforms
 from normbench.engine.budget import Budget, Diverged
-from normbench.engine.evaluate import Evaluator, average_running
+from normbench.engine.evaluate import Evaluator
 from normbench.engine.loader import BlankSteps, Feed, Sampling
 from normbench.engine.sampler import Sampler
 from normbench.engine.train import StepOptions, TrainStep, fit
 from normbench.errors import FileRefused
 from normbench.inits._base import InitContext
-from normbench.norms._modes import batch_statistics, calibrate
+from normbench.norms._modes import average_running, batch_statistics, calibrate
 from normbench.rows import Row, finite
 from normbench.runs import build
 from normbench.runtime import collectives
@@ -185,4 +185,5 @@ def budget(config: Config) -> Budget:
         eval_stats=config.eval_stats,
         diagnose=config.diagnose,
         target=config.target,
+        capture=config.capture,
     )

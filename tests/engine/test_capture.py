@@ -241,3 +241,15 @@ def test_the_buffers_and_generators_are_those_of_one_step() -> None:
 
     for one, other in zip(run(12, True), run(12, False), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "words", [["norm=bn"], ["norm=bn", "dropout=0.2"], ["model=mlp", "norm=ln"]]
+)
+def test_evaluation_is_captured_in_both_modes(words: list[str]) -> None:
+    job, rows, _ = trained(*words, "capture=on")
+    judge = job.evaluator
+    assert isinstance(judge.evaluated, Captured) and isinstance(judge.trained, Captured)
+    assert judge.evaluated.replays and not judge.evaluated.reason
+    assert bool(judge.trained.replays) == judge.modes_differ
+    assert rows == trained(*words, "capture=off")[1]

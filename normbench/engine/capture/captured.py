@@ -15,10 +15,33 @@ from normbench.engine.capture.program import Program, Recorder, Slot, mapped, wh
 from normbench.engine.capture.replay import Replay, replay
 from normbench.errors import first_line
 
+PATIENCE = 20  # calls before one is recorded, which takes the time of some tens of them
 TRIES = 4  # recordings in a row that may differ from the one before
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 Key = tuple[torch.Size, tuple[int, ...]]
 Inputs = tuple[Tensor, ...]
+
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+def captured(
+    function: Function, model: nn.Module, when: str, others: Iterable[Tensor] = ()
+) -> Function:
+    """Return what stands for a function of a model: see `Captured`.
+
+    Args: when: `off`, the function itself; `on`, a recording from the first calls on; `auto`, one
+        after some calls. others: tensors beside parameters and buffers that it changes in place.
+    """
+    if when == "off":
+        return function
+    return Captured(function, model, others, PATIENCE if when == "auto" else 0)
+
+
+def doubt(function: Function) -> None:
+    """Let the next call see whether all modules are still as they were when it was recorded."""
+    if isinstance(function, Captured):
+        function.certain = False
 
 
 class Captured:
@@ -28,7 +51,7 @@ class Captured:
     attributes of the model's modules, and on no value. So two recordings in a row must be equal
     and leave the attributes as they were, and a replay of the second must give its bits; else the
     function itself is called ever after, and `reason` says why. `doubt` has the attributes compared
-    again before the next call.
+    again.
 
     Args: function: takes tensors and returns tensors. others: tensors beside parameters and
         buffers that it changes in place. patience: calls with each shape before it is recorded.
@@ -36,7 +59,7 @@ class Captured:
 
     def __init__(
         self,
-        function: Callable[..., tuple[Tensor, ...]],
+        function: Function,
         model: nn.Module,
         others: Iterable[Tensor] = (),
         patience: int = 0,
@@ -55,10 +78,6 @@ class Captured:
             if found is not None:
                 return found(*inputs)
         return self._learn(inputs)
-
-    def doubt(self) -> None:
-        """Let the next call see whether modules are as they were."""
-        self.certain = False
 
     def _forget(self) -> None:
         self.certain, self.tries = True, 0
