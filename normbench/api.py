@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from normbench.cli.parser import quoted
 from normbench.cli.train import planned, task
 from normbench.display.screen import Screen
 from normbench.errors import Mistake, Refused
-from normbench.parts.options import written
+from normbench.parts.options import quoted, written
 from normbench.results.groups import Result
 from normbench.rows import Row
 from normbench.settings import compose

@@ -5,39 +5,43 @@ Hydra imports this file at every start, so nothing heavy may be imported at its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, env_override
 from hydra.plugins.launcher import Launcher
 
 
 class GridSweeper(BasicSweeper):
-    """Expands comma lists and ranges like Hydra's own, but writes no file and makes no folder."""
+    """Launches the checked cells of the command, but writes no file and makes no folder.
 
-    def __init__(self) -> None:
-        super().__init__(max_batch_size=None)
+    Args: params: lists that a file keeps, `norm: "bn,gn"`; they are among the cells.
+    """
+
+    def __init__(self, params: Mapping[str, str] | None = None) -> None:
+        super().__init__(max_batch_size=None, params=dict(params or {}))
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Launch all cells at once and keep their exit codes."""
-        parser = OverridesParser.create(self.hydra_context.config_loader)
-        (cells,) = self.split_arguments(parser.parse_overrides(arguments), None)
+        """Launch all cells that are left at once and keep their exit codes."""
         from normbench.errors import MachineError, first_line
+        from normbench.settings.members import for_hydra
         from normbench.sweeps.command import running
 
+        command = running.get()
+        assert command is not None and self.launcher is not None
+        ours = isinstance(self.launcher, PoolLauncher)
+        left = [planned.cell.words for planned in command.sweep.cells if ours or planned.left]
+        rows = [[for_hydra(text) for text in row] for row in dict.fromkeys(left)]
         try:
-            jobs = self.launcher.launch(cells, initial_job_idx=0)
-        except RuntimeError as error:  # such as submitit's where there is no Slurm
-            if isinstance(self.launcher, PoolLauncher):
+            jobs = self.launcher.launch(rows, initial_job_idx=0) if rows else []
+        except Exception as error:  # such as submitit's where there is no Slurm
+            if ours:
                 raise
             name = self.config.hydra.runtime.choices["hydra/launcher"]
             fix = "hydra/launcher=normbench"
             raise MachineError(f"hydra/launcher={name}", first_line(error), fix) from error
-        command = running.get()
-        assert command is not None
         command.codes = [job.return_value for job in jobs]
         return command.codes
 
@@ -47,23 +51,23 @@ class PoolLauncher(Launcher):
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         """Keep the task; the cells were composed and checked before Hydra started."""
-        self.task = task_function
+        self.task, self.config = task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        """Run every cell and return one finished job for each, with its exit code."""
-        code = self.task(None)
+        """Run every cell and return one finished job for each, with what the task says of it."""
+        with env_override(self.config.hydra.job.env_set):
+            values = self.task(job_overrides)
         jobs = []
-        for overrides in job_overrides:
+        for overrides, value in zip(job_overrides, values, strict=True):
             job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-            job.return_value = code
+            job.return_value = value
             jobs.append(job)
         return jobs
 
 
-for group, kind in (("sweeper", GridSweeper), ("launcher", PoolLauncher)):
+SWEEPER = {"_target_": f"{__name__}.GridSweeper", "params": {}}
+LAUNCHER = {"_target_": f"{__name__}.PoolLauncher"}
+for group, node in (("sweeper", SWEEPER), ("launcher", LAUNCHER)):
     ConfigStore.instance().store(
-        name="normbench",
-        node={"_target_": f"{__name__}.{kind.__name__}"},
-        group=f"hydra/{group}",
-        provider="normbench",
+        name="normbench", node=node, group=f"hydra/{group}", provider="normbench"
     )

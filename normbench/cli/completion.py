@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from normbench.cli.list import KINDS
+from normbench.cli.list import KINDS, PRESETS
 from normbench.cli.main import VERBS
 from normbench.cli.parser import Parser
 from normbench.parts import registry
@@ -87,7 +87,8 @@ def offers(line: str) -> list[str]:
         offered = _settings(words[1:], word)
     elif words[0] == "list":
         given = [kind for kind in words[1:] if kind in KINDS]
-        offered = registry.names(KINDS[given[0]]) if given else list(KINDS)
+        offered = registry.names(KINDS[given[0]]) if given else [*KINDS, PRESETS]
+        offered = list(registry.presets()) if PRESETS in words[1:] else offered
     elif words[0] == "data":
         offered = registry.names("data") if words[1:] else ["list", "download", "verify", "show"]
     elif words[0] == "completion":
@@ -108,7 +109,7 @@ def _settings(before: list[str], word: str) -> Iterator[str]:
 
 
 def _keys(before: list[str]) -> Iterator[str]:
-    yield from registry.KINDS
+    yield from (*registry.KINDS, "experiment")
     yield from declared.defaults()
     for group in registry.KINDS:
         yield from (f"{group}.{option}" for option in _options(group, before))
@@ -127,8 +128,8 @@ def _options(group: str, before: list[str]) -> dict[str, Declared]:
 
 
 def _values(key: str, before: list[str]) -> list[str]:
-    if key in registry.KINDS:
-        return registry.choices(key)
+    if key in registry.KINDS or key == "experiment":
+        return registry.choices(key) if key in registry.KINDS else list(registry.presets())
     group, _, option = key.partition(".")
     if option:
         known = _options(group, before) if group in registry.KINDS else {}

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench.cli.parser import Parser, quoted, screen
+from normbench.cli.parser import Parser, screen
 from normbench.display import pictures
 from normbench.display.screen import Screen
 from normbench.errors import Mistake, NormbenchError, Refused, shown
 from normbench.parts import registry
-from normbench.parts.options import nearest
+from normbench.parts.options import near, quoted
 from normbench.results.tables import Table, TableCell
 from normbench.runtime import storage
 from normbench.settings import schema
@@ -67,7 +67,8 @@ def command(
         raise Refused(Mistake(f"-o {picture}", f"data {what} draws no picture", fix))
     known = registry.choices("data")
     if names and names[0] not in known:
-        fix = f"normbench data {what} {nearest(names[0], known)}    {ALL_SETS}"
+        meant = near(names[0], known)
+        fix = f"normbench data {what} {meant}    {ALL_SETS}" if meant else "normbench data list"
         raise Refused(Mistake(names[0], "no data set has this name", fix))
     if len(names) > 1:
         fix = f"normbench data {what} {shown(names[0])}"

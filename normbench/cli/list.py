@@ -9,11 +9,12 @@ from normbench.cli.parser import Parser, screen
 from normbench.display.screen import Screen
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
-from normbench.parts.options import Declared, nearest, written
+from normbench.parts.options import Declared, near, written
 from normbench.parts.registry import Facts
 from normbench.results.tables import Table, TableCell
 
 KINDS = {plural: group for group, (plural, _) in registry.KINDS.items()}
+PRESETS = "experiments"  # listed beside the kinds of parts
 EXAMPLES = (
     "normbench list norms",
     "normbench list norms gn",
@@ -48,7 +49,7 @@ FACTS = {  # what `list KIND NAME` says of the facts of a part
 def parser() -> Parser:
     """Return the parser of the command's words."""
     made = Parser("list", "List the parts of a kind, or explain one part.", EXAMPLES)
-    made.add_argument("kind", choices=tuple(KINDS), metavar="KIND", help=" ".join(KINDS))
+    made.add_argument("kind", choices=(*KINDS, PRESETS), metavar="KIND")
     made.add_argument("name", nargs="?", metavar="NAME")
     return made
 
@@ -56,8 +57,32 @@ def parser() -> Parser:
 def run(words: list[str]) -> int:
     """List the parts of a kind, or explain one."""
     options = parser().parsed(words)
-    show(KINDS[options.kind], options.name, screen(options))
+    if options.kind == PRESETS:
+        presets(options.name, screen(options))
+    else:
+        show(KINDS[options.kind], options.name, screen(options))
     return 0
+
+
+def presets(name: str | None, screen: Screen) -> None:
+    """List the packaged command lines, or show the file of one.
+
+    Raises: Refused if there is none of this name.
+    """
+    known = registry.presets()
+    if name is not None and name not in known:
+        meant = near(name, known)
+        fix = f"normbench list {PRESETS} {meant}" if meant else f"normbench list {PRESETS}"
+        raise Refused(Mistake(name, "no preset has this name", fix))
+    chosen = {each: known[each] for each in ([name] if name else known)}
+    listed = [{"name": each, "description": text} for each, text in chosen.items()]
+    screen.document({"command": "list", "kind": "experiment", "presets": listed})
+    if name:
+        path = registry.configs() / "experiment" / f"{name}.yaml"
+        screen.text(f"normbench train experiment={name}\n\n{path.read_text('utf-8')}")
+    else:
+        notes = ("normbench train experiment=NAME; your own: --config-dir DIR",)
+        screen.table(_table(("name", "description"), tuple(chosen.items()), notes))
 
 
 def show(group: str, name: str | None, screen: Screen) -> None:
@@ -114,9 +139,9 @@ def _presets(group: str) -> tuple[str, ...]:
 
 def _explain(group: str, name: str, screen: Screen) -> None:
     if name not in registry.names(group):
-        near = nearest(name, registry.names(group))
-        plural = registry.KINDS[group][0]
-        raise Refused(Mistake(name, f"no {group} has this name", f"normbench list {plural} {near}"))
+        meant = registry.also_called(group, name) or near(name, registry.names(group))
+        fix = " ".join(["normbench list", registry.KINDS[group][0], *filter(None, [meant])])
+        raise Refused(Mistake(name, f"no {group} has this name", fix))
     facts = registry.facts(group, name)
     if screen.json:
         screen.document({"command": "list", "kind": group, "parts": [_document(facts)]})

@@ -91,9 +91,10 @@ def _command(verb: str) -> Callable[[list[str]], int]:
     if verb == "sweep":
         fix = "normbench train -m norm=bn,gn batch=2,32"
         raise Refused(Mistake(verb, "is not a command", fix))
-    from normbench.parts.options import nearest
+    from normbench.parts.options import near
 
-    fix = f"normbench {nearest(verb, VERBS)}    (all commands: normbench --help)"
+    meant = near(verb, VERBS)
+    fix = f"normbench {meant}    (all commands: normbench --help)" if meant else "normbench --help"
     raise Refused(Mistake(verb, "no command has this name", fix))
 
 

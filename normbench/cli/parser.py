@@ -33,6 +33,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"normbench {verb}", description=text, add_help=False, allow_abbrev=False
         )
         self.verb, self.examples, self.settings = verb, examples, settings
+        self.overrides = overrides
         self.add_argument("-h", "--help", action=_Help)
         if overrides:
             self.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
@@ -51,7 +52,31 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("--experimental-rerun"):
                 why = "is not offered: it would run a stored file"
                 raise Refused(Mistake(word, why, f"{self.prog} --help"))
-        return self.parse_intermixed_args(words)
+        switches: dict[str, str] = {}
+        if self.overrides:
+            words = self._without_switches(words, switches)
+        options = self.parse_intermixed_args(words)
+        options.switches = switches
+        return options
+
+    def _without_switches(self, words: list[str], switches: dict[str, str]) -> list[str]:
+        """Move words such as `--gpus 2`, which are no options, from `words` to `switches`."""
+        kept: list[str] = []
+        rest = iter(range(len(words)))
+        for place in rest:
+            name, equals, value = words[place].partition("=")
+            known = name in self._option_string_actions or (
+                name[1:2] != "-" and all(f"-{c}" in self._option_string_actions for c in name[1:])
+            )
+            if not name.startswith("-") or known:
+                kept.append(words[place])
+                continue
+            following = words[place + 1 : place + 2]
+            if not equals and following and not {"=", "-"} & {following[0][:1], *following[0]}:
+                value = following[0]
+                next(rest)
+            switches[name] = value
+        return kept
 
     def error(self, message: str) -> NoReturn:
         """Raise Refused instead of printing usage."""
@@ -72,13 +97,6 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(parser.format_help(), end="")
         parser.exit()
-
-
-def quoted(key: str, text: str) -> str:
-    """Return an override whose value is read as it stands."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
 
 
 def screen(options: argparse.Namespace) -> Screen:

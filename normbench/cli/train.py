@@ -7,12 +7,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from normbench.cli.parser import Parser, quoted, screen
-from normbench.errors import InUse, NormbenchError, Refused
+from normbench.cli.parser import Parser, screen
+from normbench.errors import InUse, Mistake, NormbenchError, Refused
+from normbench.parts.options import quoted
 from normbench.sweeps.command import Command, entered, running
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ EXAMPLES = (
     "normbench train norm=gn norm.groups=4 model=mlp model.depth=5 epochs=3",
     "normbench train -m model=mlp norm=none,bn,gn batch=2,32 seeds=5",
     "normbench train data=imagefolder data.path=DIR model=resnet20 steps=200",
+    "normbench train experiment=small_batch        a sweep that is kept in a file",
     "normbench train --cfg job norm=frn            print the composed settings",
 )
+
+
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 def parser() -> Parser:
@@ -37,7 +42,7 @@ def parser() -> Parser:
     made.add_argument("-m", "--multirun", action="store_true", help="run all combinations")
     made.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the settings only")
     made.add_argument("--package", metavar="GROUP", help="with --cfg: only this group")
-    made.add_argument("--info", nargs="?", const="all", metavar="WHAT", help="explain Hydra's")
+    made.add_argument("--info", nargs="?", const="all", choices=INFO, help="explain Hydra's")
     made.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
     return made
 
@@ -48,11 +53,8 @@ def run(words: list[str]) -> int:
     Returns: 0 if every run came to a result, else 1 or what the jobs of another launcher returned.
     Raises: NormbenchError before anything is started that cannot work, or from the only run.
     """
-    from normbench.settings.overrides import current
-
     options = parser().parsed(words)
     options.typed = options.overrides
-    options.overrides = [current(text) for text in options.overrides]
     _with_outputs(options)
     if follows := _follows():
         options.quiet = True
@@ -63,79 +65,122 @@ def run(words: list[str]) -> int:
     if command is None:
         return 0
     try:
-        with entered(command), _hydra(options) as start:
+        with entered(command), _hydra(options, command) as start:
             start()
     except NormbenchError as error:
         if not command.sweep.tunings:
             raise
         command.screen.error(error)  # the tuning before it has a result
         command.codes.append(error.code)
-    code = max(command.codes)
+    code = max(command.codes, default=0)
     if not follows and (command.multirun or command.sweep.tunings or not code):
-        from normbench.sweeps import sweep
-
-        sweep.conclude(command.sweep, command.screen, command.multirun, command.words)
+        code = max(code, _concluded(command))
     return code
+
+
+def _concluded(command: Command) -> int:
+    """Show what came of the runs, and return 1 if one of another launcher's is not there."""
+    from normbench.sweeps import sweep
+
+    if command.trials:
+        command.sweep = command.trials.conclude(command.screen)
+    elif command.sweep.cells:
+        sweep.conclude(command.sweep, command.screen, command.multirun, command.words)
+    return int(any(not item.finished for item in command.sweep.items))
 
 
 def _explained(options: argparse.Namespace) -> int:
     """Let Hydra print what it would compose, of settings that are not checked."""
-    from normbench.settings import compose, overrides
+    from normbench.settings import overrides
 
+    options.overrides = [overrides.current(text) for text in options.overrides]
     deep = [mistake for text in options.overrides if (mistake := overrides.too_deep(text))]
     if deep:
         raise Refused(*deep)
-    with compose.composing(options.overrides), entered(None), _hydra(options) as start:
-        start()
+    with entered(None), _hydra(options, None) as start:
+        try:
+            start()
+        except SystemExit as end:  # Hydra has said why on the line before
+            if end.code:
+                why = "the settings have no such group"
+                fix = "normbench train --cfg all"
+                raise Refused(Mistake(f"--package={options.package}", why, fix)) from None
     return 0
 
 
-def task(composed: Any) -> int:
+def task(composed: Any) -> Any:
     """Train the command that is running, or the one configuration of another launcher's job.
 
-    Args: composed: by Hydra; None from our launcher, for all cells of the command.
+    Args: composed: by Hydra; from our launcher, the rows of overrides of all jobs.
+    Returns: an exit code; for our launcher a list of them, or of the values of trials.
     """
     command = running.get()
-    if command is None or (command.multirun and composed is not None):
+    if command is None or (command.multirun and isinstance(composed, Mapping)):
         return _job(composed)
     from normbench.sweeps import sweep
 
     work, shown = command.sweep, command.screen
-    if work.tunings:
-        sweep.choose(work, shown)
-        sweep.announce(work, shown)
-    if len(work.items) == 1 and not work.skipped:
-        (item,) = work.items
-        with sweep.single(item, shown) as on_row:
-            if on_row:
-                from normbench.runs import run as runs
-                from normbench.runs.judge import judge
+    try:
+        if command.trials:
+            return command.trials.run(composed, _train_cells, shown.warn)
+        if work.tunings:
+            sweep.choose(work, shown)
+            sweep.announce(work, shown)
+        if len(work.items) == 1 and not work.skipped:
+            (item,) = work.items
+            with sweep.single(item, shown) as on_row:
+                if on_row:
+                    from normbench.runs import run as runs
+                    from normbench.runs.judge import judge
 
-                if not item.trained:
-                    item.state = runs.run(item.config, on_row)
-                judge(item.missing)
-    elif work.items:
-        sweep.many(work, shown)
+                    if not item.trained:
+                        item.state = runs.run(item.config, on_row)
+                    judge(item.missing)
+        elif work.items:
+            sweep.many(work, shown)
+    except Exception as error:
+        command.raised = error  # so that it is not taken for Hydra's
+        raise
     done = [*work.tuning_items, *work.items]
     command.codes.append(int(any(item.state == "failed" for item in done)))
-    return command.codes[-1]
+    code = command.codes[-1]
+    return [code] * len(composed) if isinstance(composed, list | tuple) else code
 
 
-def _job(composed: Any) -> int:
+def _train_cells(cells: list[Cell]) -> None:
+    """Train a batch of trials; what fails of it has no value."""
+    from normbench.sweeps import sweep
+
+    command = running.get()
+    assert command is not None
+    try:
+        work = planned(cells, command.screen)
+        if work.tunings:
+            sweep.choose(work, command.screen)
+        sweep.many(work, command.screen)
+    except NormbenchError as error:
+        command.screen.warn(error.mistakes[0].text)
+
+
+def _job(composed: Any) -> Any:
     """Train what Hydra composed for one job, and say what goes wrong in the job's process."""
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     from normbench.display.screen import Screen
-    from normbench.settings import compose
+    from normbench.settings import compose, composer
+    from normbench.sweeps import trials
 
     tree = OmegaConf.to_container(OmegaConf.create(composed), resolve=True)
     quiet = Screen(quiet=True)
+    chooses = HydraConfig.get().runtime.choices["hydra/sweeper"] not in composer.GRIDS
     try:
         cell = compose.composed({str(key): value for key, value in tree.items()})  # type: ignore[union-attr]
-        return _waiting(cell, quiet)
+        code = _waiting(cell, quiet)
+        return trials.value(cell) if chooses else code
     except NormbenchError as error:
         quiet.error(error)
-        return error.code
+        return None if chooses else error.code
 
 
 def _waiting(cell: Cell, quiet: Screen) -> int:
@@ -145,7 +190,7 @@ def _waiting(cell: Cell, quiet: Screen) -> int:
     while True:
         try:
             with entered(Command(Sweep([cell]), quiet)):
-                return task(None)
+                return int(task(None))
         except InUse:
             time.sleep(BUSY_WAIT_S)
 
@@ -179,15 +224,32 @@ def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
 
 def _checked(options: argparse.Namespace) -> Command | None:
     """Check every cell before Hydra starts; None if there is nothing to start."""
-    from normbench.settings import compose
-    from normbench.sweeps import describe
+    from normbench.settings import compose, composer, members
+    from normbench.sweeps import describe, plan, trials
 
     grid, shown = compose.Grid(compose.loader(options.config_dir)), screen(options)
-    work = planned(grid.cells(options.overrides, options.multirun), shown)
+    cells = grid.cells(options.overrides, options.multirun, options.switches)
+    options.multirun = options.multirun or grid.hydra.multirun
+    own = grid.composer.words
+    words = [*own, *(members.for_hydra(text) for text in grid.texts if text not in own)]
+    for line in grid.notes:
+        shown.note(line)
+    work = planned(cells, shown)
+    sweeper = grid.hydra.sweeper
+    chooses = options.multirun and sweeper not in composer.GRIDS
+    if chooses and work.cells:
+        better = trials.direction(work.cells[0].config.optimize)
+        if not any(word.startswith("hydra.sweeper.direction") for word in words):
+            words.append(f"hydra.sweeper.direction={better}")
+    options.overrides = words
     if any(cell.config.dry_run for cell in work.cells):
-        shown.text("\n".join(describe.plan_lines(work)))
+        lines = [f"plan: hydra/sweeper={sweeper} chooses"] if chooses else describe.plan_lines(work)
+        shown.text("\n".join(lines))
         return None
-    return Command(work, shown, options.multirun, options.typed)
+    command = Command(work, shown, options.multirun, options.typed)
+    if chooses:
+        command.trials, command.sweep = trials.Trials(grid, better), plan.Sweep([])
+    return command
 
 
 def _follows() -> bool:
@@ -199,8 +261,11 @@ def _follows() -> bool:
 
 
 @contextmanager
-def _hydra(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
-    """Give what composes again and calls `task` or our launcher; leaves the process as it was."""
+def _hydra(options: argparse.Namespace, command: Command | None) -> Iterator[Callable[[], None]]:
+    """Give what composes again and calls `task` or our launcher; leaves the process as it was.
+
+    Raises: Refused for what Hydra raises itself; what a run raises comes through as it is.
+    """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -215,6 +280,12 @@ def _hydra(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
         logging.raiseExceptions = False  # Hydra prints --info by logging; `| head` is no error
         GlobalHydra.instance().clear()
         yield start(task)
+    except NormbenchError:
+        raise
+    except Exception as error:
+        if command is not None and command.raised is error:
+            raise
+        raise _refused(error, options.overrides) from error
     finally:
         sys.argv, logging.raiseExceptions = words, raises
         GlobalHydra.instance().hydra = before
@@ -222,6 +293,18 @@ def _hydra(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _refused(error: Exception, words: Sequence[str]) -> Refused:
+    """Say what Hydra found wrong only when it started, and with which of the words."""
+    from normbench.settings import composer
+
+    keys = ("hydra", composer.PRESETS)
+    why, own = composer.said(error), [word for word in words if word.lstrip("+~").startswith(keys)]
+    if isinstance(error, OSError) and error.filename:
+        why = f"{error.filename}: {(error.strerror or why).lower()}"
+        own = [word for word in own if str(error.filename) in word] or own
+    return Refused(Mistake(" ".join(own) or "train", why, composer.ALL_OF_HYDRA))
 
 
 def _for_hydra(options: argparse.Namespace) -> list[str]:
@@ -249,6 +332,7 @@ def _settings() -> str:
         f"{f'{group}={name}':<21} # {' '.join(registry.choices(group))}"
         for group, name in default_parts().items()
     ]
+    groups.append(f"{'experiment=NAME':<21} # {' '.join(registry.presets())} (kept settings)")
     return "\n".join(
         ["parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)", *groups, ""]
         + ["settings: KEY=VALUE", *described()]

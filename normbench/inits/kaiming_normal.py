@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class KaimingNormal(Init):
         factor on the standard deviation; null is the activation's: sqrt(2) for relu, 5/3 for tanh.
     Source: He et al. 2015, arXiv 1502.01852, eqs. 10 and 14.
     """
+
+    aliases: ClassVar[tuple[str, ...]] = ("he", "he_normal", "msra", "kaiming")
 
     mode: str = option("fan_in", choices=("fan_in", "fan_out"))
     gain: float | None = option(None, above=0, high=1e30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class LeCunNormal(Init):
     Source: LeCun, Bottou, Orr & Mueller 1998, Efficient BackProp, section 4.6; any distribution
     there.
     """
+
+    aliases: ClassVar[tuple[str, ...]] = ("lecun",)
 
     def fill(self, weight: Tensor, act: str, generator: torch.Generator) -> None:
         """Fill `weight`; `act` plays no role."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Orthogonal(Init):
         tanh, 1 for identity.
     Source: Saxe, McClelland & Ganguli 2014, arXiv 1312.6120.
     """
+
+    aliases: ClassVar[tuple[str, ...]] = ("ortho",)
 
     gain: float | None = option(None, above=0, high=1e30)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class XavierNormal(Init):
         of the activation: sqrt(2) for relu, 5/3 for tanh.
     Source: Glorot & Bengio 2010, AISTATS, eq. 12; the paper draws from a uniform distribution.
     """
+
+    aliases: ClassVar[tuple[str, ...]] = ("glorot", "glorot_normal", "xavier")
 
     gain: float | None = option(1.0, above=0, high=1e30)
 

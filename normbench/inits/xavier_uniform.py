@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class XavierUniform(Init):
         of the activation: sqrt(2) for relu, 5/3 for tanh.
     Source: Glorot & Bengio 2010, AISTATS, eq. 16.
     """
+
+    aliases: ClassVar[tuple[str, ...]] = ("glorot_uniform",)
 
     gain: float | None = option(1.0, above=0, high=1e30)
 

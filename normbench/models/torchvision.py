@@ -56,6 +56,17 @@ class Torchvision(Model):
     Source: TorchVision maintainers and contributors 2016; each name's paper is in its manual.
     """
 
+    aliases: ClassVar[tuple[str, ...]] = (
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "vgg16",
+        "vgg19",
+        "densenet121",
+        "mobilenet_v2",
+    )
     spatial: ClassVar[bool] = True
     activation: ClassVar[str] = "auto"
 

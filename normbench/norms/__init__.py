@@ -28,7 +28,10 @@ def create(name: str, **options: Any) -> Norm:
     strange = [member for member in members if member not in known]
     if strange:
         near = "+".join(
-            member if member in known else _nearest(member, known) for member in members
+            member
+            if member in known
+            else registry.also_called("norm", member) or nearest(member, known)
+            for member in members
         )
         why = "no norm has this name" if strange == [name] else f"no norm is called {strange[0]!r}"
         raise NormError("", name, why, near)
@@ -73,11 +76,3 @@ def _chained(members: list[str], options: Mapping[str, Any]) -> Norm:
         with naming(member):
             made[member] = create(member, **options.get(member, {}))
     return chain(made)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """Find the norm that is also called `name`, else the one whose name is most like it."""
-    others = {
-        alias: name for name in known for alias in registry.facts("norm", name).constants["aliases"]
-    }
-    return others.get(name) or nearest(name, known)

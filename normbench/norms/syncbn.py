@@ -31,7 +31,7 @@ class SyncBN(RunningStatistics):
         All workers have to reach the layer equally often.
     """
 
-    aliases: ClassVar[tuple[str, ...]] = ("cross-gpu-bn", "sync")
+    aliases: ClassVar[tuple[str, ...]] = ("cross-gpu-bn", "sync", "sync-batch")
     state: ClassVar[str] = "running_mean running_var num_batches_tracked"
     norm_batch: ClassVar[str] = "global"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -25,6 +25,8 @@ class SGD(OptimizerOptions):
     Raises: OptimizerError if nesterov is set without momentum.
     Source: Sutskever et al. 2013, ICML, in the form where lr stands outside of m.
     """
+
+    aliases: ClassVar[tuple[str, ...]] = ("momentum", "nesterov")
 
     lr: float = option(0.03, above=0, high=1e30)
     momentum: float = option(0.9, low=0, below=1)

@@ -11,6 +11,13 @@ from typing import Any, ClassVar
 
 from normbench.errors import PartError, shown
 
+LIKE = 0.6  # from this likeness on, one word may be a misspelling of the other
+MEANT = {
+    **dict.fromkeys(("yes", "on", "1", "y", "t", "true"), True),
+    **dict.fromkeys(("no", "off", "0", "n", "f", "false"), False),
+    **dict.fromkeys(("none", "nil", "~"), None),
+}
+SIZES = {"k": 10**3, "m": 10**6}
 KINDS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
 
 
@@ -50,8 +57,7 @@ class Declared:
         kinds = [kind.strip() for kind in self.type.split("|")]
         given, value = value, _typed(value, kinds)
         if value is _WRONG:
-            listed = [given] if _typed([given], kinds) is not _WRONG else self._fix()
-            raise Unfit(f"is not {_article(kinds, self.limits)}", listed)
+            raise Unfit(f"is not {_article(kinds, self.limits)}", self._meant(given, kinds))
         choices = self.limits.get("choices")
         if isinstance(value, str) and not value.strip():
             raise Unfit("is empty", self._fix())
@@ -86,6 +92,15 @@ class Declared:
             and number > limits.get("above", -math.inf)
             and number < limits.get("below", math.inf)
         )
+
+    def _meant(self, value: Any, kinds: list[str]) -> Any:
+        """Return what a value of a wrong type stands for, such as 1000 for 1000.0 or 1k."""
+        if _typed([value], kinds) is not _WRONG:
+            return [value]
+        for read in (MEANT.get(str(value).casefold(), value), _number(value)):
+            if _typed(read, kinds) is not _WRONG and self._within(read):
+                return read
+        return self._fix()
 
     def _fix(self) -> Any:
         if "choices" in self.limits:
@@ -128,7 +143,8 @@ class Options:
             try:
                 object.__setattr__(self, declared.name, declared.check(value))
             except Unfit as unfit:
-                raise self.error(declared.name, shown(value), unfit.why, unfit.fix) from None
+                fix = written(unfit.fix)
+                raise self.error(declared.name, shown(value), unfit.why, fix) from None
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -160,8 +176,40 @@ def written(value: Any) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Find the choice most like `word`."""
-    return max(choices, key=lambda choice: SequenceMatcher(None, word, choice).ratio())
+    """Find the choice most like `word`, however unlike it is; case does not matter."""
+    return max(choices, key=lambda choice: likeness(word, choice))
+
+
+def near(word: str, choices: Iterable[str]) -> str | None:
+    """Find the choice that `word` may be a misspelling of, None if there is none."""
+    found = max(choices, key=lambda choice: likeness(word, choice), default="")
+    return found if likeness(word, found) >= LIKE else None
+
+
+def likeness(word: str, choice: str) -> float:
+    """Say how much a word is like a choice: 1 for the same, 0 for nothing in common."""
+    one, other = (text.casefold().replace("-", "_") for text in (word, choice))
+    if len(one) == len(other) == 2 and one[0] == other[0]:
+        return LIKE  # of two letters one is right
+    return SequenceMatcher(None, one, other).ratio()
+
+
+def quoted(key: str, text: str) -> str:
+    """Return an override whose value is read as it stands."""
+    from hydra.core.override_parser.types import Quote, QuotedString  # not needed to list parts
+
+    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
+
+
+def _number(value: Any) -> Any:
+    """Read a number that is written as `1000.0`, `"64"`, `1e3`, `1_000` or `10k`."""
+    text = str(value).replace("_", "").replace(",", "").lower()
+    size = SIZES.get(text[-1:], 1)
+    try:
+        number = float(text if size == 1 else text[:-1]) * size
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() else number
 
 
 _WRONG = object()

@@ -72,6 +72,27 @@ def choices(group: str) -> list[str]:
     return sorted({*names(group), *(path.stem for path in (configs() / group).glob("*.yaml"))})
 
 
+def also_called(group: str, word: str) -> str | None:
+    """Find the part that another name means, such as `BatchNorm2d`; None if there is none."""
+    meant = _bare(word)
+    for name in names(group):
+        if meant in map(_bare, (name, *facts(group, name).constants.get("aliases", ()))):
+            return name
+    return None
+
+
+def _bare(word: str) -> str:
+    """Leave out of a name what programs write differently: case, dashes, `norm`, dimensions."""
+    plain = re.sub(r"[^a-z0-9+]", "", word.casefold())
+    return re.sub(r"norm(alization)?|[123]d$", "", plain)
+
+
+def presets() -> dict[str, str]:
+    """List the packaged command lines, `experiment=NAME`, each with the comment at its top."""
+    files = sorted((configs() / "experiment").glob("*.yaml"))
+    return {path.stem: path.read_text("utf-8").splitlines()[1].lstrip("# ") for path in files}
+
+
 def configs() -> Path:
     """Find `configs/`: inside the package in a wheel, beside it in a checkout."""
     here = Path(__file__).resolve().parents[1]

@@ -1,4 +1,4 @@
-"""From a command line to checked cells: the one file that composes with Hydra.
+"""From a command line to checked cells.
 
 Composing costs 50 ms, so it is done once per choice of parts; values are then put into copies.
 Every mistake of a command line, also those inside the lists of a sweep, is collected and reported
@@ -10,99 +10,132 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.config_store import ConfigStore
-from hydra.core.utils import setup_globals
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from normbench.errors import Mistake, PartError, Refused
-from normbench.parts import registry
-from normbench.parts.options import leaves, nearest, written
-from normbench.runtime import storage
-from normbench.settings import resolve, rules, schema
-from normbench.settings.declared import AUTO, declared_options, default_part, defaults
-from normbench.settings.overrides import MOST, RESOLVER, Overrides, current, key_of
+from normbench.errors import Mistake, NormbenchError, PartError, Refused
+from normbench.parts.options import leaves
+from normbench.settings import resolve, rules, schema, userfiles
+from normbench.settings.composer import GRIDS, PRESETS, Composed, Composer, loader, resolved
+from normbench.settings.declared import defaults
+from normbench.settings.members import fold, idle_words, is_member, is_there, without_idle
+from normbench.settings.overrides import (
+    HERE,
+    MOST,
+    Overrides,
+    beside,
+    current,
+    each_alone,
+    key_of,
+)
 from normbench.settings.schema import WORDS, Config
+from normbench.settings.suggest import tried
+
+__all__ = ["Cell", "Grid", "composed", "loader"]
+Row = tuple[str, ...]  # one combination of a sweep, as `KEY=VALUE` texts
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of a sweep: its overrides, and its config or why it does not apply."""
+    """One combination of a sweep: its overrides, and its config or why it does not apply.
 
-    row: tuple[str, ...]
+    `idle`: those of the overrides that make no difference in it, and are not applied.
+    """
+
+    row: Row
     config: Config | None
     misfits: tuple[Mistake, ...] = ()
+    idle: Row = ()
 
-
-def loader(extra: str | None = None) -> ConfigLoaderImpl:
-    """Return Hydra's config loader on the packaged configs, `extra` (a directory) before them."""
-    setup_globals()
-    path = create_config_search_path(str(registry.configs()))
-    if extra:
-        query = SearchPathQuery(provider="schema", path=None)
-        path.prepend("command-line", f"file://{Path(extra).absolute()}", query)
-    return ConfigLoaderImpl(path)
+    @property
+    def words(self) -> Row:
+        """Give the overrides that are applied."""
+        return tuple(text for text in self.row if text not in self.idle)
 
 
 class Grid:
-    """Composes and checks the cells that the overrides of a command line describe."""
+    """Composes and checks the cells that the overrides of a command line describe.
+
+    After `cells`: `hydra` is what Hydra made of its own words, `notes` say what of the command line
+    is left out of some cells.
+    """
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
-        self.loader, self.read = loader, Overrides(loader)
-        self.base, self.value = cache(self._base), cache(self.read.value)
+        self.loader, self.composer = loader, Composer(loader)
+        self.base = cache(lambda chosen: self._base(chosen))
+        self.value = cache(lambda text: self.read.value(text))
         self.about = cache(lambda data: schema.data_about({"data": json.loads(data)}))
+        self.notes: list[str] = []
+        self.here = True  # whether the runs will be on this machine
+        self._anew()
+
+    def _anew(self) -> None:
+        self.read = Overrides(self.loader)
         self.idle: dict[str, dict[str, None]] = {}  # by option: parts that do not have it
         self.used: set[str] = set()  # options that the part of some cell has
 
-    def cells(self, overrides: Sequence[str], multirun: bool) -> list[Cell]:
+    def cells(
+        self, overrides: Sequence[str], multirun: bool, switches: Mapping[str, str] | None = None
+    ) -> list[Cell]:
         """Return every cell, in the order of the command line.
 
+        For a sweeper that chooses its cells itself: some in which every value occurs.
+
+        Args: switches: words such as `--gpus` that are no options, with their values.
         Raises: Refused with all mistakes; FileRefused if the data is not here.
         """
-        texts = [current(text) for text in overrides]
-        self.read.given(texts)
-        choices = [found for text in texts if (found := self.read.read(text, multirun))]
-        self._check_count(math.prod(len(texts) for texts in choices), choices)
-        # What was refused is left out, so that one look finds the other mistakes as well.
-        cells = [self.cell(row) for row in itertools.product(*choices)]
-        self._check_runs(cells)
-        misfits = [mistake for cell in cells for mistake in cell.misfits]
-        self._check_tuning(cells)
-        for text, names in self.idle.items():
-            if key_of(text) not in self.used:
-                self.read.unknown_option(text, *names)
-        skip = all(cell.config is None or cell.config.skip_invalid for cell in cells)
-        if misfits and not (multirun and skip and any(cell.config for cell in cells)):
-            self.read.mistakes.update(dict.fromkeys(misfits))
-        self.read.stop()
+        multirun = self._hydra(overrides, multirun)
+        texts = [current(text, multirun) for text in overrides]
+        if multirun:
+            texts = beside(texts, self.hydra.params)
+        moves = self.hydra.changes_folder
+        self.texts = self.read.absolute(texts, self.hydra.tree) if moves else texts
+        for word, value in (switches or {}).items():
+            self.read.unknown_switch(word, value)
+        cells = self._checked(self.texts, multirun)
+        if self.read.mistakes:
+            mistakes = tried(
+                self.read.ordered(), self.texts, lambda line: self._works(line, multirun)
+            )
+            self.read.given(self.texts)
+            raise Refused(*(self._placed(each, overrides) for each in mistakes))
         return cells
+
+    def trial(self, row: Sequence[str]) -> Cell:
+        """Check a cell that a sweeper has chosen.
+
+        Raises: Refused with all mistakes.
+        """
+        self._anew()
+        self.read.sweeper = self.hydra.sweeper
+        texts = [current(text.lstrip("+")) for text in row]
+        idle = idle_words(texts, self._seen(texts))
+        texts = [text for text in texts if key_of(text) not in idle]
+        (cell,) = self._checked(texts, multirun=False)
+        if self.read.mistakes:
+            raise Refused(*self.read.ordered())
+        return cell
 
     def part(self, group: str, overrides: Sequence[str]) -> dict[str, Any]:
         """Return the checked options of one part, chosen and set as for a training.
 
         Raises: Refused with all mistakes, such as settings of anything else.
         """
-        self.read.given(overrides)
+        texts = [current(text) for text in overrides]
+        self.read.given(texts)
         row = []
-        for text in overrides:
+        for text in texts:
             if key_of(text).partition(".")[0] != group:
                 self.read.say(text, f"is not an option of {group}", f"{group}.OPTION=VALUE")
             else:
                 row += self.read.read(text, multirun=False)
         tree = self.checked(row)
-        self.read.stop()
+        if self.read.mistakes:
+            raise Refused(*self.read.ordered())
         options: dict[str, Any] = tree[group]
         return options
 
@@ -126,168 +159,147 @@ class Grid:
             return Cell(tuple(row), None)
         misfits = rules.contradictions(tree, about)
         misfits += rules.both_lengths(dict(text.split("=", 1) for text in row))
-        if tree["device"] == "auto" and not self.read.here:
+        if tree["device"] == "auto" and not self.here:
             why = "what there is cannot be known here, the runs are on other machines"
             misfits.append(Mistake("device=auto", why, "device=cuda or device=cpu"))
         if misfits:
             return Cell(tuple(row), None, tuple(misfits))
-        return Cell(tuple(row), resolve.resolve(tree, about, self.read.here))
+        return Cell(tuple(row), resolve.resolve(tree, about, self.here))
+
+    def _hydra(self, overrides: Sequence[str], multirun: bool) -> bool:
+        """Compose Hydra's own words with the preset, and tell whether there is a sweep."""
+        wrong = self.composer.take(self.read.hydras(overrides))
+        self.read.mistakes.update(dict.fromkeys(wrong))
+        known = {f"{PRESETS}={name}" for name in self.read.choices(PRESETS)}
+        chosen = tuple(text for text in map(current, overrides) if text in known)
+        self.hydra: Composed = self.base(chosen)
+        self.read.sweeper, self.here = self.hydra.sweeper, self.hydra.launcher in HERE
+        if multirun or self.hydra.multirun:
+            self.read.folders(overrides, self.hydra.launcher)
+        if self.hydra.params and not multirun and not self.hydra.multirun:
+            swept = " ".join(f"{key}={value}" for key, value in self.hydra.params.items())
+            self.notes.append(f"one run; -m sweeps {swept}, as the file says")
+        return multirun or self.hydra.multirun
+
+    def _checked(self, texts: Sequence[str], multirun: bool, alone: bool = False) -> list[Cell]:
+        """Check texts that are written as Hydra reads them, and collect the mistakes."""
+        self.read.given(texts)
+        choices = [found for text in texts if (found := self.read.read(text, multirun))]
+        alone = alone or self.read.sweeper not in GRIDS
+        if not alone:
+            self._check_count(math.prod(map(len, choices)), choices)
+        rows = each_alone(choices) if alone else itertools.product(*choices)
+        split: Iterable[tuple[Row, Row]] = ((row, ()) for row in rows)
+        if multirun and any(is_member(key) or key in rules.IDLE for key in self.read.keys):
+            split = self._told(without_idle(list(rows), self._seen))
+        # What was refused is left out, so that one look finds the other mistakes as well.
+        cells = [
+            replace(self.cell([text for text in row if text not in idle]), row=row, idle=idle)
+            for row, idle in split
+        ]
+        misfits = [mistake for cell in cells for mistake in cell.misfits]
+        configs = [cell.config for cell in cells if cell.config]
+        self.read.mistakes.update(dict.fromkeys(rules.too_many(configs, MOST)))
+        self.read.mistakes.update(dict.fromkeys(rules.tuned_away(configs, self.read.keys, MOST)))
+        for text, names in self.idle.items():
+            if key_of(text) not in self.used:
+                self.read.unknown_option(text, *names)
+        skip = all(cell.config is None or cell.config.skip_invalid for cell in cells)
+        if misfits and not (multirun and skip and any(cell.config for cell in cells)):
+            self.read.mistakes.update(dict.fromkeys(misfits))
+        return cells
+
+    def _works(self, line: Sequence[str], multirun: bool) -> bool:
+        """Tell whether nothing is wrong with a command line; looks at each value of a list once."""
+        self._anew()
+        self.read.sweeper = self.hydra.sweeper
+        try:
+            self._checked([current(text, multirun) for text in line], multirun, alone=True)
+        except NormbenchError:
+            return False
+        return not self.read.mistakes
+
+    def _seen(self, row: Sequence[str]) -> dict[str, Any]:
+        """Compose a row only to look at it."""
+        before = set(self.used), {key: dict(names) for key, names in self.idle.items()}
+        tree = self._tree(tuple(row))
+        self.used, self.idle = before
+        return tree
+
+    def _told(self, split: Mapping[tuple[Row, Row], Mapping[str, str]]) -> list[tuple[Row, Row]]:
+        """Note once where a word makes no difference."""
+        told: dict[str, dict[str, None]] = {}
+        for places in split.values():
+            for key, place in places.items():
+                told.setdefault(key, {})[place] = None
+        for key, names in told.items():
+            self.notes.append(f"{key} makes no difference with {', '.join(names)}")
+        return list(split)
 
     def _check_count(self, count: int, choices: list[list[str]]) -> None:
         given = dict(row[0].split("=", 1) for row in choices)
         limit = given.get("max_cells", str(defaults()["max_cells"]))
-        if limit.isdigit() and count > int(limit):
-            fix = f"max_cells={count}"
-            if count > MOST:
-                fix = f"shorter lists: at most {MOST:,} cells with max_cells={MOST}"
-            self.read.say(f"max_cells={limit}", f"this sweep has {count:,} cells", fix)
-            self.read.stop()
-
-    def _check_runs(self, cells: list[Cell]) -> None:
-        seeds = [cell.config.seeds for cell in cells if cell.config]
-        if sum(seeds) > MOST:
-            why = f"this sweep has {sum(seeds):,} runs, and a sweep at most {MOST:,}"
-            self.read.say(f"seeds={max(seeds)}", why, f"seeds={MOST // len(seeds)}")
-            self.read.stop()
-
-    def _check_tuning(self, cells: list[Cell]) -> None:
-        """Refuse too large a tuning, and learning rates of which it would choose others."""
-        found = [cell.config for cell in cells if cell.config]
-        tuned = [config for config in found if config.tune == "lr"]
-        rates = {config.name: (len(config.tune_lrs or ()), config.tune_seeds) for config in tuned}
-        count, runs = sum(n for n, _ in rates.values()), sum(n * k for n, k in rates.values())
-        if runs > MOST:
-            why = f"the tuning has {runs:,} runs, and a sweep at most {MOST:,}"
-            fix = f"tune_seeds={MOST // count}" if count <= MOST else "shorter lists"
-            self.read.say(f"tune_seeds={tuned[0].tune_seeds}", why, fix)
-            self.read.stop()
-        lrs = sorted({config.optimizer["lr"] for config in tuned})
-        if "optimizer.lr" not in self.read.keys or not tuned:
+        if not limit.isdigit() or count <= int(limit):
             return
-        why = "tune=lr chooses it, for each configuration"
-        if len(lrs) > 1:
-            subject = f"optimizer.lr={','.join(map(str, lrs))}"
-            self.read.say(subject, why, f"tune_lrs={written(lrs)}")
-        elif len(tuned) == len(found) and "tune_lrs" in self.read.keys:
-            fix = f"tune_lrs={written(tuned[0].tune_lrs)} alone"
-            self.read.say(f"optimizer.lr={lrs[0]:g}", why, fix)
+        fix = f"max_cells={count}"
+        if count > MOST:
+            fix = f"shorter lists: at most {MOST:,} cells with max_cells={MOST}"
+        raise Refused(
+            *self.read.ordered(),
+            Mistake(f"max_cells={limit}", f"this sweep has {count:,} cells", fix),
+        )
 
-    def _tree(self, row: tuple[str, ...]) -> dict[str, Any]:
+    def _tree(self, row: Row) -> dict[str, Any]:
         """Compose one combination; an unknown option is a mistake and left out."""
         chosen = tuple(text for text in row if key_of(text) in self.read.groups)
-        tree = resolve.copied(self.base(chosen))
+        tree = resolve.copied(self.base(chosen).tree)
         known = dict(leaves(tree))
         for text in row:
             key = key_of(text)
             if text in chosen:
                 continue
-            group = key.partition(".")[0]
+            group, _, rest = key.partition(".")
+            member, _, option = rest.partition(".")
+            if is_member(key) and tree[group]["name"] == member:
+                key = f"{group}.{option}"
             if key in known:
-                self.used.add(key)
+                self.used.add(key_of(text))
                 resolve.put(tree, key, resolve.copied(self.value(text)))
-            elif group in WORDS:
+            elif group in WORDS or is_there(key):
                 # Cells of other orders ignore it, as when it was a setting of its own.
                 self.idle.setdefault(text, {})[tree[group]["name"]] = None
             else:
                 self.read.unknown_option(text, tree[group]["name"])
-        return self._resolved(tree)
+        return resolved(tree)
 
-    def _base(self, chosen: tuple[str, ...]) -> dict[str, Any]:
-        self._store_foreign(chosen)
-        with composing(chosen):
-            composed = self.loader.load_configuration("train", list(chosen), RunMode.RUN)
-        tree = OmegaConf.to_container(composed, resolve=False)
-        assert isinstance(tree, dict)
-        tree.pop("hydra", None)
-        self._check_files(tree)
-        return {str(key): value for key, value in tree.items()}
+    def _base(self, chosen: Row) -> Composed:
+        made = self.composer.compose(chosen)
+        self._check_files(made.tree, chosen)
+        return made
 
-    def _check_files(self, tree: dict[Any, Any]) -> None:
+    def _check_files(self, tree: dict[str, Any], chosen: Row) -> None:
         """Check and complete what a user's own configuration files say.
 
         Raises: Refused, since nothing can be composed from wrong files.
         """
-        wrong = [found for group in registry.KINDS for found in _wrong_in_group(tree, group)]
-        own = dict(leaves({key: tree[key] for key in tree if key not in registry.KINDS}))
-        for key in own.keys() - defaults().keys():
-            near = nearest(key, defaults())
-            wrong.append(Mistake(f"{key}={own[key]}", "no setting has this name", f"{near}: VALUE"))
-        if wrong:
-            raise Refused(*self.read.mistakes, *wrong)
+        if found := userfiles.wrong(tree):
+            self.composer.readable(chosen)
+            raise Refused(*self.read.mistakes, *(self._placed(each, chosen) for each in found))
 
-    def _resolved(self, tree: dict[str, Any]) -> dict[str, Any]:
-        """Replace references to other settings by their values."""
-        texts = [(k, v) for k, v in leaves(tree) if isinstance(v, str) and "${" in v]
-        for key, value in texts:
-            why = "resolvers are not allowed in settings" if RESOLVER.search(value) else ""
-            why = "is nested too deep" if storage.nesting(value) > storage.DEPTH else why
-            if why:
-                raise Refused(*self.read.mistakes, Mistake(f"{key}={value}", why, f"{key}=VALUE"))
-        known = dict(leaves(tree))
-        plain = [known.get(value[2:-1], value) for _, value in texts]
-        if all("${" not in str(value) for value in plain):  # names of other settings, no more
-            for (key, _), value in zip(texts, plain, strict=True):
-                resolve.put(tree, key, resolve.copied(value))
-            return tree
-        try:
-            resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-        except OmegaConfBaseException as error:
-            key, value = texts[-1]
-            why = str(error).splitlines()[0]
-            raise Refused(Mistake(f"{key}={value}", why, f"{key}=VALUE")) from None
-        return {str(key): value for key, value in resolved.items()}  # type: ignore[union-attr]
-
-    def _store_foreign(self, chosen: tuple[str, ...]) -> None:
-        """Let Hydra compose a part of another package from the fields of its class."""
-        for text in chosen:
-            group, _, name = text.partition("=")
-            if name in registry.names(group) and name not in self.loader.get_group_options(group):
-                node = default_part(group, name)
-                ConfigStore.instance().store(name=name, node=node, group=group)
-
-
-@contextmanager
-def composing(overrides: Sequence[str]) -> Iterator[None]:
-    """Let Hydra compose; raise Refused, with the file, where a user's own file is not readable."""
-    from yaml import MarkedYAMLError, YAMLError
-
-    try:
-        yield
-    except RecursionError:
-        why = "is nested too deep"
-    except (HydraException, OmegaConfBaseException) as error:
-        why = str(error).splitlines()[0]
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{mark.name} line {mark.line + 1}" if mark else "a file"
-        why = f"{where} is not YAML: {error.problem}"
-    except (YAMLError, ValueError) as error:
-        why = f"a file is not YAML: {str(error).splitlines()[0]}"
-    else:
-        return
-    subject = " ".join(overrides) or "train.yaml"
-    raise Refused(Mistake(subject, why, "normbench train --cfg job    (without --config-dir)"))
-
-
-def _wrong_in_group(tree: dict[Any, Any], group: str) -> Iterator[Mistake]:
-    part = tree.get(group)
-    name = str(part.get("name")) if isinstance(part, dict) else "null"
-    known = registry.names(group)
-    if (group, name) != ("activation", AUTO) and not all(part in known for part in name.split("+")):
-        near = nearest(name, known)
-        yield Mistake(f"{group}.name={name}", f"no {group} has this name", f"name: {near}")
-        return
-    options, given = declared_options(group, name), dict(leaves(tree[group]))
-    for key in given.keys() - options.keys() - {"name"}:
-        fix = f"{nearest(key, options)}: VALUE" if options else f"no options, {name} has none"
-        yield Mistake(f"{group}.{key}={given[key]}", f"{name} has no such option", fix)
-    for key in options.keys() - given.keys():
-        resolve.put(tree[group], key, options[key].default)
+    def _placed(self, mistake: Mistake, words: Sequence[str]) -> Mistake:
+        """Say in which file of the user's a wrong setting stands, unless it is one of the words."""
+        key = key_of(mistake.subject)
+        place = None if key in self.read.keys else self.composer.place(key, words)
+        return replace(mistake, why=f"{mistake.why} ({place})") if place else mistake
 
 
 def composed(tree: dict[str, Any]) -> Cell:
-    """Check a configuration that Hydra composed for a job of another launcher."""
-    mistakes = resolve.check_values(tree)
+    """Check a configuration that Hydra composed for a job of another launcher.
+
+    Options that address a part by name, as `norm.gn.groups` does, are of no use beside others.
+    """
+    fold(tree)
+    mistakes = userfiles.wrong(tree) or resolve.check_values(tree)
     if mistakes:
         raise Refused(*mistakes)
     about = schema.data_about(tree)

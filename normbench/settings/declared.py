@@ -230,6 +230,11 @@ class Settings:
     baseline: bool | int | float | str | None = recorded(
         None, help="value of it that differences are to; null: none, default, or the first"
     )
+    optimize: str = recorded(
+        "val/accuracy",
+        choices=("val/accuracy", "val/loss", "train/accuracy", "train/loss", "train_s"),
+        help="what the trials of hydra/sweeper=optuna are judged by",
+    )
     log_every: int = recorded(50, low=1, high=1_000_000, help="steps between training rows")
     eval_every: float | None = recorded(
         None, above=0, high=100_000, help="epochs between validations; null: a tenth of the length"

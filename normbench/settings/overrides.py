@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
-from difflib import SequenceMatcher
-from functools import cache
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from normbench.errors import Mistake, Refused
+from normbench.errors import Mistake
 from normbench.parts import registry
-from normbench.parts.options import Declared, Unfit, leaves, nearest, written
+from normbench.parts.options import leaves, near, quoted, written
 from normbench.runtime import storage
-from normbench.settings.declared import declared_keys, default_part, default_parts, defaults
+from normbench.settings.composer import GRIDS, PRESETS, RESOLVER
+from normbench.settings.declared import default_parts, defaults
+from normbench.settings.members import is_member
 from normbench.settings.schema import WORDS
+from normbench.settings.suggest import Suggestions, options_everywhere
 
-RESOLVER = re.compile(r"\$\{[^}]*:")  # such as ${oc.env:HOME}: reads other things than settings
 MOST = 100_000  # cells of a sweep, whatever max_cells says
-ALL_SETTINGS = "(all settings: normbench train --help)"
+PATHS = ("outputs", "data.root", "data.path")
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 EXTRAS = {
     "joblib": "joblib",
+    "optuna": "optuna",
     "ray": "ray",
     "submitit_local": "submitit",
     "submitit_slurm": "submitit",
@@ -37,11 +41,35 @@ def key_of(text: str) -> str:
     return text.partition("=")[0]
 
 
-def current(text: str) -> str:
-    """Write an override as it is written today: `order.alpha=1` for `order_alpha=1`."""
+def current(text: str, multirun: bool = False) -> str:
+    """Write an override as Hydra reads it: a path quoted, `order.alpha=1` for `order_alpha=1`."""
+    key, equals, value = text.lstrip("+").partition("=")
+    if key == PRESETS or is_member(key):
+        return f"{key}{equals}{value}"
+    if key in PATHS and equals and _plain_path(value) and not (multirun and "," in value):
+        return quoted(key, value)
     group, _, rest = text.partition("_")
     known = group in WORDS and f"{group}.{key_of(rest)}" in options_everywhere()
     return f"{group}.{rest}" if known else text
+
+
+def _plain_path(value: str) -> bool:
+    return value not in ("", "null") and value[0] not in "'\"" and "${" not in value
+
+
+def beside(texts: Sequence[str], params: Mapping[str, str]) -> list[str]:
+    """Put the lists of a file before a command line, which wins in the place of the file's."""
+    kept = {key: f"{key}={value}" for key, value in params.items()}
+    kept |= {key_of(text): text for text in texts if key_of(text) in kept}
+    return [*kept.values(), *(text for text in texts if key_of(text) not in kept)]
+
+
+def each_alone(choices: list[list[str]]) -> Iterator[tuple[str, ...]]:
+    """Give the first of all values, then each other value beside the first of the others."""
+    first = tuple(texts[0] for texts in choices)
+    yield first
+    for place, texts in enumerate(choices):
+        yield from ((*first[:place], text, *first[place + 1 :]) for text in texts[1:])
 
 
 class Overrides:
@@ -50,7 +78,8 @@ class Overrides:
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.loader, self.parser = loader, OverridesParser.create(loader)
         self.groups = [group for group in loader.list_groups("") if group != "hydra"]
-        self.here = True  # whether the runs will be on this machine
+        self.suggest = Suggestions(self.groups, self.choices, self.value)
+        self.sweeper = GRIDS[0]
         self.keys: list[str] = []  # in the order of the command line
         self.refused: set[str] = set()  # groups for which a name was refused
         self.mistakes: dict[Mistake, None] = {}
@@ -59,10 +88,9 @@ class Overrides:
         """Note a mistake."""
         self.mistakes[Mistake(subject, why, fix)] = None
 
-    def stop(self) -> None:
-        """Raise Refused with all mistakes, in the order of the command line, if there are any."""
-        if self.mistakes:
-            raise Refused(*sorted(self.mistakes, key=self._place))
+    def ordered(self) -> list[Mistake]:
+        """List the mistakes in the order of the command line."""
+        return sorted(self.mistakes, key=self._place)
 
     def given(self, texts: Sequence[str]) -> None:
         """Note the keys of the command line; Hydra would take the last of several in silence."""
@@ -70,28 +98,60 @@ class Overrides:
         for key in sorted({key for key in self.keys if self.keys.count(key) > 1}):
             self.say(key, "is given twice", f"{key}=VALUE once, or {key}=A,B with -m for a sweep")
 
+    def choices(self, group: str) -> list[str]:
+        """List what can be chosen of a group, by Hydra or of another package."""
+        own = registry.names(group) if group in registry.KINDS else []
+        return sorted({*self.loader.get_group_options(group), *own})
+
+    def hydras(self, texts: Sequence[str]) -> list[str]:
+        """Pick the words that are Hydra's own, and are of something that is installed."""
+        found = []
+        for text in texts:
+            override = self._parsed(text, quiet=True)
+            if override and override.key_or_group.partition(".")[0].split("/")[0] == "hydra":
+                key = override.key_or_group
+                if "/" not in key or self._installed(text, key, str(override.value())):
+                    found.append(text)
+        return found
+
+    def folders(self, texts: Sequence[str], launcher: str) -> None:
+        """Refuse folders of Hydra's that a sweep of our own launcher does not have."""
+        for text in texts:
+            if key_of(text) in FOLDERS and launcher == self.sweeper == GRIDS[0]:
+                self.say(text, "sweeps lie below outputs/sweeps", "outputs=outputs")
+
+    def absolute(self, texts: Sequence[str], tree: Mapping[str, Any]) -> list[str]:
+        """Let paths begin at this folder, whatever folder Hydra changes to.
+
+        Args: tree: has the paths that are not given.
+        """
+        usual = {**dict(leaves(tree)), "data.root": os.environ.get("NORMBENCH_DATA") or "data"}
+        given = {key_of(text): self.value(text) for text in texts if key_of(text) in PATHS}
+        made = [text for text in texts if not isinstance(given.get(key_of(text)), str)]
+        for key in PATHS:
+            path = given.get(key, usual.get(key))
+            if isinstance(path, str):
+                made.append(quoted(key, os.path.abspath(os.path.expanduser(path))))
+        return made
+
     def read(self, text: str, multirun: bool) -> list[str]:
         """Return the `KEY=VALUE` texts that one override stands for, none if it is refused."""
-        if mistake := too_deep(text):
-            self.mistakes[mistake] = None
-            return []
-        try:
-            (override,) = self.parser.parse_overrides([text])
-        except HydraException:
-            fix = "batch=2    (a value with special characters needs quotes: data.path='a (1)')"
-            self.say(text, "cannot be read as KEY=VALUE", fix)
+        override = self._parsed(text)
+        if override is None:
             return []
         key = override.key_or_group
+        if key.partition(".")[0].partition("/")[0] == "hydra":
+            return []  # Hydra's own settings are Hydra's to check
         if override.type.name != "CHANGE" or "@" in key_of(text) or override.package:
-            self.say(text, "no setting can be added, deleted or moved", f"{key}=VALUE")
+            fix = text.lstrip("+~") if "=" in text and "@" not in text else f"{key}=VALUE"
+            self.say(text, "no setting can be added, deleted or moved", fix)
             return []
-        if key.startswith("hydra"):
-            return self._hydra(text, key, override)
         if RESOLVER.search(text):
             self.say(text, "resolvers are not allowed in settings", f"{key}=VALUE")
             return []
-        if override.is_sweep_override() and not multirun:
-            self.say(text, "is a list: several runs", f"normbench train -m {text}")
+        if override.is_sweep_override() and not multirun and not self._for_others(override):
+            fix = f"normbench train -m {shlex.quote(text)}"
+            self.say(text, "is a list: several runs", fix)
             return []
         checked = self._known_choice if key in self.groups else self._known_key
         return [one for one in self._elements(text, key, override) if checked(key, one)]
@@ -100,17 +160,63 @@ class Overrides:
         """Return the value of a `KEY=VALUE` text."""
         return self.parser.parse_override(text).value()
 
+    def unknown_option(self, text: str, *names: str) -> None:
+        """Say that the parts called `names` have no option of this key, and which part has it."""
+        group = key_of(text).partition(".")[0]
+        if group not in self.refused:
+            fix = self.suggest.option(text, names[-1])
+            self.say(text, f"{group}={','.join(names)} has no such option", fix)
+
+    def unknown_switch(self, word: str, value: str) -> None:
+        """Say that a word such as `--gpus 2` is not an option, and which setting is meant."""
+        key = word.lstrip("-").replace("-", "_")
+        shown = f"{word} {value}".strip()
+        self.say(shown, "is not an option; settings are KEY=VALUE", self.suggest.switch(key, value))
+
+    def _parsed(self, text: str, quiet: bool = False) -> Override | None:
+        mistake = too_deep(text)
+        try:
+            if mistake is None:
+                (override,) = self.parser.parse_overrides([text])
+                return override
+        except HydraException:
+            fix = "batch=2    (settings are KEY=VALUE; a value with special characters in quotes)"
+            mistake = Mistake(text, "cannot be read as KEY=VALUE", fix)
+        if not quiet:
+            self.mistakes[mistake] = None
+        return None
+
     def _elements(self, text: str, key: str, override: Override) -> list[str]:
         if not override.is_sweep_override():
             return [str(override.input_line)]
         values = override.value()
+        if self._for_others(override):
+            what = "an interval" if isinstance(values, IntervalSweep) else "a list with tags"
+            why = f"is {what}, for sweepers that choose, such as hydra/sweeper=optuna"
+            ends = _ends(values) if isinstance(values, IntervalSweep) else None
+            listed = ends or override.sweep_string_iterator()
+            self.say(text, why, f"{key}={','.join(map(str, listed))}")
+            return []
+        if isinstance(values, IntervalSweep):
+            return [f"{key}={end}" for end in _ends(values)]
         if isinstance(values, RangeSweep) and not self._countable(text, key, values):
             return []
         texts = [f"{key}={element}" for element in override.sweep_string_iterator()]
         if not texts:
-            some = ",".join(registry.choices(key)[:2]) if key in self.groups else None
-            self.say(text, "is an empty list", f"{key}={some or written(defaults().get(key))}")
+            self.say(text, "is an empty list", self._listed(key))
         return texts
+
+    def _for_others(self, override: Override) -> bool:
+        """Tell whether a list is for sweepers that choose, and the sweeper tries every cell."""
+        values = override.value()
+        chosen = isinstance(values, IntervalSweep) or getattr(values, "tags", None)
+        return self.sweeper in GRIDS and bool(chosen)
+
+    def _listed(self, key: str) -> str:
+        """Give a list of values that a sweep can have."""
+        if key in self.groups:
+            return f"{key}={','.join(self.choices(key)[:2])}"
+        return f"{key}={written(self.suggest.default(key))}"
 
     def _countable(self, text: str, key: str, values: RangeSweep) -> bool:
         """Tell whether a range has a number of values that can be enumerated."""
@@ -126,16 +232,10 @@ class Overrides:
 
     def _known_choice(self, key: str, text: str) -> bool:
         name = text.partition("=")[2].strip("'\"")
-        known = {*self.loader.get_group_options(key), *registry.names(key)}
-        if name in known:
+        if name in self.choices(key):
             return True
-        near = _alias(key, name) or nearest(name, sorted(known))
-        plural = registry.KINDS[key][0]
-        self.say(
-            text,
-            f"no {key if key != 'data' else 'data set'} has this name",
-            f"{key}={near}    (all names: normbench list {plural})",
-        )
+        kind = {"data": "data set", PRESETS: "preset"}.get(key, key)
+        self.say(text, f"no {kind} has this name", self.suggest.choice(key, name))
         self.refused.add(key)
         return False
 
@@ -145,75 +245,33 @@ class Overrides:
             name = text.partition("=")[2]
             self.say(text, f"the {group} is chosen by {group}=NAME", f"{group}={name}")
             return False
-        if group in self.groups and rest:
+        if group in registry.KINDS and rest:
             return True  # whether the part has this option is known once it is composed
         if key in defaults():
             return True
-        self.unknown_key(text)
+        self.say(text, "no setting has this name", self.suggest.key(text))
         return False
 
-    def _hydra(self, text: str, key: str, override: Override) -> list[str]:
-        if "/" in key:
-            name = str(override.value())
-            group = key.partition("/")[2]
-            if name not in self.loader.get_group_options(key):
-                extra = EXTRAS.get(name)
-                fix = f"pip install 'normbench[{extra}]'" if extra else f"hydra/{group}=normbench"
-                self.say(text, f"no {group} of this name is installed", fix)
-            elif group == "launcher":
-                self.here = name in HERE
-        return []  # Hydra's own settings are Hydra's to check
-
-    def unknown_option(self, text: str, *names: str) -> None:
-        """Say that the parts called `names` have no option of this key, and which part has it."""
-        group, _, rest = key_of(text).partition(".")
-        if group in self.refused:
-            return
-        options, name = list(default_part(group, names[-1]))[1:], ",".join(names)
-        owners = [
-            other for other in registry.names(group) if rest in registry.facts(group, other).options
-        ]
-        if owners:
-            fix = f"{group}={min(owners, key=len)} {self._fitting(key_of(text), text)}"
-        elif options:
-            fix = self._fitting(f"{group}.{nearest(rest, options)}", text)
-        else:
-            fix = f"{group}={name}, which has no options"
-        self.say(text, f"{group}={name} has no such option", fix)
-
-    def unknown_key(self, text: str) -> None:
-        """Say that no setting has this name, and which one has a name like it."""
-        usual = (
-            f"{group}.{option}"
-            for group, name in default_parts().items()
-            for option, _ in leaves(default_part(group, name))
-        )
-        # Initializers come last: their options are called like those of what they start.
-        names = sorted([*usual, *options_everywhere()], key=lambda name: name.startswith("init."))
-        shown = [*defaults(), *self.groups, *names]
-        key = key_of(text)
-        near = max(shown, key=lambda name: max(_like(key, name), _like(key, _last(name))))
-        fix = f"{self._fitting(near, text)}    {ALL_SETTINGS}"
-        self.say(text, "no setting has this name", fix)
-
-    def _fitting(self, key: str, text: str) -> str:
-        """Return an override of `key` with the value of `text` if it takes that, else another."""
-        value = text.partition("=")[2]
-        if key in self.groups:
-            known = [*self.loader.get_group_options(key), *registry.names(key)]
-            return f"{key}={value if value in known else nearest(value, known)}"
-        try:
-            _declared(key).check(self.value(f"{key}={value}"))
-        except HydraException:
-            value = written(_declared(key).default)
-        except Unfit as unfit:
-            value = written(unfit.fix)
-        return f"{key}={value}"
+    def _installed(self, text: str, key: str, name: str) -> bool:
+        """Say so if Hydra has no such group, or no plugin of a name is installed."""
+        group, known = key.partition("/")[2], self.loader.get_group_options(key)
+        if name in known or not known:
+            return True  # a group that there is not is Hydra's to refuse
+        extra, meant = EXTRAS.get(name), near(name, known)
+        fix = f"pip install 'normbench[{extra}]'" if extra else f"{key}={meant or known[0]}"
+        if not extra and not meant and "normbench" in known:
+            fix = f"{key}=normbench"
+        self.say(text, f"no {group} of this name is installed", fix)
+        return False
 
     def _place(self, mistake: Mistake) -> int:
         """Find where on the command line the setting stands that a mistake is about."""
         key = key_of(mistake.subject)
         return self.keys.index(key) if key in self.keys else len(self.keys)
+
+
+def _ends(interval: IntervalSweep) -> list[str]:
+    return [f"{end:g}" for end in (interval.start, interval.end) if end is not None]
 
 
 def too_deep(text: str) -> Mistake | None:
@@ -224,40 +282,3 @@ def too_deep(text: str) -> Mistake | None:
     usual = f"{key}={written(known[key])}" if key in known else "batch=2"
     fix = f"{usual}    (brackets in a value: at most {storage.DEPTH} deep)"
     return Mistake(text, "is nested too deep", fix)
-
-
-@cache
-def options_everywhere() -> tuple[str, ...]:
-    """List the options of all parts, as `GROUP.OPTION`."""
-    found = {
-        f"{group}.{key}": None
-        for group in registry.KINDS
-        for name in registry.names(group)
-        for key in registry.facts(group, name).options
-    }
-    return tuple(found)
-
-
-def _declared(key: str) -> Declared:
-    """Find the declaration of a setting, or of an option of any part."""
-    group, _, option = key.partition(".")
-    if group not in registry.KINDS:
-        return next(setting for setting in declared_keys() if setting.name == key)
-    owned = (registry.facts(group, name).options for name in registry.names(group))
-    return next(options[option] for options in owned if option in options)
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
-
-
-def _like(word: str, other: str) -> float:
-    return SequenceMatcher(None, word, other).ratio()
-
-
-def _alias(group: str, name: str) -> str | None:
-    """Find the part that is also called `name`."""
-    for known in registry.names(group):
-        if name in registry.facts(group, known).constants.get("aliases", ()):
-            return known
-    return None

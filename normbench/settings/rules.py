@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import Mistake
@@ -14,7 +14,10 @@ from normbench.settings.declared import AUTO
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
+    from normbench.settings.schema import Config
 
+# Settings that some parts, or other settings, make no use of.
+IDLE = ("norm_batch", "blank_steps", "test_blank_steps", "lr_base_batch", "warmup_least")
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates that tuning tries, times that of the optimizer
 
 
@@ -28,6 +31,22 @@ def contradictions(tree: Mapping[str, Any], about: DatasetInfo) -> list[Mistake]
         *_tune_mistakes(tree),
         *inputs.mistakes(tree, about),
     ]
+
+
+def idle(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Find the settings of IDLE that make no difference in a cell, with the choice that says so."""
+    chosen = {group: tree[group]["name"] for group in ("norm", "model", "schedule")}
+    facts = {group: registry.facts(group, name).constants for group, name in chosen.items()}
+    found = {}
+    if not any(key.rpartition(".")[2] == "norm_batch" for key, _ in leaves(tree["norm"])):
+        found["norm_batch"] = f"norm={chosen['norm']}"
+    if not facts["model"]["recurrent"]:
+        found |= dict.fromkeys(("blank_steps", "test_blank_steps"), f"model={chosen['model']}")
+    if tree["lr_rule"] == "none":
+        found["lr_base_batch"] = "lr_rule=none"
+    if not facts["schedule"]["warms_up"]:
+        found["warmup_least"] = f"schedule={chosen['schedule']}"
+    return found
 
 
 def _share_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -60,6 +79,38 @@ def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     elif lrs != rising:
         why = "does not rise from each learning rate to the next"
         yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={written(rising)}")
+
+
+def too_many(configs: Sequence[Config], most: int) -> Iterator[Mistake]:
+    """Say so if a sweep has more runs than `most`."""
+    seeds = [config.seeds for config in configs]
+    if sum(seeds) > most:
+        why = f"this sweep has {sum(seeds):,} runs, and a sweep at most {most:,}"
+        yield Mistake(f"seeds={max(seeds)}", why, f"seeds={most // len(seeds)}")
+
+
+def tuned_away(configs: Sequence[Config], keys: Sequence[str], most: int) -> Iterator[Mistake]:
+    """Refuse too large a tuning, and learning rates of which it would choose others.
+
+    Args: keys: those of the command line. most: runs of a sweep.
+    """
+    tuned = [config for config in configs if config.tune == "lr"]
+    rates = {config.name: (len(config.tune_lrs or ()), config.tune_seeds) for config in tuned}
+    count, runs = sum(n for n, _ in rates.values()), sum(n * k for n, k in rates.values())
+    if runs > most:
+        why = f"the tuning has {runs:,} runs, and a sweep at most {most:,}"
+        fix = f"tune_seeds={most // count}" if count <= most else "shorter lists"
+        yield Mistake(f"tune_seeds={tuned[0].tune_seeds}", why, fix)
+    lrs = sorted({config.optimizer["lr"] for config in tuned})
+    if "optimizer.lr" not in keys or not tuned:
+        return
+    why = "tune=lr chooses it, for each configuration"
+    if len(lrs) > 1:
+        subject = f"optimizer.lr={','.join(map(str, lrs))}"
+        yield Mistake(subject, why, f"tune_lrs={written(lrs)}")
+    elif len(tuned) == len(configs) and "tune_lrs" in keys:
+        fix = f"tune_lrs={written(tuned[0].tune_lrs)} alone"
+        yield Mistake(f"optimizer.lr={lrs[0]:g}", why, fix)
 
 
 def _batch_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mistake]:

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
     from normbench.sweeps.plan import Sweep
+    from normbench.sweeps.trials import Trials
 
 
 @dataclass
 class Command:
     """One `train`: its checked runs, where they are shown, and the exit codes of Hydra's jobs.
+
+    `trials` are those of a sweeper that chooses its cells itself; `raised`: what a run did raise.
 
     Args: words: the settings as they were typed.
     """
@@ -24,7 +27,9 @@ class Command:
     screen: Screen
     multirun: bool = False
     words: Sequence[str] = ()
+    trials: Trials | None = None
     codes: list[int] = field(default_factory=list)
+    raised: Exception | None = None
 
 
 # Hydra calls its plugins and the task with its own arguments only. Other threads, and processes

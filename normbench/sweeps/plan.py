@@ -14,6 +14,7 @@ from normbench.results.lr_search import LRSearch
 from normbench.runs import evaluations
 from normbench.runs.reader import FINAL, read_status
 from normbench.settings.compose import Cell
+from normbench.settings.members import is_member
 from normbench.settings.schema import EVALUATION, Config
 
 LR = "optimizer.lr"
@@ -158,7 +159,13 @@ class PlannedCell:
     def settings(self) -> Settings:
         """Give what the command line gave it."""
         pairs = (text.partition("=") for text in self.cell.row)
-        return {key: value for key, _, value in pairs}
+        settings = {key: value for key, _, value in pairs}
+        for key in [key for key in settings if is_member(key)]:
+            group, _, rest = key.partition(".")
+            if group in settings:  # one arm of a comparison: `gn(groups=4)`
+                option = f"({rest.partition('.')[2]}={settings.pop(key)})"
+                settings[group] = f"{settings[group]}{option}".replace(")(", ", ")
+        return settings
 
     @property
     def resolved(self) -> Config | None:

@@ -1,0 +1,113 @@
+"""The trials of a sweeper that chooses its cells itself, such as Optuna's. No torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from normbench.errors import NormbenchError
+from normbench.results.tables import Table, TableCell
+from normbench.settings.compose import Cell, Grid
+from normbench.sweeps.plan import Sweep
+
+if TYPE_CHECKING:
+    from normbench.display.screen import Screen
+
+Rows = Sequence[Sequence[str]]  # overrides, one row for each trial
+
+
+@dataclass
+class Trials:
+    """The trials so far: the cell of each, and the value that it gave the sweeper.
+
+    Args: grid: composes and checks a trial. direction: `maximize` or `minimize`.
+    """
+
+    grid: Grid
+    direction: str
+    cells: list[Cell] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
+
+    def run(
+        self, rows: Rows, train: Callable[[list[Cell]], None], warn: Callable[[str], None]
+    ) -> list[float | None]:
+        """Train a batch of trials together and return the value of each, None without one."""
+        cells: list[Cell | None] = []
+        for row in rows:
+            try:
+                cells.append(self.grid.trial(row))
+            except NormbenchError as error:  # parts that do not fit: the sweeper looks elsewhere
+                warn(error.mistakes[0].text)
+                cells.append(None)
+        made = [cell for cell in cells if cell]
+        if made:
+            train(made)
+        values = [value(cell) if cell else None for cell in cells]
+        self.cells += made
+        self.values += [found for cell, found in zip(cells, values, strict=True) if cell]
+        return values
+
+    def conclude(self, screen: Screen) -> Sweep:
+        """Show what came of the trials, and return their runs."""
+        sweep = Sweep(self.cells)
+        if self.cells:  # those that another launcher has run are not known here
+            screen.document({"command": "train", **self.document()})
+            screen.table(self.table())
+            screen.note(f"tensorboard --logdir {shlex.quote(str(sweep.outputs / 'runs'))}")
+        return sweep
+
+    def table(self) -> Table:
+        """List the trials by what varies, and mark the best."""
+        rows = [{*cell.row} for cell in self.cells]
+        common = set.intersection(*rows)
+        best = self.best
+        assert self.cells[0].config is not None
+        lines = [
+            (
+                TableCell(str(number)),
+                TableCell(" ".join(text for text in cell.row if text not in common)),
+                TableCell("-" if found is None else f"{found:.6g}"),
+                TableCell("best" if best and best[0] is cell else ""),
+            )
+            for number, (cell, found) in enumerate(zip(self.cells, self.values, strict=True), 1)
+        ]
+        head = ("trial", "settings", self.cells[0].config.optimize, "")
+        return Table("", head, tuple(lines), right=frozenset({2}))
+
+    def document(self) -> dict[str, Any]:
+        """Give the trials for JSON."""
+        trials = [
+            {"settings": list(cell.row), "value": found}
+            for cell, found in zip(self.cells, self.values, strict=True)
+        ]
+        best = self.best
+        return {"trials": trials, "best": trials[self.cells.index(best[0])] if best else None}
+
+    @property
+    def best(self) -> tuple[Cell, float] | None:
+        """Give the best trial and its value, None while none has one."""
+        sign = 1 if self.direction == "maximize" else -1
+        known = [
+            (cell, found)
+            for cell, found in zip(self.cells, self.values, strict=True)
+            if found is not None
+        ]
+        return max(known, key=lambda each: sign * each[1], default=None)
+
+
+def value(cell: Cell) -> float | None:
+    """Return the mean of `optimize` over the seeds of a cell, None if a run of it has none."""
+    assert cell.config is not None
+    name = cell.config.optimize
+    results = Sweep([cell]).results()
+    found = [each.train_s if name == "train_s" else each.final.get(name) for each in results]
+    known = [number for number in found if number is not None]
+    return fmean(known) if len(known) == len(found) else None
+
+
+def direction(optimize: str) -> str:
+    """Say whether a quantity is better when it is larger or smaller."""
+    return "maximize" if optimize.endswith("accuracy") else "minimize"
