@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from normbench.cli.hydra_start import starting
 from normbench.cli.parser import Parser, screen
 from normbench.errors import InUse, Mistake, NormbenchError, Refused
 from normbench.parts.options import quoted
@@ -65,7 +64,7 @@ def run(words: list[str]) -> int:
     if command is None:
         return 0
     try:
-        with entered(command), _hydra(options, command) as start:
+        with entered(command), starting(task, options, command) as start:
             start()
     except NormbenchError as error:
         if not command.sweep.tunings:
@@ -97,7 +96,7 @@ def _explained(options: argparse.Namespace) -> int:
     deep = [mistake for text in options.overrides if (mistake := overrides.too_deep(text))]
     if deep:
         raise Refused(*deep)
-    with entered(None), _hydra(options, None) as start:
+    with entered(None), starting(task, options, None) as start:
         try:
             start()
         except SystemExit as end:  # Hydra has said why on the line before
@@ -224,6 +223,7 @@ def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
 
 def _checked(options: argparse.Namespace) -> Command | None:
     """Check every cell before Hydra starts; None if there is nothing to start."""
+    from normbench.display.screen import Screen
     from normbench.settings import compose, composer, members
     from normbench.sweeps import describe, plan, trials
 
@@ -234,9 +234,9 @@ def _checked(options: argparse.Namespace) -> Command | None:
     words = [*own, *(members.for_hydra(text) for text in grid.texts if text not in own)]
     for line in grid.notes:
         shown.note(line)
-    work = planned(cells, shown)
     sweeper = grid.hydra.sweeper
     chooses = options.multirun and sweeper not in composer.GRIDS
+    work = planned(cells, Screen(quiet=True) if chooses else shown)
     if chooses and work.cells:
         better = trials.direction(work.cells[0].config.optimize)
         if not any(word.startswith("hydra.sweeper.direction") for word in words):
@@ -258,61 +258,6 @@ def _follows() -> bool:
 
     place = machine.rank_info()
     return place is not None and place.rank > 0
-
-
-@contextmanager
-def _hydra(options: argparse.Namespace, command: Command | None) -> Iterator[Callable[[], None]]:
-    """Give what composes again and calls `task` or our launcher; leaves the process as it was.
-
-    Raises: Refused for what Hydra raises itself; what a run raises comes through as it is.
-    """
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
-    from normbench.parts import registry
-
-    words, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    raises, before = logging.raiseExceptions, GlobalHydra.instance().hydra
-    start = hydra.main(str(registry.configs()), config_name="train", version_base="1.3")
-    try:
-        sys.argv = ["normbench train", *_for_hydra(options)]
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # a defect comes up with its own traceback
-        logging.raiseExceptions = False  # Hydra prints --info by logging; `| head` is no error
-        GlobalHydra.instance().clear()
-        yield start(task)
-    except NormbenchError:
-        raise
-    except Exception as error:
-        if command is not None and command.raised is error:
-            raise
-        raise _refused(error, options.overrides) from error
-    finally:
-        sys.argv, logging.raiseExceptions = words, raises
-        GlobalHydra.instance().hydra = before
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
-
-
-def _refused(error: Exception, words: Sequence[str]) -> Refused:
-    """Say what Hydra found wrong only when it started, and with which of the words."""
-    from normbench.settings import composer
-
-    keys = ("hydra", composer.PRESETS)
-    why, own = composer.said(error), [word for word in words if word.lstrip("+~").startswith(keys)]
-    if isinstance(error, OSError) and error.filename:
-        why = f"{error.filename}: {(error.strerror or why).lower()}"
-        own = [word for word in own if str(error.filename) in word] or own
-    return Refused(Mistake(" ".join(own) or "train", why, composer.ALL_OF_HYDRA))
-
-
-def _for_hydra(options: argparse.Namespace) -> list[str]:
-    words = ["--multirun"] if options.multirun else []
-    for name in ("cfg", "package", "info", "config_dir"):
-        if value := getattr(options, name):
-            words.append(f"--{name.replace('_', '-')}={value}")
-    return [*words, *options.overrides]
 
 
 def _with_outputs(options: argparse.Namespace) -> None:

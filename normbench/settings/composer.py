@@ -87,7 +87,9 @@ class Composed:
     @cached_property
     def params(self) -> dict[str, str]:
         """Give the lists of a sweep that a file keeps: `hydra.sweeper.params`."""
-        found = OmegaConf.select(self.hydra, "sweeper.params") or {}
+        found = OmegaConf.select(self.hydra, "sweeper.params")
+        if not isinstance(found, DictConfig):  # what is no map is refused by the sweeper
+            return {}
         return {str(key): str(value) for key, value in found.items()}
 
 

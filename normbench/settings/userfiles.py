@@ -81,10 +81,11 @@ def line_of(path: Path, keys: Sequence[str]) -> int | None:
 
     node, line = yaml.compose(path.read_text(encoding="utf-8")), None
     for key in keys:
-        found = dict((k.value, (k, v)) for k, v in getattr(node, "value", ()) if k.value == key)
-        if key not in found:
-            return None
-        line, node = found[key][0].start_mark.line + 1, found[key][1]
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        name, node = next((pair for pair in pairs if pair[0].value == key), (None, None))
+        if name is None:
+            return line
+        line = name.start_mark.line + 1
     return line
 
 

@@ -1,0 +1,73 @@
+"""Starts Hydra on a checked command line, and says in two lines what it then finds wrong."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from normbench.errors import Mistake, NormbenchError, Refused
+
+if TYPE_CHECKING:
+    from normbench.sweeps.command import Command
+
+
+@contextmanager
+def starting(
+    task: Callable[[Any], Any], options: argparse.Namespace, command: Command | None
+) -> Iterator[Callable[[], None]]:
+    """Give what composes again and calls `task` or our launcher; leaves the process as it was.
+
+    Raises: Refused for what Hydra raises itself; what a run raises comes through as it is.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    from normbench.parts import registry
+
+    words, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    raises, before = logging.raiseExceptions, GlobalHydra.instance().hydra
+    start = hydra.main(str(registry.configs()), config_name="train", version_base="1.3")
+    try:
+        sys.argv = ["normbench train", *_for_hydra(options)]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # a defect comes up with its own traceback
+        logging.raiseExceptions = False  # Hydra prints --info by logging; `| head` is no error
+        GlobalHydra.instance().clear()
+        yield start(task)
+    except NormbenchError:
+        raise
+    except Exception as error:
+        if command is not None and command.raised is error:
+            raise
+        raise _refused(error, options.overrides) from error
+    finally:
+        sys.argv, logging.raiseExceptions = words, raises
+        GlobalHydra.instance().hydra = before
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _refused(error: Exception, words: Sequence[str]) -> Refused:
+    """Say what Hydra found wrong only when it started, and with which of the words."""
+    from normbench.settings import composer
+
+    keys = ("hydra", composer.PRESETS)
+    why, own = composer.said(error), [word for word in words if word.lstrip("+~").startswith(keys)]
+    if isinstance(error, OSError) and error.filename:
+        why = f"{error.filename}: {(error.strerror or why).lower()}"
+        own = [word for word in own if str(error.filename) in word] or own
+    return Refused(Mistake(" ".join(own) or "train", why, composer.ALL_OF_HYDRA))
+
+
+def _for_hydra(options: argparse.Namespace) -> list[str]:
+    words = ["--multirun"] if options.multirun else []
+    for name in ("cfg", "package", "info", "config_dir"):
+        if value := getattr(options, name):
+            words.append(f"--{name.replace('_', '-')}={value}")
+    return [*words, *options.overrides]
