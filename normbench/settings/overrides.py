@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -13,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from normbench.errors import Mistake
+from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, near, quoted, written
 from normbench.runtime import storage
@@ -21,7 +22,7 @@ from normbench.settings.composer import GRIDS, PRESETS, RESOLVER
 from normbench.settings.declared import default_parts, defaults
 from normbench.settings.members import is_member
 from normbench.settings.schema import WORDS
-from normbench.settings.suggest import Suggestions, options_everywhere
+from normbench.settings.suggest import ELSE, Suggestions, options_everywhere
 
 MOST = 100_000  # cells of a sweep, whatever max_cells says
 PATHS = ("outputs", "data.root", "data.path")
@@ -91,6 +92,13 @@ class Overrides:
     def ordered(self) -> list[Mistake]:
         """List the mistakes in the order of the command line."""
         return sorted(self.mistakes, key=self._place)
+
+    def stop(self) -> None:
+        """Raise Refused with all mistakes, in the order of the command line, if there are any."""
+        if self.mistakes:
+            # Of suggestions that are tried in turn, the last stands by itself.
+            plain = ((each, each.fix.rpartition(ELSE)[2]) for each in self.ordered())
+            raise Refused(*(replace(each, fix=fix) for each, fix in plain))
 
     def given(self, texts: Sequence[str]) -> None:
         """Note the keys of the command line; Hydra would take the last of several in silence."""
