@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.engine.budget import Budget, Diverged
-from normbench.engine.capture.captured import captured, doubt
+from normbench.engine.capture.captured import captured, doubt, obstacle
 from normbench.norms._base import Norm
 from normbench.rows import Row
 from normbench.runtime import collectives
@@ -121,6 +121,11 @@ class TrainStep:
         self.labels: list[Tensor] = []
         self.squares: list[Tensor] = []
         self.folded: list[tuple[Tensor, Tensor, Tensor, Tensor, int]] = []
+
+    @property
+    def obstacle(self) -> str:
+        """Say why steps cannot be replayed, or nothing."""
+        return obstacle(self.gradient) or obstacle(self.further)
 
     def doubt(self) -> None:
         """Let the next step see whether all modules are still as they were when recorded."""

@@ -96,7 +96,9 @@ def worker(config: Config) -> Generator[Message, None, None]:
     if not collectives.rank():
         weights.write(config, job.model, str(result["state_sha256"]))
     collectives.meet()  # or one that leaves early breaks off the last message to another
-    yield Message(row=row, result=result, right=right)
+    obstacle = job.train_step.obstacle
+    slower = f"capture={config.capture}: steps are not replayed: {obstacle}" if obstacle else ""
+    yield Message(tuple(filter(None, [slower])), row=row, result=result, right=right)
 
 
 def together(config: Config) -> Generator[Message, None, None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,9 @@ import torch
 from contracts.cases import own
 from torch import Tensor, nn
 
-from normbench.engine.capture.captured import Captured
+from normbench.engine.capture.captured import Captured, doubt
 from normbench.runs.job import Job
+from normbench.runs.run import run
 from normbench.settings import compose
 from normbench.settings.schema import Config
 
@@ -205,7 +208,7 @@ def test_a_module_that_was_changed_is_recorded_anew(name: str) -> None:
         "weight": lambda: setattr(layer, "weight", nn.Parameter(torch.full((3,), 2.0))),
     }
     changes[name]()
-    made.doubt()
+    doubt(made)
     for _ in range(4):
         x = torch.randn(2, 3)
         assert torch.equal(made(x)[0], function(x)[0])
@@ -227,19 +230,19 @@ def test_the_buffers_and_generators_are_those_of_one_step() -> None:
         layer.seen.add_(1)
         return x + torch.rand(3, generator=layer.generator) + torch.rand(3)
 
-    def run(count: int, eager: bool) -> list[Tensor]:
+    def results(count: int, eager: bool) -> list[Tensor]:
         torch.manual_seed(0)
         layer = Layer(noisy)
         made, function = captured(layer)
-        results = []
+        found = []
         for step in range(count):
             if step % 5 == 0:
                 layer.generator = torch.Generator().manual_seed(step)
-            results += (function if eager else made)(torch.ones(2, 3))
+            found += (function if eager else made)(torch.ones(2, 3))
         assert eager or made.replays
-        return [*results, layer.seen]
+        return [*found, layer.seen]
 
-    for one, other in zip(run(12, True), run(12, False), strict=True):
+    for one, other in zip(results(12, True), results(12, False), strict=True):
         assert torch.equal(one, other)
 
 
@@ -253,3 +256,16 @@ def test_evaluation_is_captured_in_both_modes(words: list[str]) -> None:
     assert judge.evaluated.replays and not judge.evaluated.reason
     assert bool(judge.trained.replays) == judge.modes_differ
     assert rows == trained(*words, "capture=off")[1]
+
+
+def test_a_run_says_why_its_steps_stay_eager(monkeypatch: Any, tmp_path: Path) -> None:
+    plain = nn.Flatten.forward
+
+    def reading(self: nn.Flatten, x: Tensor) -> Tensor:
+        return plain(self, x if float(x.detach().amax()) < 1e9 else -x)
+
+    monkeypatch.setattr(nn.Flatten, "forward", reading)
+    made = config("model=mlp", "capture=on", f"outputs={tmp_path}")
+    assert run(made) == "finished"
+    (warning,) = json.loads((made.directory / "status.json").read_text())["warnings"]
+    assert warning.startswith("capture=on: steps are not replayed: what it computes depends on val")

@@ -44,6 +44,11 @@ def doubt(function: Function) -> None:
         function.certain = False
 
 
+def obstacle(function: Function) -> str:
+    """Say why a function cannot be replayed, as far as is known, or nothing."""
+    return function.reason if isinstance(function, Captured) else ""
+
+
 class Captured:
     """A function of tensors that changes a model, called without autograd and without modules.
 
