@@ -13,7 +13,7 @@ from normbench.errors import FileRefused, shown
 from normbench.rows import Value, finite
 from normbench.runs.reader import EVALUATION
 from normbench.runtime import storage
-from normbench.settings.schema import Config
+from normbench.settings.schema import Config, evaluation_name
 
 BYTES = 2**26  # more is not read back
 OF_WEIGHTS = ("val/", "test/", "gap/")  # metrics of the weights: others are of the training
@@ -31,7 +31,7 @@ class Evaluation:
     """
 
     asked: Mapping[str, Any]
-    state_sha256: str | None
+    state_sha256: str
     values: Mapping[str, float | None]
     right: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -75,7 +75,7 @@ def read(config: Config, state_sha256: str | None) -> Evaluation | None:
     place = path(config)
     made = _read(place) if place.is_file() else None
     if made and made.asked != config.evaluation:
-        raise _damaged(place, f"is of {shown(json.dumps(made.asked))}, which its name does not say")
+        raise _unnamed(place, made)
     return made if made and made.state_sha256 == state_sha256 else None
 
 
@@ -89,6 +89,8 @@ def all_of(directory: Path, state_sha256: str | None) -> dict[str, Evaluation]:
         stem = name.removeprefix(EVALUATION).removesuffix(".json")
         if name == f"{EVALUATION}{stem}.json" and stem != OWN:
             made = _read(directory / name)
+            if evaluation_name(made.asked) != stem:
+                raise _unnamed(directory / name, made)
             if made.state_sha256 == state_sha256:
                 found[stem] = made
     return found
@@ -104,6 +106,10 @@ def _read(place: Path) -> Evaluation:
     return Evaluation(asked, digest, document["values"], right)
 
 
+def _unnamed(place: Path, made: Evaluation) -> FileRefused:
+    return _damaged(place, f"is of {shown(json.dumps(made.asked))}, which its name does not say")
+
+
 def _damaged(place: Path, why: str) -> FileRefused:
     fix = f"rm {shown(place)}    (then the same command again, which judges anew)"
     return FileRefused(str(place), why, fix)
@@ -114,7 +120,7 @@ def _unlike(document: Any) -> str | None:
     if not isinstance(document, dict) or document.get("schema") != 1:
         return "is not an evaluation of schema 1"
     asked, values, right = (document.get(key) for key in ("evaluation", "values", "right"))
-    if not isinstance(asked, dict) or type(document.get("state_sha256")) not in (str, type(None)):
+    if not isinstance(asked, dict) or not isinstance(document.get("state_sha256"), str):
         return "does not say what was asked, and of which weights"
     if not isinstance(values, dict) or not all(map(_is_number, values.values())):
         return "values are not finite numbers"

@@ -56,7 +56,7 @@ def judge(configs: Sequence[Config]) -> None:
     directory = configs[0].directory
     with Lock(directory), collectives.alone():
         status = read_status(directory) or {}
-        digest = status.get("state_sha256")
+        digest = str(status.get("state_sha256"))
         left = [config for config in configs if evaluations.read(config, digest) is None]
         if left:
             weights.check(left[0], digest)

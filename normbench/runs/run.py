@@ -72,7 +72,7 @@ def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str
             raise _divergence(config, message)
         if message.right and message.result:
             right = {name: bytes.fromhex(bits) for name, bits in message.right.items()}
-            digest = message.result["state_sha256"]
+            digest = str(message.result["state_sha256"])
             evaluations.write(config, Evaluation(config.evaluation, digest, {}, right))
         directory.finish(state, **message.result or {})
     return state

@@ -149,7 +149,7 @@ class Config(Settings):
     @property
     def evaluation_name(self) -> str:
         """Return what names an evaluation beside its run, empty for that of the training."""
-        return _digest(self.evaluation)[:12] if self.evaluation else ""
+        return evaluation_name(self.evaluation) if self.evaluation else ""
 
     @property
     def name(self) -> str:
@@ -232,6 +232,11 @@ class Config(Settings):
             if getattr(self, group)["name"] == name:
                 found[f"{group}.{key}"] = value
         return found
+
+
+def evaluation_name(asked: Mapping[str, Any]) -> str:
+    """Name an evaluation by the settings in which it differs from that of the training."""
+    return _digest(asked)[:12]
 
 
 def _digest(plain: Mapping[str, Any]) -> str:
