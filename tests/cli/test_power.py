@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +105,24 @@ def test_what_tells_nothing_is_refused(words: str, why: str, fix: str, place: Pa
     done = normbench("power", *words.split(), cwd=place)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"normbench: error: {why}\n  try: {fix}\n"
+
+
+def test_a_page_of_docs_is_made_by_its_commands(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "scripts/docs"
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Power\n\n```console\n$ normbench power --sd 1\nold\n```\n\n    $ normbench x\n"
+    )
+
+    def made(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), str(page), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    told = made("--check")
+    assert told.returncode == 1 and "-old" in told.stdout
+    assert made().returncode == 0
+    printed = normbench("power", "--sd", "1", cwd=tmp_path).stdout
+    assert page.read_text() == (
+        f"# Power\n\n```console\n$ normbench power --sd 1\n{printed}```\n\n    $ normbench x\n"
+    )
+    assert made("--check").returncode == 0
