@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 
 import torch
@@ -21,6 +21,7 @@ from normbench.runtime import machine, rng
 from normbench.settings.schema import Config
 
 REPEATS = 20  # samples of a figure
+WARM = 4  # steps until one is replayed, as most of a run are
 LEAST_S = 2e-3  # a sample covers as many calls as take about this long
 SYNCHRONIZE = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
 
@@ -97,7 +98,7 @@ def step(config: Config) -> Timed:
     Raises: MachineError without memory.
     """
     with memory_errors(config):
-        job = Job(config)
+        job = Job(replace(config, capture="off" if config.capture == "off" else "on"))
         job.evaluator.begin(0)
         batches = (batch for epoch in count() for batch in job.train.epoch(epoch))
 
@@ -111,7 +112,8 @@ def step(config: Config) -> Timed:
                 return F.cross_entropy(job.model(x), y)
 
         kept = _kept(job.model, forward)
-        once()
+        for _ in range(WARM):
+            once()
         return Timed(config, {"step": once}, kept)
 
 

@@ -64,7 +64,7 @@ def test_a_step_is_that_of_the_engine():
     plain.evaluator.begin(0)
     batches = plain.train.epoch(0)
     next(batches)  # by which the kept bytes are counted
-    for _ in range(3):
+    for _ in range(timing.WARM + 2):
         plain.train_step(next(batches), config.lr)
     jobs = []
     made = Job.__init__
