@@ -14,12 +14,13 @@ import argparse
 import importlib
 import json
 import os
-import platform
+import resource
 import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 # what this process may use before it keeps to one core
@@ -42,6 +43,7 @@ class Case:
     least: float | None = None
     below: float | None = None
     repeats: int | None = None
+    warm: bool = True  # each side runs once before
     unit: str = "s"
     note: str = ""
 
@@ -62,8 +64,9 @@ def measure(case: Case, repeats: int) -> Figure:
     """Run both sides in turn and compare their medians."""
     if case.agree:
         case.agree()
-    case.ours()
-    if case.baseline:
+    if case.warm:
+        case.ours()
+    if case.warm and case.baseline:
         case.baseline()
     figure = Figure(case.name, [])
     for _ in range(case.repeats or repeats):
@@ -92,6 +95,15 @@ def measure(case: Case, repeats: int) -> Figure:
     return figure
 
 
+def about(load: tuple[float, ...]) -> dict[str, Any]:
+    """Describe the machine, its load before and now, and the page faults of this process."""
+    from normbench.runtime import machine  # after the number of threads is set
+
+    known = machine.environment("cpu", 1)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return {**known, "load": [load, os.getloadavg()], "minor_faults": faults}
+
+
 def main() -> int:
     """Run the named benchmarks, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -105,7 +117,7 @@ def main() -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(CORES)})
     names = options.names or sorted(p.stem for p in HERE.glob("*.py") if p.stem != "run")
-    figures = []
+    figures, load = [], os.getloadavg()
     for name in names:
         for case in importlib.import_module(name).cases(options.quick):
             figure = measure(case, 3 if options.quick else 7)
@@ -113,8 +125,7 @@ def main() -> int:
             verdict = {True: "pass", False: "MISS", None: ""}[figure.passed]
             print(f"{figure.name:<44} {figure.text:<80} {verdict}  {case.note}", flush=True)
     if options.json:
-        machine = {"cpu": platform.processor(), "load": os.getloadavg()}
-        document = {"machine": machine, "figures": [asdict(each) for each in figures]}
+        document = {"machine": about(load), "figures": [asdict(each) for each in figures]}
         Path(options.json).write_text(json.dumps(document, indent=1))
     return int(options.check and any(each.passed is False for each in figures))
 

@@ -1,109 +1,129 @@
-"""The framework tax: `fit` with its rows and records against the same step written out by hand.
+"""A training step: normbench's, with its rows and records, against three other loops.
 
-The baseline has the same model, data path and optimizer: gather a batch, forward, cross-entropy,
-backward, SGD with momentum, add the loss to a running sum.
+(a) a tutorial's loop; (b) an expert's loop, in the better of both memory formats; (c) the step by
+hand, without autograd, in the better of both as well. All have the allocator as normbench sets it,
+start from the same weights and see the same batches; the losses of their first five steps must
+agree. A figure is of 50 steps, in CPU time of one thread.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from loops import tutorial
+from loops.by_hand import ByHand
+from loops.expert import Expert
+from loops.ours import Ours
+from loops.start import Start, configured
 from run import Case
+from torch.utils.data import DataLoader
 
-from normbench.runs.directory import RunDirectory
-from normbench.runs.job import Job
-from normbench.runs.tensorboard import hparams
+from normbench.data import mnist
+from normbench.data._base import split, validation_size
 from normbench.runtime import machine
-from normbench.settings import compose
-from normbench.settings.schema import Config, part
 
-SLICE = 50  # steps between two training rows
-WORKLOADS = (("mlp", 2, 1.10), ("mlp", 32, 1.05), ("mlp", 128, 1.05), ("cnn", 32, 1.05))
-
-
-def configured(model: str, batch: int, steps: int) -> Config:
-    words = [f"model={model}", "norm=bn", f"batch={batch}", f"steps={steps}", "device=cpu"]
-    # one validation at the end, which the timing leaves out
-    (cell,) = compose.Grid(compose.loader()).cells([*words, "eval_every=100000"], False)
-    assert cell.config
-    return cell.config
-
-
-class ByHand:
-    """The step an expert would write, with nothing around it."""
-
-    def __init__(self, config: Config) -> None:
-        self.job = job = Job(config)
-        job.model.train()
-        self.order = iter(job.train.order(config.seed, 0, config.batch)[: config.steps])
-        schedule = part("schedule", config.schedule)
-        self.schedule = schedule.over(config.steps, config.lr, config.warmup)
-        self.total, self.step = torch.zeros(()), 0
-
-    def __call__(self) -> float:
-        """Train SLICE steps and return their CPU seconds."""
-        model, stepper, feed = self.job.model, self.job.optimizer, self.job.train
-        start = time.process_time()
-        for _ in range(SLICE):
-            x, y = feed.gather(next(self.order))
-            loss = F.cross_entropy(model(x), y)
-            stepper.zero_grad()
-            loss.backward()
-            stepper.step(self.schedule(self.step))
-            self.total += loss.detach()
-            self.step += 1
-        return time.process_time() - start
+SLICE = 50  # steps of a sample, and between two training rows
+TRIED = 10  # steps by which the better memory format is found
+CHECKED, TOLERANCE = 5, 1e-4
+FORMATS = (torch.contiguous_format, torch.channels_last)
+# model, norm, batch: floors against (a), (b), and the most against (c), a fifth off what was seen
+WORKLOADS: tuple[tuple[str, str, int, float, float, float], ...] = (
+    ("mlp", "bn", 2, 0, 0, 9),
+    ("mlp", "bn", 32, 0, 0, 9),
+    ("mlp", "bn", 128, 0, 0, 9),
+    ("mlp", "gn", 2, 0, 0, 9),
+    ("cnn", "bn", 2, 0, 0, 9),
+    ("cnn", "bn", 32, 0, 0, 9),
+    ("cnn", "bn", 128, 0, 0, 9),
+    ("cnn", "gn", 2, 0, 0, 9),
+)
 
 
-class Through:
-    """`fit`, with a training row every SLICE steps, recorded in files and TensorBoard."""
-
-    def __init__(self, config: Config) -> None:
-        self.job = Job(config)
-        settings = {"experiment": config.experiment(), "execution": config.execution()}
-        self.folder = tempfile.TemporaryDirectory()
-        how = {"tb": True, "tb_axis": "examples", "hparams": hparams(config)}
-        self.record = RunDirectory(Path(self.folder.name) / "run", settings, {}, **how).__enter__()
-        self.rows = self.job.rows()
-        next(self.rows)  # the validation at step 0
-
-    def __call__(self) -> float:
-        """Train up to the next training row and return the CPU seconds."""
-        start = time.process_time()
-        self.record.write(next(self.rows))
-        return time.process_time() - start
+@cache
+def images() -> Any:
+    with tempfile.TemporaryDirectory() as root:
+        tutorial.unpack(Path(root))
+        return tutorial.data(Path(root), True, mnist.MNIST.mean, mnist.MNIST.std)
 
 
-def agree(config: Config) -> None:
-    """Both sides must leave the same weights and optimizer state, to the bit."""
-    digests = set()
-    for side in (ByHand(config), Through(config)):
-        side()
-        digests.add(side.job.state_sha256())
-    if len(digests) != 1:
-        raise AssertionError("the two sides do not compute the same thing")
+def as_tutorial(start: Start) -> tutorial.Tutorial:
+    """Give the tutorial's loop on the batches of a start."""
+    data = images()
+    _, train = split(data.targets.numpy(), validation_size(len(data)))
+    sampler = train[torch.cat(start.order)].tolist()
+    loader = DataLoader(data, start.config.batch, sampler=sampler)
+    return tutorial.Tutorial(start.model, loader, start.config.lr)
 
 
-def cases(quick: bool) -> list[Case]:
-    """List one case per workload; the sides take turns every SLICE steps."""
-    machine.prepare(1)
-    repeats = 15 if quick else 60
+def seconds(side: Any, steps: int) -> float:
+    start = time.process_time()
+    side.train(steps)
+    return time.process_time() - start
+
+
+def better(kind: Callable[..., Any], words: list[str]) -> torch.memory_format:
+    """Find the memory format in which a loop is faster, by a few steps of each."""
+    took = {}
+    for form in FORMATS:
+        side = kind(Start.of(configured(*words, f"steps={3 * TRIED}")), form)
+        side.train(TRIED)
+        took[form] = min(seconds(side, TRIED) for _ in range(2))
+    return min(took, key=took.__getitem__)
+
+
+def losses(side: Any) -> list[float]:
+    """Give the losses of the first steps."""
     found = []
-    for model, batch, most in WORKLOADS:
-        slices = min(repeats, 55_000 // batch // SLICE - 2)
-        config = configured(model, batch, SLICE * (slices + 2))
-        found.append(
-            Case(
-                name=f"step {model} batch {batch}, {SLICE} steps, CPU time",
-                baseline=ByHand(config),
-                ours=Through(config),
-                agree=lambda config=config: agree(config),
-                most=most,
-                repeats=slices,
-            )
-        )
+    for _ in range(CHECKED):
+        before = float(getattr(side, "total", 0.0))
+        side.train(1)
+        total = getattr(side, "total", None)
+        found.append(side.losses[-1] if total is None else float(total) - before)
     return found
+
+
+def agree(make: Callable[[Start], Any], words: list[str]) -> None:
+    """Check that a loop computes what normbench does."""
+    config = configured(*words, f"steps={CHECKED}", "log_every=1")
+    ours, theirs = losses(Ours(config)), losses(make(Start.of(config)))
+    apart = max(abs(a - b) for a, b in zip(theirs, ours, strict=True))
+    if apart > TOLERANCE:
+        raise AssertionError(f"the losses of the first steps differ by {apart:.2g}")
+
+
+def compared(words: list[str]) -> dict[str, Callable[[Start], Any]]:
+    """Give what makes each of the other loops."""
+    expert, by_hand = (better(kind, words) for kind in (Expert, ByHand))
+    return {
+        "tutorial": as_tutorial,
+        "expert": lambda start: Expert(start, expert),
+        "by hand": lambda start: ByHand(start, by_hand),
+    }
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """Yield three cases per workload; the sides take turns every SLICE steps."""
+    machine.prepare(1)
+    for model, norm, batch, *floors in WORKLOADS:
+        words = [f"model={model}", f"norm={norm}", f"batch={batch}"]
+        repeats = min(5 if quick else 15, 55_000 // batch // SLICE - 2)
+        config = configured(*words, f"steps={SLICE * (repeats + 2)}", f"log_every={SLICE}")
+        for (name, make), floor in zip(compared(words).items(), floors, strict=True):
+            tax = name == "by hand"
+            side, ours = make(Start.of(config)), Ours(config)
+            yield Case(
+                name=f"step {model} {norm} batch {batch} / {name}",
+                baseline=lambda side=side: 1e3 * seconds(side, SLICE) / SLICE,
+                ours=lambda side=ours: 1e3 * seconds(side, SLICE) / SLICE,
+                agree=lambda make=make, words=words: agree(make, words),
+                most=floor if tax else None,
+                least=None if tax else floor,
+                repeats=repeats,
+                unit="ms",
+            )
