@@ -22,7 +22,15 @@ from normbench.settings import compose, schema
 EXAMPLES = ("normbench doctor", "normbench doctor --json")
 STATES = {"ok": " ok   ", "note": " note ", "fail": " FAIL "}
 LEAST_FREE_GIB = 1.0  # a sweep of some hundred runs with TensorBoard's files fits in
-TINY = ("data=synthetic", "model=mlp", "norm=bn", "batch=32", "steps=20", "tb=false")
+TINY = (
+    "data=synthetic",
+    "model=mlp",
+    "norm=bn",
+    "batch=32",
+    "steps=20",
+    "eval_every=10",
+    "tb=false",
+)
 
 
 @dataclass(frozen=True)
