@@ -13,6 +13,7 @@ from normbench.errors import Mistake, Refused
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
+    from normbench.results.layout import Layout
     from normbench.results.tables import Table
     from normbench.sweeps.compared import Answer, Question
 
@@ -49,6 +50,7 @@ def parser() -> Parser:
         default="apart",
         help="chance: a failed run counts as one that guesses, in the mean",
     )
+    add("--images", action="store_true", help="intervals for fresh test images, McNemar, churn")
     add("--anova", action="store_true", help="share of the variance by setting, pair, seed, rest")
     for form in ("csv", "markdown", "latex"):
         add(f"--{form}", dest="form", action="store_const", const=form, help=f"write {form}")
@@ -83,11 +85,11 @@ def run(words: list[str]) -> int:
     options = parser().parsed(words)
     other = _crossed(options)
     found = compared.answer(question(options))
-    show(found, options.form, screen(options), further(found, other, options.anova))
+    show(found, options.form, screen(options), further(found, other, options))
     return 0
 
 
-def further(answer: Answer, other: str | None, anova: bool) -> Further | None:
+def further(answer: Answer, other: str | None, options: argparse.Namespace) -> Further | None:
     """Make the tables of several settings at once, if they are asked for.
 
     Args: other: the key whose interaction with the compared one is asked for.
@@ -106,15 +108,33 @@ def further(answer: Answer, other: str | None, anova: bool) -> Further | None:
     if other is not None:
         table, said = factors.interaction(laid, other)
         drawn.append(table)
-    if anova:
+    if options.images:
+        drawn.append(_images(laid))
+    if options.anova:
         try:
             drawn.append(factors.anova(laid))
         except factors.Unbalanced:
             why = "needs runs that trained with common seeds for every combination of the settings"
             fix = "--failures=chance    (or --where, for settings that have them)"
             raise Refused(Mistake("--anova", why, fix)) from None
-    plain = factors.documents(laid, other, anova)
+    plain = factors.documents(laid, other, options.anova)
     return Further(drawn, said, plain) if drawn else None
+
+
+def _images(laid: Layout) -> Table:
+    """Read which test images the runs got right, and lay out what they say.
+
+    Raises: Refused if that was not kept.
+    """
+    from normbench.results import images
+    from normbench.sweeps import traces
+
+    kept = {run.directory: traces.right(run, laid.metric) for run in laid.results if run.directory}
+    right = {place: bits for place, bits in kept.items() if bits}
+    if not right:
+        why = "none of these runs has kept which images it got right, by this metric"
+        raise Refused(Mistake("--images", why, "--images --metric test/accuracy"))
+    return images.table(laid, right)
 
 
 def _crossed(options: argparse.Namespace) -> str | None:

@@ -80,13 +80,13 @@ def _given(options: argparse.Namespace, metric: Metric) -> list[Spread]:
 
 def _recorded(options: argparse.Namespace) -> list[Spread]:
     """Take the spreads of recorded runs, with what they cost."""
-    from normbench.sweeps import compared, records
+    from normbench.sweeps import compared, traces
 
     laid = compared.answer(compare.question(options)).layout
     cost = {
         result.directory: spent
         for result in laid.results
-        if (spent := records.core_seconds(result)) is not None
+        if (spent := traces.core_seconds(result)) is not None
     }
     found = power.spreads(laid, cost)
     if not any(spread.sd for spread in found):

@@ -96,6 +96,15 @@ def all_of(directory: Path, state_sha256: str | None) -> dict[str, Evaluation]:
     return found
 
 
+def right(directory: Path, name: str, test: str = "") -> bytes | None:
+    """Read which images of a test a run got right, in the evaluation of a name, packed to bits.
+
+    Raises: FileRefused if the file is damaged.
+    """
+    place = directory / f"{EVALUATION}{name or OWN}.json"
+    return _read(place).right.get(test) if place.is_file() else None
+
+
 def _read(place: Path) -> Evaluation:
     document = storage.read_json(place, BYTES)
     why = _unlike(document)

@@ -73,6 +73,9 @@ def _tree(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known_keys:
             raise _changed(path, f"{key}={shown(written(value))} is no setting of this normbench")
         resolve.put(tree, key, value)
+    options = {"name", *declared_options("data", tree["data"]["name"])}
+    if strange := sorted(given["data"].keys() - options):
+        raise _changed(path, f"data.{shown(strange[0])} is no setting of this normbench")
     tree["data"] |= given["data"]
     return tree
 

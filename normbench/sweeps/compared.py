@@ -14,7 +14,7 @@ from normbench.results.groups import Result
 from normbench.results.layout import BASELINES, Block, Layout, compared_key
 from normbench.results.pairs import Comparison
 from normbench.settings.schema import EVALUATION
-from normbench.sweeps import filters, records
+from normbench.sweeps import filters, records, traces
 from normbench.sweeps.filters import Filter
 from normbench.sweeps.records import StoredSweep
 
@@ -140,7 +140,7 @@ def measured(results: Sequence[Result], metric: str, question: Question) -> list
     """
     found = [*results]
     if metric in metrics.CURVES:
-        found = [records.with_curve(result, metric, question.target) for result in results]
+        found = [traces.with_curve(result, metric, question.target) for result in results]
     elif metric == metrics.SHORT["speed"]:
         found = [_with_speed(result) for result in results]
     ended = [result for result in found if result.state in groups.RESULTS]

@@ -10,20 +10,14 @@ from typing import Any
 
 from normbench.errors import FileRefused
 from normbench.parts.options import leaves
-from normbench.results import curves
-from normbench.results.curves import Validation
-from normbench.results.groups import RESULTS, Result
-from normbench.rows import TimeRow, from_json
+from normbench.results.groups import Result
 from normbench.runs import evaluations
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.reader import (
     CONFIG,
     CONFIG_BYTES,
-    METRICS_BYTES,
     STATUS,
-    TIMING,
     read_config,
-    read_rows,
     read_status,
 )
 from normbench.runtime import storage
@@ -182,90 +176,9 @@ def _experiment(folder: Path, known: Known) -> dict[str, Any]:
     return {**known[rest], "seed": int(seed[1])} if seed else known[rest]
 
 
-def with_curve(result: Result, metric: str, target: float | None) -> Result:
-    """Add a metric that is read off the validation curve to what a run came to.
-
-    Args: metric: of `metrics.CURVES`; target: accuracy to reach, by default that of the run.
-    Raises: FileRefused if the rows are damaged.
-    """
-    if result.state not in RESULTS:
-        return result
-    curve = validations(Path(result.directory))
-    if metric == "val/auc":
-        area = curves.area(curve)
-        return replace(result, final={**result.final, metric: area})
-    goal = result.target if target is None else target
-    if goal is None or not curve:
-        return result
-    reached, last = curves.first(curve, goal), curve[-1]
-    value = _time(result, metric, reached or last)
-    if value is None:
-        return result
-    if reached is None:
-        return replace(result, target=goal, waited={metric: value})
-    return replace(result, target=goal, final={**result.final, metric: value})
-
-
-def validations(folder: Path) -> list[Validation]:
-    """Read the validation curve of a run, with the seconds of training until each point of it.
-
-    Raises: FileRefused if the rows are damaged.
-    """
-    seconds = {row.step: row.values.get("train_s") for row in times(folder)}
-    found = []
-    for row in read_rows(folder):
-        accuracy = row.values.get("val/accuracy")
-        if row.kind == "val" and isinstance(accuracy, int | float):
-            spent = seconds.get(row.step, 0.0 if row.step == 0 else None)
-            known = spent if isinstance(spent, int | float) else None
-            found.append(Validation(row.examples, known, accuracy))
-    return found
-
-
-def times(folder: Path) -> Iterator[TimeRow]:
-    """Read the rows of times of a run.
-
-    Raises: FileRefused if a line is not a row.
-    """
-    path = folder / TIMING
-    for number, line in enumerate(storage.read_bytes(path, METRICS_BYTES).split(b"\n")[:-1], 1):
-        try:
-            row = from_json(line.decode())
-        except ValueError as error:
-            raise storage.damaged(path, f"line {number} is not a row: {error}") from None
-        if isinstance(row, TimeRow):
-            yield row
-
-
-def core_seconds(result: Result) -> float | None:
-    """Tell what a run cost: its wall time with evaluations, times its threads and workers.
-
-    Raises: FileRefused if a line of its times is not a row.
-    """
-    if result.state not in RESULTS:
-        return None
-    walls = [row.values.get("wall_s") for row in times(Path(result.directory))]
-    known = [wall for wall in walls if isinstance(wall, int | float)]
-    return max(known) * _cores(result) if known else None
-
-
 def flat(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """Name the parts by their groups, and everything else by its dotted key."""
     return {key.removesuffix(".name"): value for key, value in leaves(experiment)}
-
-
-def _time(result: Result, metric: str, when: Validation) -> float | None:
-    """Give examples, seconds or core-seconds until a validation, None where no clock was read."""
-    if metric == "target/examples":
-        return when.examples
-    if when.seconds is None:
-        return None
-    return when.seconds * (_cores(result) if metric == "target/core_seconds" else 1)
-
-
-def _cores(result: Result) -> int:
-    threads, workers = (int(str(result.settings.get(key, 1))) for key in ("threads", "gpus"))
-    return threads * workers
 
 
 def _unlike_sweep(document: Any) -> str | None:

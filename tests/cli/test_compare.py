@@ -354,3 +354,22 @@ def test_a_sweep_with_cells_that_failed_are_missing_or_do_not_apply(tmp_path: Pa
     assert "3/3 failed" in lines[1]
     assert "without result" in found.stdout
     assert " none: all 3 failed at lr 1000" in lines
+
+
+def test_images_that_were_kept_are_read(place: Path) -> None:
+    import base64
+
+    import numpy as np
+
+    found = normbench("compare", sweep(place).name, "--images", cwd=place)
+    assert "test accuracy, %" in found.stdout and "McNemar" in found.stdout
+    (path, *_) = sorted(place.glob("outputs/runs/mlp-bn-b16-*/seed0/evaluation-own.json"))
+    packed = base64.b64decode(json.loads(path.read_text())["right"][""])
+    accuracy = json.loads((path.parent / "status.json").read_text())["final"]["test/accuracy"]
+    assert np.unpackbits(np.frombuffer(packed, np.uint8))[:500].mean() == pytest.approx(accuracy)
+    done = normbench("compare", sweep(place).name, "--images", "--metric", "loss", cwd=place)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "normbench: error: --images: none of these runs has kept which images it got right, by "
+        "this metric\n  try: --images --metric test/accuracy\n"
+    )

@@ -30,7 +30,7 @@ from normbench.errors import FileRefused, NormbenchError
 from normbench.runs import checkpoint, evaluations, reader
 from normbench.runs.stored import stored
 from normbench.settings.schema import evaluation_name
-from normbench.sweeps import records
+from normbench.sweeps import records, traces
 
 MIB = 1 << 20
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -40,7 +40,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "config.yaml": reader.read_config,
     "status.json": reader.read_status,
     "metrics.jsonl": reader.read_rows,
-    "timing.jsonl": lambda folder: list(records.times(folder)),
+    "timing.jsonl": lambda folder: list(traces.times(folder)),
     "weights.safetensors": lambda folder: checkpoint.read(folder / "weights.safetensors"),
     EVALUATION: lambda folder: evaluations.all_of(folder, None),
     "sweep.json": records.sweep,
