@@ -33,7 +33,8 @@ def _slow_validations(config: Config) -> Iterator[Mistake]:
     between = max(1, round(config.eval_every * config.steps_per_epoch))
     validations = 1 + -(-config.steps // between)
     forwards = images // min(config.batch, images)
-    if config.eval_stats == "batch" and forwards > FORWARDS:
+    by = config.training.eval_stats  # another evaluation is made once, of the final weights
+    if by == "batch" and forwards > FORWARDS:
         each = f"{config.batch} image{'s' * (config.batch > 1)}"
         why = f"{validations} validations take {forwards:,} forwards of {each} each"
         if not running:
@@ -41,7 +42,7 @@ def _slow_validations(config: Config) -> Iterator[Mistake]:
         yield Mistake("eval_stats=batch", why, "eval_stats=running or eval_stats=dataset")
     trained = config.steps * config.batch
     again = validations * config.sizes[0]
-    if config.eval_stats == "dataset" and running and again > REFRESHED * trained:
+    if by == "dataset" and running and again > REFRESHED * trained:
         why = f"{validations} validations look at {again:,} images, to train on {trained:,}"
         yield Mistake("eval_stats=dataset", why, "eval_stats=running")
     surplus = validations * images / trained

@@ -94,13 +94,15 @@ def labels(items: Sequence[Item]) -> list[str]:
 def plan_lines(sweep: Sweep) -> list[str]:
     """List what a command would do."""
     lines = [
-        f"{'finished already' if item.finished else 'to train':<17} {item.config.directory}"
+        f"{_left(item):<17} {item.config.directory}"
         f"   {label}   steps {item.config.steps}   lr {item.config.lr:g}"
         f"   statistics over {item.config.stat_batch}"
         for item, label in zip(sweep.items, labels(sweep.items), strict=True)
     ]
-    left = sum(not item.finished for item in sweep.items)
+    left = sum(not item.trained for item in sweep.items)
+    more = sum(len(item.missing) for item in sweep.items)
     count = f"plan: {len(sweep.items)} runs, {left} to train"
+    count += f", {_count(more, 'evaluation')} of their weights" if more else ""
     skipped = [f"{cell.state:<17} {cell.message}" for cell in not_applying(sweep)]
     return [*_tuning_lines(sweep), count, *lines, *skipped]
 
@@ -121,6 +123,13 @@ def searches(sweep: Sweep) -> list[LRSearch]:
     return [tuning.search(name) for tuning, name in zip(sweep.tunings, names, strict=True)]
 
 
+def _left(item: Item) -> str:
+    """Say what is left to do for a run."""
+    if item.finished:
+        return "finished already"
+    return f"to judge {len(item.missing)} x" if item.trained else "to train"
+
+
 def not_applying(sweep: Sweep) -> list[Result]:
     """Give the cells that were left out as results, for the table."""
     return [
@@ -139,7 +148,7 @@ def _tuning_lines(sweep: Sweep) -> list[str]:
     if not sweep.tunings:
         return []
     items = sweep.tuning_items
-    left = sum(not item.finished for item in items)
+    left = sum(not item.trained for item in items)
     more = sum(tuning.steps_left * tuning.config.tune_seeds for tuning in sweep.tunings)
     later = sum(planned.config.seeds for planned in sweep.cells if planned.runs is None)
     lines = [
