@@ -19,12 +19,12 @@ def told(words: str) -> list[Mistake]:
     ("words", "text"),
     [
         (
-            "batch=1 eval_stats=batch",
+            "batch=1 eval_stats=batch target=0.9",
             "eval_stats=batch: 11 validations take 5,000 forwards of 1 image each\n"
             "  try: eval_stats=running or eval_stats=dataset",
         ),
         (
-            "batch=4 eval_stats=batch norm=gn",
+            "batch=4 eval_stats=batch norm=gn target=0.9",
             "eval_stats=batch: 11 validations take 1,250 forwards of 4 images each, and norm=gn "
             "has no running statistics\n  try: eval_stats=running or eval_stats=dataset",
         ),
@@ -34,7 +34,7 @@ def told(words: str) -> list[Mistake]:
             "  try: eval_every=null",
         ),
         (
-            "eval_stats=dataset steps=10",
+            "eval_stats=dataset steps=10 target=0.9",
             "eval_stats=dataset: 11 validations look at 605,000 images, to train on 640\n"
             "  try: eval_stats=running",
         ),
@@ -78,6 +78,8 @@ def test_more_than_the_cores_are_told(key: str, monkeypatch: pytest.MonkeyPatch)
         "",
         "batch=2 norm=gn",
         "batch=8 eval_stats=batch",
+        "batch=1 eval_stats=batch",
+        "eval_stats=dataset steps=10",
         "eval_stats=dataset",
         "eval_stats=dataset steps=10 norm=gn",
         "steps=5 batch=2",
