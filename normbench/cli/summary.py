@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from normbench.cli.parser import Parser, screen
 from normbench.display.screen import Screen
+from normbench.engine.train import why_eager
 from normbench.errors import Refused
 from normbench.norms._base import OverTime
 from normbench.results.tables import Table, TableCell
@@ -84,7 +85,7 @@ def show(
     if not changed:
         document = {"command": "summary", "config": chosen.experiment(), **asdict(first)}
         screen.document(document)
-        screen.table(table(first, _statistics(chosen, first)))
+        screen.table(table(first, _remark(chosen, first)))
         return
     keys = {text.partition("=")[0] for text in changed}
     kept = [text for text in overrides if text.partition("=")[0] not in keys]
@@ -113,8 +114,15 @@ def _counted(chosen: Config) -> Summary:
     return summarize(model, without, linear, chosen.shape)
 
 
-def _statistics(chosen: Config, summary: Summary) -> str:
-    return statistics(summary, chosen.stat_batch if build.norm(chosen).uses_batch else None)
+def _remark(chosen: Config, summary: Summary) -> str:
+    examples = chosen.stat_batch if build.norm(chosen).uses_batch else None
+    remarks = [statistics(summary, examples)]
+    if check.foreign(chosen):  # our own can all be replayed
+        model = build.model(chosen, chosen.shape, chosen.classes).train()
+        labels = torch.arange(chosen.worker_batch) % chosen.classes
+        reason = why_eager(model, torch.rand(len(labels), *chosen.shape), labels)
+        remarks += [f"steps are not replayed: {reason}"] if reason else []
+    return "   ".join(remarks)
 
 
 def linear_parameters(model: nn.Module) -> dict[str, int]:

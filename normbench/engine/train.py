@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.engine.budget import Budget, Diverged
-from normbench.engine.capture.captured import captured, doubt, obstacle
+from normbench.engine.capture.captured import Captured, captured, doubt, obstacle
 from normbench.norms._base import Norm
 from normbench.rows import Row
 from normbench.runtime import collectives
@@ -227,6 +227,23 @@ def training(train_step: TrainStep, budget: Budget, step: int, lr: float) -> Ite
     yield budget.row("train", step, {**values, "optim/lr": lr})
     if bad:
         raise Diverged(step - bad[0], bad[1])
+
+
+def why_eager(model: nn.Module, x: Tensor, y: Tensor) -> str:
+    """Say why steps of a model cannot be replayed, found by a few on one batch, or nothing.
+
+    The model stays as it is but for its buffers.
+    """
+    parameters = [each for each in model.parameters() if each.requires_grad]
+
+    def gradient(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        loss = F.cross_entropy(model(x), y)
+        return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+    made = Captured(gradient, model)
+    while not (made.replays or made.reason):
+        made(x, y)
+    return made.reason
 
 
 def _has_hook(norm: Norm, model: nn.Module, hook: str) -> bool:

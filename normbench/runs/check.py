@@ -77,7 +77,7 @@ def _tried(
         with torch.no_grad():
             built = build.model(config, shape, classes).train()
             start.check(built)
-            whole = _foreign(config)
+            whole = foreign(config)
             _put_through(built, batch, shape, whole)
             if config.eval_stats == "dataset":
                 check_update_bn(build.norm(config), config.norm["name"], built)
@@ -88,7 +88,7 @@ def _tried(
         return error, []
 
 
-def _foreign(config: Config) -> bool:
+def foreign(config: Config) -> bool:
     """Tell whether a part is of another package, whose rules for batches nobody knows."""
     chosen = ((group, getattr(config, group)["name"]) for group in ("norm", "model", "init"))
     members = ((group, member) for group, name in chosen for member in name.split("+"))

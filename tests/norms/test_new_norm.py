@@ -65,12 +65,17 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         (place / "normbench/norms/scratch.py").write_text(SCRATCH)
         (place / "configs/norm/scratch.yaml").write_text("name: scratch\nfloor: 0.1\n")
         return place
-    (place / "elsewhere.py").write_text(SCRATCH)
+    install(place, SCRATCH)
+    return place
+
+
+def install(place: Path, text: str) -> None:
+    """Put a package `elsewhere` with such a norm into a folder."""
+    (place / "elsewhere.py").write_text(text)
     about = place / "elsewhere-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[normbench.norms]\nscratch = elsewhere:Scratch\n")
-    return place
 
 
 def test_a_new_norm_trains_is_listed_and_is_checked(path: Path, tmp_path: Path) -> None:
@@ -96,11 +101,7 @@ def test_a_new_norm_trains_is_listed_and_is_checked(path: Path, tmp_path: Path) 
 def test_a_norm_for_an_earlier_layout_is_told_the_new_name(
     now: str, before: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "elsewhere.py").write_text(SCRATCH.replace(f"from {now}", f"from {before}"))
-    about = tmp_path / "elsewhere-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[normbench.norms]\nscratch = elsewhere:Scratch\n")
+    install(tmp_path, SCRATCH.replace(f"from {now}", f"from {before}"))
     done = run_with(tmp_path, tmp_path, *TRAIN, "norm=scratch")
     old = before.removesuffix(" import option").replace(" import ", ".")
     (line, _) = done.stderr.splitlines()
@@ -112,3 +113,16 @@ def test_a_norm_for_an_earlier_layout_is_told_the_new_name(
 @pytest.mark.parametrize("new", sorted(set(NOW.values())))
 def test_what_a_part_is_told_is_there(new: str) -> None:
     assert pkgutil.resolve_name(new)
+
+
+def test_a_norm_that_reads_values_stays_eager_and_says_so(tmp_path: Path) -> None:
+    reading = "clamp_min(float(x.detach().abs().amin()) + self.floor)"
+    install(tmp_path, SCRATCH.replace("clamp_min(self.floor)", reading))
+    words = [*TRAIN[1:], "norm=scratch"]
+    told = "steps are not replayed: what it computes depends on values"
+    shown = run_with(tmp_path, tmp_path, "summary", *words)
+    assert told in shown.stdout, shown.stderr
+    done = run_with(tmp_path, tmp_path, "train", *words, "capture=on")
+    assert done.returncode == 0, done.stderr
+    (status,) = tmp_path.glob("outputs/runs/*/*/status.json")
+    assert told in status.read_text()
