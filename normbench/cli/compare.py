@@ -22,6 +22,7 @@ EXAMPLES = (
     "normbench compare                              all runs below outputs",
     "normbench compare outputs/sweeps/NAME --baseline bn",
     "normbench compare norm=bn,gn batch=2           of all runs, those with these settings",
+    "normbench compare experiment=small_batch       the runs of a preset",
     "normbench compare --where norm=bn,gn --by batch --metric val/loss",
     "normbench compare norm=bn,gn --metric seconds --target 0.95",
     "normbench compare norm x init                  does the initializer change what it is worth",
@@ -59,7 +60,7 @@ def parser() -> Parser:
 
 def add_choice(made: Parser) -> None:
     """Add the options that say which runs, and what of them, to a parser."""
-    about = "runs, sweeps, folders of outputs; or filters KEY=VALUE,VALUE"
+    about = "runs, sweeps, folders of outputs; filters KEY=VALUE,VALUE; or experiment=NAME"
     made.add_argument("places", nargs="*", metavar="PLACE", help=about)
     add = made.add_argument
     add("--where", nargs="+", default=[], metavar="KEY=V,V", help="only runs with these settings")
@@ -164,10 +165,14 @@ def question(options: argparse.Namespace) -> Question:
         why = "is not an accuracy between 0 and 1"
         raise Refused(Mistake(f"--target {options.target:g}", why, "--target 0.9"))
     filters = [word for word in options.places if "=" in word and not Path(word).exists()]
+    places = [word for word in options.places if word not in filters]
+    kept = any(word.lstrip("+").startswith("experiment=") for word in filters)
+    outputs = options.outputs or os.environ.get("NORMBENCH_OUTPUTS") or "outputs"
     return Question(
-        outputs=Path(options.outputs or os.environ.get("NORMBENCH_OUTPUTS") or "outputs"),
-        places=[Path(word) for word in options.places if word not in filters],
-        where=[*filters, *options.where],
+        outputs=Path(outputs),
+        places=[Path(word) for word in places],
+        preset=filters if kept else (),
+        where=[*([] if kept else filters), *options.where],
         by=options.by,
         baseline=options.baseline,
         metric=options.metric,

@@ -29,7 +29,8 @@ ByArm = dict[str, dict[str, list[str]]]
 class Question:
     """What is asked of recorded runs.
 
-    Args: places: of runs, sweeps or outputs, by default all of `outputs`; where: filters
+    Args: places: of runs, sweeps or outputs, by default all of `outputs`; preset: in their place,
+    `experiment=NAME` with further words of a training whose runs are meant; where: filters
     `KEY=VALUE,VALUE`; by: the compared key; baseline: its value that differences are to; metric:
     by its tag or short name; target: the accuracy that times are to; in_common: keep only the seeds
     that all configurations have; as_chance: count a failed run as one that guesses.
@@ -37,6 +38,7 @@ class Question:
 
     outputs: Path
     places: Sequence[Path] = ()
+    preset: Sequence[str] = ()
     where: Sequence[str] = ()
     by: str | None = None
     baseline: str | None = None
@@ -96,6 +98,10 @@ def chosen(question: Question) -> StoredSweep:
     """
     wanted = filters.read(question.where)
     places = [_here(place, question.outputs) for place in question.places]
+    if question.preset:
+        from normbench.sweeps import presets  # imports Hydra, which other comparisons do without
+
+        places += presets.folders(question.preset, question.outputs)
     if len(places) == 1 and (places[0] / records.SWEEP).is_file():
         stored = records.sweep(places[0])
     elif places:

@@ -373,3 +373,18 @@ def test_images_that_were_kept_are_read(place: Path) -> None:
         "normbench: error: --images: none of these runs has kept which images it got right, by "
         "this metric\n  try: --images --metric test/accuracy\n"
     )
+
+
+def test_the_runs_of_a_preset_are_those_that_it_would_train(tmp_path: Path) -> None:
+    words = ["experiment=small_batch", *TINY, "data.train_size=400", "epochs=1", "tb=false"]
+    words += ["norm=none,bn", "optimizer.lr=0.3", "seeds=2"]
+    done = normbench("compare", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert first.endswith(": 8 of its 8 runs have not begun")
+    assert second.startswith("  try: normbench train -m experiment=small_batch data=synthetic")
+    assert normbench("train", *words, cwd=tmp_path).returncode == 0
+    assert normbench("train", *TINY, "norm=gn", "steps=5", "tb=false", cwd=tmp_path).returncode == 0
+    found = document("compare", *words, cwd=tmp_path)["comparison"]
+    arms = [arm for block in found["blocks"] for arm in block["arms"]]
+    assert [(arm["norm"], arm["runs"]) for arm in arms] == [("none", 2), ("bn", 2)] * 2
