@@ -288,5 +288,5 @@ def too_deep(text: str) -> Mistake | None:
         return None
     key, known = key_of(text), {**defaults(), **default_parts()}
     usual = f"{key}={written(known[key])}" if key in known else "batch=2"
-    fix = f"{usual}    (brackets in a value: at most {storage.DEPTH} deep)"
+    fix = f"{shlex.quote(usual)}    (brackets in a value: at most {storage.DEPTH} deep)"
     return Mistake(text, "is nested too deep", fix)

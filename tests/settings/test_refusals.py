@@ -76,7 +76,7 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
             ("batch=" + "{a:" * depth + "2" + "}" * depth, "batch=64"),
             ("batch=" + "sort(" * depth + "2" + ")" * depth, "batch=64"),
             ("batch=" + "${" * depth + "batch" + "}" * depth, "batch=64"),
-            ("shifts=" + "[" * depth + "]" * depth, "shifts=[]"),
+            ("shifts=" + "[" * depth + "]" * depth, "'shifts=[]'"),
             ("norm=" + "[" * depth + "]" * depth, "norm=bn"),
             ("hydra.job.name=" + "[" * depth + "]" * depth, "batch=2"),
         )
