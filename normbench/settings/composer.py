@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
-from normbench.parts.options import leaves, near
+from normbench.parts.options import copied, leaves, near
 from normbench.runtime import storage
 from normbench.settings import resolve
 from normbench.settings.declared import default_part
@@ -217,7 +217,7 @@ def resolved(tree: dict[str, Any]) -> dict[str, Any]:
     plain = [known.get(value[2:-1], value) for _, value in texts]
     if all("${" not in str(value) for value in plain):  # names of other settings, no more
         for (key, _), value in zip(texts, plain, strict=True):
-            resolve.put(tree, key, resolve.copied(value))
+            resolve.put(tree, key, copied(value))
         return tree
     try:
         values = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from normbench.errors import Mistake
 from normbench.parts import registry
-from normbench.parts.options import Declared, Unfit, written
+from normbench.parts.options import Declared, Unfit, copied, written
 from normbench.runtime import machine
 from normbench.settings import inputs
 from normbench.settings.declared import (
@@ -31,13 +31,6 @@ def get(tree: Mapping[str, Any], key: str) -> Any:
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
-
-
-def copied(value: Any) -> Any:
-    """Copy a tree of dictionaries and lists, which takes `copy.deepcopy` ten times as long."""
-    if isinstance(value, dict):
-        return {key: copied(inner) for key, inner in value.items()}
-    return list(map(copied, value)) if isinstance(value, list) else value
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbench.parts import registry
-from normbench.parts.options import declarations, leaves
+from normbench.parts.options import copied, leaves
 from normbench.settings.declared import (
     GROUPS,
     JUDGED,
@@ -217,10 +217,7 @@ class Config(Settings):
 
     def plain(self) -> dict[str, Any]:
         """Return all settings as plain data."""
-        return {
-            setting.name: copy.deepcopy(getattr(self, setting.name))
-            for setting in declarations(Settings)
-        }
+        return {name: copied(getattr(self, name)) for name in Settings.__dataclass_fields__}
 
     def _defaults(self) -> dict[str, Any]:
         """Give the values that names leave out: the defaults, also those of parts."""

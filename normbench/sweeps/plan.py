@@ -42,12 +42,10 @@ class Item:
     @property
     def settings(self) -> Settings:
         """Give what the command line said of the training."""
-        own = self.config.experiment()
-        return {
-            key: text
-            for key, text in self.cells[0][0].items()
-            if key not in EVALUATION or key in own
-        }
+        given = self.cells[0][0]
+        judging = [key for key in given if key in EVALUATION]
+        own = self.config.experiment() if judging else {}
+        return {key: text for key, text in given.items() if key not in judging or key in own}
 
     @property
     def trained(self) -> bool:
