@@ -1,6 +1,6 @@
 """`normbench completion`: the scripts of shells, and what fits the end of a line, for them.
 
-A script that shtab writes knows the words of a parser on the day it is written. Here most words
+A generated script knows the words of a parser on the day it is written. Here most words
 depend on others (`norm.groups=` is offered behind `norm=gn`, and `norm=` with each part that is
 installed), so the scripts ask this command with the line as it stands.
 """
