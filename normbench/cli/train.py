@@ -148,7 +148,7 @@ def task(composed: Any) -> Any:
 
                     if not item.trained:
                         item.state = runs.run(item.config, on_row)
-                    judge(item.missing)
+                    judge(item.config, item.missing)
         elif work.items:
             sweep.many(work, shown)
     except Exception as error:

@@ -20,7 +20,7 @@ from normbench.runs.check import Checked, check_fit
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import budget, empty_model, facts, feeds_of
 from normbench.runs.reader import read_status
-from normbench.runtime import collectives, machine
+from normbench.runtime import collectives, machine, storage
 from normbench.runtime.lock import Lock
 from normbench.settings.schema import DOMAINS, Config
 
@@ -44,26 +44,29 @@ def check(configs: Sequence[Config]) -> None:
                 raise error
 
 
-def judge(configs: Sequence[Config]) -> None:
+def judge(training: Config, configs: Sequence[Config]) -> None:
     """Judge the weights of one run in several ways, and keep what comes of each beside it.
 
-    What has been kept already is left. Of torchrun's processes the first one judges.
+    What has been kept already is left; with `keep=none` the weights go. Of torchrun's processes the
+    first one judges.
 
     Raises: FileRefused if the run is in use, or its weights are missing or do not fit.
     """
-    if not configs or collectives.rank():
+    gone = training.keep == "none" and weights.path(training.directory).exists()
+    if collectives.rank() or not (configs or gone):
         return
-    directory = configs[0].directory
-    with Lock(directory), collectives.alone():
-        status = read_status(directory) or {}
+    with Lock(training.directory), collectives.alone():
+        status = read_status(training.directory) or {}
         digest = str(status.get("state_sha256"))
         left = [config for config in configs if evaluations.read(config, digest) is None]
         if left:
-            weights.check(left[0], digest)
-            kept = weights.read(directory)
+            weights.check(training, digest)
+            kept = weights.read(training.directory)
         for config in left:
             values, right = judged(config, kept, status["step"], status["final"])
             evaluations.write(config, Evaluation(config.evaluation, digest, values, right))
+        if gone:
+            storage.remove(weights.path(training.directory))
 
 
 def judged(

@@ -26,7 +26,8 @@ def finished(directory: Path) -> Config:
         raise FileRefused(str(directory), "is not the folder of a run", fix)
     if status["state"] not in FINAL:
         why = f"is {status['state']}, and only a finished run has its weights"
-        raise FileRefused(str(directory), why, f"normbench resume {shown(directory)}")
+        fix = "normbench train with its settings, which trains what is left"
+        raise FileRefused(str(directory), why, fix)
     return stored(directory)
 
 

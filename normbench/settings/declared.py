@@ -244,6 +244,11 @@ class Settings:
         choices=("off", "light", "full"),
         help="off, light (gradient norm, gap of the modes), full (each layer as well)",
     )
+    keep: str = recorded(
+        "weights",
+        choices=("weights", "none"),
+        help="weights: the final ones, for normbench eval and export; none: once they are judged",
+    )
     capture: str = recorded(
         "auto",
         choices=("auto", "on", "off"),

@@ -109,7 +109,7 @@ def complete(item: Item, on_row: Callable[[Row], None]) -> None:
         item.look()  # another process may have finished it in the meantime
         if not item.trained:
             raise
-    judge(item.missing)
+    judge(item.config, item.missing)
     item.look()
 
 

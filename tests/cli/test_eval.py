@@ -273,3 +273,18 @@ def test_a_file_that_is_there_is_not_written_over(trained: Path) -> None:
     assert (done.returncode, (trained / "mine.safetensors").read_text()) == (3, "mine")
     done = normbench("export", str(runs(trained)[0]), "-o", "mine.bin", cwd=trained)
     assert done.returncode == 2
+
+
+def test_weights_that_are_not_kept_are_judged_first(tmp_path: Path) -> None:
+    words = (*SHORT, "norm=bn", "keep=none")
+    told = document("train", "-m", *words, "eval_stats=batch,running", cwd=tmp_path)
+    assert [run["state"] for run in told["runs"]] == ["finished"] * 2
+    (run,) = runs(tmp_path)
+    assert not (run / "weights.safetensors").exists()
+    assert "finished already" in normbench("train", *words, "eval_stats=batch", cwd=tmp_path).stderr
+    done = normbench("train", *words, "shifts=[invert]", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "has kept no weights" in done.stderr
+    again = normbench("train", *words, "shifts=[invert]", "force=true", cwd=tmp_path)
+    assert again.returncode == 0
+    assert len(list(run.glob("evaluation-*"))) == 2  # those of the weights before went with them
