@@ -304,7 +304,7 @@ def test_a_tuning_run_goes_to_the_end_and_may_diverge() -> None:
         (
             "optimizer.lr=0.3,0.1",
             "optimizer.lr=0.1,0.3: tune=lr chooses it, for each configuration",
-            "tune_lrs=[0.1,0.3]",
+            "'tune_lrs=[0.1,0.3]'",
         ),
         (
             "optimizer.lr=0.1 tune_lrs=[0.1,0.2]",
@@ -314,17 +314,17 @@ def test_a_tuning_run_goes_to_the_end_and_may_diverge() -> None:
         (
             "tune_lrs=[0.1]",
             "tune_lrs=[0.1]: is not a grid: that takes two learning rates or more",
-            "tune_lrs=[0.003,0.01,0.03,0.1,0.3]",
+            "'tune_lrs=[0.003,0.01,0.03,0.1,0.3]'",
         ),
         (
             "tune_lrs=[0.3,0.1]",
             "tune_lrs=[0.3,0.1]: does not rise from each learning rate to the next",
-            "tune_lrs=[0.1,0.3]",
+            "'tune_lrs=[0.1,0.3]'",
         ),
         (
             "tune_lrs=[0.1,0.1,0.3]",
             "tune_lrs=[0.1,0.1,0.3]: does not rise from each learning rate to the next",
-            "tune_lrs=[0.1,0.3]",
+            "'tune_lrs=[0.1,0.3]'",
         ),
         (
             "tune_lrs=[-0.1,0.3]",
