@@ -125,7 +125,9 @@ class Data(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.execution:
-            _check_path(self, name, getattr(self, name, None))
+            if value := getattr(self, name, None):
+                _check_path(self, name, value)
+                object.__setattr__(self, name, os.path.expanduser(value))
 
     def about(self) -> DatasetInfo:
         """Tell what is known of the set without loading it; imports no torch.
@@ -162,7 +164,7 @@ class Data(Options):
 
     def folder(self) -> Path:
         """The folder of downloaded sets and decoded copies."""
-        return Path(self.root or os.environ.get("NORMBENCH_DATA") or "data")
+        return Path(self.root or os.environ.get("NORMBENCH_DATA") or "data").expanduser()
 
     def taken(self, available: int, classes: int = 1) -> int:
         """Return how many of `available` training images, of so many classes, are used.
@@ -293,8 +295,6 @@ def _appearance(labels: Array) -> Array:
     return before
 
 
-def _check_path(data: Data, name: str, value: str | None) -> None:
-    if value and "\0" in value:
+def _check_path(data: Data, name: str, value: str) -> None:
+    if "\0" in value:
         raise data.error(name, value, "is not a path", "null" if name == "root" else "DIR")
-    if value and value.startswith("~"):
-        raise data.error(name, value, "a ~ is not expanded here", f"./{value}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from normbench.data._base import SPLITTING, PixelMoments
 from normbench.data._images import REPLACE, Folder
+from normbench.data._pixels import WIDE, orientation, reduce, viewed
 from normbench.errors import DataError, FileRefused, shown
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from normbench.data._base import Array
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP")  # none whose decoder runs a program
-GREY = ("1", "L", "LA")
-COLOUR = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
+GREY = ("1", "L", "LA", *WIDE)
+COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 LARGEST_IMAGE = 25_000_000  # pixels
 THREADS = 4
 BLOCK = 1024  # images decoded at a time
@@ -78,7 +79,7 @@ class ImageDecoder:
             digests = self.threads.map(self._decode, some, block)
             for file, digest in zip(some, digests, strict=True):
                 self.digest.update(os.fsencode(file) + b"\0" + digest)
-            self.moments.add(block[[file.startswith("train/") for file in some]])
+            self.moments.add(block[[file.startswith(self.folder.training) for file in some]])
             yield block
 
     def _header(self, file: str) -> tuple[str, tuple[int, int]]:
@@ -86,12 +87,14 @@ class ImageDecoder:
 
         path = self.folder.path / file
         with self._guarded(file), Image.open(path, formats=FORMATS) as image:
+            reduce(image, self.side)
             mode, size = image.mode, image.size
+            turned = orientation(image) > 4
         if mode not in GREY + COLOUR:
-            raise self._refused(file, f"has pixels of mode {mode}, not of 8 bits")
+            raise self._refused(file, f"has pixels of mode {mode}, not of 8 or 16 bits")
         if size[0] * size[1] > LARGEST_IMAGE:
             raise self._refused(file, f"is {_by(size)}, more than {LARGEST_IMAGE:,} pixels")
-        return mode, size
+        return mode, size[::-1] if turned else size
 
     def _decode(self, file: str, out: Array) -> bytes:
         """Fill `out` (H, W, C) with the pixels of a file and return the SHA-256 of its bytes."""
@@ -102,13 +105,15 @@ class ImageDecoder:
         with self._guarded(file):
             data = (self.folder.path / file).read_bytes()
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                pixels = image.convert("L" if channels == 1 else "RGB")
+                shown_as, done = viewed(image, self.side)
+                pixels = shown_as.convert("L" if channels == 1 else "RGB")
         if self.side:
             pixels = _central(pixels, self.side)
         if pixels.size != (width, height):
             raise self._refused(file, f"became {_by(pixels.size)} while it was read")
         out[:] = np.asarray(pixels).reshape(out.shape)
-        return hashlib.sha256(data).digest()
+        # Pictures of which the pixels are taken as they stand have the digest of their bytes.
+        return hashlib.sha256(data + done.encode()).digest()
 
     @contextmanager
     def _guarded(self, file: str) -> Iterator[None]:

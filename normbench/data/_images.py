@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from normbench.data._base import Array
 
 PARTS = ("train", "val", "test")
+NAMES = {  # of their folders, in any case
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+# What file systems and archives leave behind, beside what begins with a dot.
+JUNK = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
+DECODING = 2  # another way to decode makes copies anew
 LAYOUT = "data.path=DIR with DIR/train/CLASS/*.png and DIR/test/CLASS/*.png"
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
 LARGEST_FILE = 64 << 20  # bytes; with the pixels and the threads it bounds the memory of decoding
@@ -29,13 +37,17 @@ class Folder:
     """The image files of `train/`, `val/` and `test/` below a folder, by class.
 
     `parts`: for each part that is there, the files `PART/CLASS/FILE` and the number of their class,
-    sorted by class and name; `fingerprint` changes with any name, size or time of a file.
+    sorted by class and name; `fingerprint` changes with any name, size or time of a file;
+    `training` is what the names of training files begin with; `unused`: what of the folder is not
+    used, in words.
     """
 
     path: Path
     classes: tuple[str, ...]
     parts: dict[str, list[tuple[str, int]]]
     fingerprint: str
+    training: str = "train/"
+    unused: tuple[str, ...] = ()
 
     @cached_property
     def missing(self) -> tuple[str, ...]:
@@ -112,8 +124,6 @@ def scan(path: Path) -> Folder:
     """
     if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
         raise FileRefused(str(path), "there is no such folder", LAYOUT)
-    if not (path / "train").is_dir():
-        raise FileRefused(str(path), "has no folder train/", LAYOUT)
     try:
         found = _scanned(path)
     except OSError as error:
@@ -130,49 +140,93 @@ def scan(path: Path) -> Folder:
 def _scanned(path: Path) -> Folder:
     from PIL import __version__
 
-    classes = _subfolders(path, "train")
-    digest = hashlib.sha256(f"Pillow {__version__}\n".encode())  # another one may round otherwise
-    parts = {}
-    for name in PARTS:
-        if (path / name).is_dir():
-            _check_classes(path, name, classes)
-            parts[name] = list(_files(path, name, classes, digest.update))
-    return Folder(path, classes, parts, digest.hexdigest())
+    places = _places(path)
+    classes = _subfolders(path / places["train"])
+    # Another Pillow may round otherwise.
+    digest = hashlib.sha256(f"Pillow {__version__}, decoding {DECODING}\n".encode())
+    parts: dict[str, list[tuple[str, int]]] = {}
+    junk: list[str] = []
+    for name, place in places.items():
+        _check_classes(path, (name, place), places["train"], classes)
+        parts[name] = list(_files(path, place, classes, (digest.update, junk.append)))
+    training = f"{places['train']}/" if places["train"] else ""
+    others = [name for name in _subfolders(path) if name not in places.values()]
+    unused = [f"{shown(name)}/ is not used" for name in others if training]
+    if junk:
+        names = ", ".join(sorted({shown(name) for name in junk}))
+        unused.append(f"left out as no images: {len(junk)} ({names})")
+    return Folder(path, classes, parts, digest.hexdigest(), training, tuple(unused))
 
 
-def _subfolders(path: Path, part: str) -> tuple[str, ...]:
-    with os.scandir(path / part) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+def _places(path: Path) -> dict[str, str]:
+    """Find the folder of each part: `train/` and others, or all classes at the top.
+
+    Raises: FileRefused if there are two folders of a part, or only others than `train/`.
+    """
+    there = _subfolders(path)
+    found: dict[str, str] = {}
+    for part, names in NAMES.items():
+        named = [name for name in there if name.lower() in names]
+        if len(named) > 1:
+            why = f"has {' and '.join(f'{name}/' for name in named)}, both of which are {part}/"
+            raise FileRefused(str(path), why, "move all but one of them out of the folder")
+        if named:
+            found[part] = named[0]
+    if not found and len(there) > 1:
+        return {"train": ""}
+    if "train" not in found:
+        raise FileRefused(str(path), "has no folder train/", LAYOUT)
+    return found
+
+
+def _subfolders(path: Path) -> tuple[str, ...]:
+    with os.scandir(path) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and _visible(entry.name)]
     return tuple(sorted(names, key=os.fsencode))
 
 
-def _check_classes(path: Path, part: str, classes: tuple[str, ...]) -> None:
-    """Refuse fewer than two classes, and a part with other classes than train/."""
-    if part == "train" and len(classes) < 2:
-        why = f"has {len(classes)} class folders in train/, at least 2 are needed"
+def _check_classes(
+    path: Path, part: tuple[str, str], training: str, classes: tuple[str, ...]
+) -> None:
+    """Refuse fewer than two classes, and a part (name and folder) with others than train/."""
+    name, place = part
+    if name == "train" and len(classes) < 2:
+        why = f"has {len(classes)} class folders in {place}/, at least 2 are needed"
         raise FileRefused(str(path), why, LAYOUT)
-    odd = sorted(set(_subfolders(path, part)) ^ set(classes))
+    odd = sorted(set(_subfolders(path / place)) ^ set(classes))
     if odd:
-        there, lacking = ("train", part) if odd[0] in classes else (part, "train")
+        there, lacking = (training, place) if odd[0] in classes else (place, training)
         why = f"has a class {shown(odd[0])!r} in {there}/ but not in {lacking}/"
         raise FileRefused(str(path), why, "give both the same class folders")
 
 
 def _visible(name: str) -> bool:
-    return name[0] != "." and name != "Thumbs.db"
+    return name[0] != "." and name.lower() not in JUNK
 
 
 def _files(
-    path: Path, part: str, classes: tuple[str, ...], note: Callable[[bytes], None]
+    path: Path,
+    place: str,
+    classes: tuple[str, ...],
+    tell: tuple[Callable[[bytes], None], Callable[[str], None]],
 ) -> Iterator[tuple[str, int]]:
-    """Yield the files of a part with their class, in order; tell `note` what identifies them."""
+    """Yield the files of a part with their class, in order.
+
+    Args: place: its folder. tell: take what identifies a file, and the name of what is left out.
+    """
+    note, leave_out = tell
+    start = f"{place}/" if place else ""
     for label, name in enumerate(classes):
-        with os.scandir(path / part / name) as entries:
-            visible = [entry for entry in entries if _visible(entry.name)]
+        with os.scandir(path / place / name) as entries:
+            listed = list(entries)
+        visible = [entry for entry in listed if _visible(entry.name)]
+        for entry in listed:
+            if entry.name.lower() in JUNK:
+                leave_out(entry.name)
         if not visible:
-            raise FileRefused(str(path), f"has no image in {part}/{shown(name)}/", LAYOUT)
+            raise FileRefused(str(path), f"has no image in {start}{shown(name)}/", LAYOUT)
         for entry in sorted(visible, key=lambda entry: os.fsencode(entry.name)):
-            file = f"{part}/{name}/{entry.name}"
+            file = f"{start}{name}/{entry.name}"
             known = entry.stat()
             if not (entry.is_file() and entry.name.lower().endswith(ENDINGS)):
                 why = f"{shown(file)} is not an image ({' '.join(ENDINGS)})"

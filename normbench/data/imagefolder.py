@@ -27,9 +27,11 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 class ImageFolder(Data):
     """Images of your own: a folder with train/ and test/ (or val/), each with a folder per class.
 
-    The images are decoded once, into a checked copy under the data root. A part that is missing
-    is cut from train/: for validation 5,000 images, or a tenth of fewer than 20,000; for the test
-    a tenth. Grey images stay grey if all are; transparency is dropped.
+    Also valid/ or validation/, in any case, and a folder with nothing but a folder per class. The
+    images are decoded once, into a checked copy under the data root, as viewers show them (turned
+    as their EXIF says, on white, 16 bits scaled to 8). A part that is missing is cut from train/:
+    for validation 5,000 images, or a tenth of fewer than 20,000; for the test a tenth. Grey images
+    stay grey if all are.
 
     Args: path: the folder. label: name in tables and run names; null is the folder's. size: side
         of the images, scaled from their central squares; null wants all images of one size.
@@ -66,7 +68,7 @@ class ImageFolder(Data):
             here=True,
             cut=folder.missing,
             where=f"in {shown(folder.path)}",
-            lacking=folder.lacking,
+            lacking=(*folder.lacking, *folder.unused),
         )
 
     def load(self) -> Dataset:

@@ -157,4 +157,9 @@ def _of_parts(config: Config, built: nn.Module) -> list[Mistake]:
 def _beside(config: Config) -> list[Mistake]:
     """List what may not be meant, whatever the model."""
     subject, fix = f"data={config.data['name']}", "more of them, or val/ and test/ with some"
-    return [*advice(config), *(Mistake(subject, text, fix) for text in config.lacking)]
+    away = "move it out of the folder"
+    found = [
+        Mistake(subject, text, fix if text.startswith("images") else away)
+        for text in config.lacking
+    ]
+    return [*advice(config), *found]

@@ -16,7 +16,6 @@ FIXED = "680f035b259488e0b0bc67967165a3e72d6b2b828854007c634cc2162d1bf628"
 REFUSED = [
     ({"train_size": 55001}, "data.train_size=55001: there are 55,000 .* try: .*=55000"),
     ({"train_size": 0}, "data.train_size=0: must be at least 1"),
-    ({"root": "~/data"}, "data.root=~/data: a ~ is not expanded here\n  try: data.root=./~/data"),
     ({"root": ""}, "data.root=: is empty\n  try: data.root=null"),
 ]
 
