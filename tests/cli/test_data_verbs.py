@@ -405,7 +405,8 @@ def test_a_folder_of_images_is_shown_under_its_label(pets, capsys):
         (["batch=3"], "batch=3: is not an option of data\n  try: data.OPTION=VALUE\n"),
         (
             ["data.pth=x"],
-            "data.pth=x: data=mnist has no such option\n  try: normbench list data mnist    (its options)\n",
+            "data.pth=x: data=mnist has no such option\n"
+            "  try: normbench list data mnist    (its options)\n",
         ),
         (["fashion"], "fashion: is one name too many\n  try: normbench data show mnist\n"),
     ],
