@@ -21,14 +21,15 @@ from normbench.runs.run import run
 from normbench.settings import compose
 from normbench.settings.schema import Config
 
-DATA = ("data=synthetic", "data.shape=[1,8,8]", "device=cpu", "steps=8", "eval_every=0.05")
+DATA = ("data=synthetic", "data.shape=[1,8,8]", "device=cpu", "steps=6", "eval_every=0.05")
 NORMS = [*own("norm"), "ws+gn"]
 GROUPS = {("mlp", "dbn"): 50, ("mlp", "iternorm"): 50, ("cnn", "dbn"): 4, ("cnn", "iternorm"): 4}
 LACKING = {("mlp", "in"), ("mlp", "bin")}  # which take statistics over positions
 STEPS = [
     *(["model=rnn", f"norm={norm}"] for norm in ("none", "bn", "ln", "evalnorm")),
     *(["model=lstm", f"norm={norm}", "blank_steps=2", "steps=12"] for norm in ("bn", "gn")),
-    *([f"model={model}", "data.shape=[3,32,32]", "steps=4"] for model in ("resnet20", "lenet")),
+    ["model=resnet20", "data.shape=[3,8,8]", "steps=4"],
+    ["model=lenet", "data.shape=[1,28,28]"],
     ["model=resnet20", "placement=preact", "norm=gn", "data.shape=[3,8,8]", "steps=4"],
     *([f"activation={name}", "model=mlp"] for name in own("activation")),
     *([f"optimizer={name}", "model=mlp"] for name in own("optimizer")),
