@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from commands import document, normbench
+from commands import document, normbench, started
 from torch.nn import BatchNorm1d, Flatten, Linear, ReLU, Sequential
 
 from normbench.data.synthetic import Synthetic
@@ -128,8 +129,6 @@ def test_the_bits_say_which_images_are_right(trained: Path) -> None:
             right = scope["model"]((pixels - mean) / std).argmax(1) == labels
         config = stored(run)
         if name:
-            import dataclasses
-
             config = dataclasses.replace(config, shifts=["invert"])
         status = json.loads((run / "status.json").read_text())
         made = evaluations.read(config, status["state_sha256"])
@@ -288,3 +287,12 @@ def test_weights_that_are_not_kept_are_judged_first(tmp_path: Path) -> None:
     again = normbench("train", *words, "shifts=[invert]", "force=true", cwd=tmp_path)
     assert again.returncode == 0
     assert len(list(run.glob("evaluation-*"))) == 2  # those of the weights before went with them
+
+
+def test_commands_at_once_train_and_judge_each_run_once(tmp_path: Path) -> None:
+    words = ("train", "-m", *SHORT, "norm=bn,gn", "eval_stats=running,batch", "jobs=1")
+    commands = [started(*words, cwd=tmp_path) for _ in range(3)]
+    assert [command.wait() for command in commands] == [0] * 3
+    for run in runs(tmp_path):
+        assert json.loads((run / "status.json").read_text())["attempts"] == 1
+        assert len(list(run.glob("evaluation-*"))) == 2
