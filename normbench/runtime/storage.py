@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from normbench.errors import FileRefused, MachineError, NormbenchError, shown
+from normbench.runtime import lacking
 
 MODE = 0o644  # of new files, less the umask
 FOLDER_MODE = 0o755
@@ -54,7 +55,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], size: int) ->
             file.flush()
             os.fsync(handle)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        lacking.sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, size, error) from error
     finally:
@@ -251,14 +252,6 @@ def _opened(path: Path) -> BufferedReader:
         os.close(handle)
         raise damaged(path, "is not a plain file")
     return open(handle, "rb")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def cannot_write(path: Path, needed: int, error: OSError) -> NormbenchError:

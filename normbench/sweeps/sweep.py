@@ -213,7 +213,7 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str])
     for place, table in enumerate(shown):
         screen.lines([""] * (place > 0))
         screen.table(table)
-    screen.note(f"tensorboard --logdir {sweep.outputs / 'runs'}")
+    screen.note(f"tensorboard --logdir {shlex.quote(str(sweep.outputs / 'runs'))}")
 
 
 def _differences(sweep: Sweep, layout: Layout) -> Table | None:
