@@ -56,6 +56,10 @@ class Parser(argparse.ArgumentParser):
         if self.overrides:
             words = self._without_switches(words, switches)
         options = self.parse_intermixed_args(words)
+        if switches and self.verb != "train":  # which says with them what else is wrong
+            why, fix = "is not an option; settings are KEY=VALUE", f"{self.prog} --help"
+            given = (f"{name} {value}".strip() for name, value in switches.items())
+            raise Refused(*(Mistake(word, why, fix) for word in given))
         options.switches = switches
         return options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
     Raises: MachineError if the device is not here, or the port in use.
     """
     tree = copied(tree)
+    tree["outputs"] = os.path.expanduser(tree["outputs"])
     if here:
         tree["device"] = machine.resolve_device(tree["device"], tree["gpus"])
         machine.check_port(tree["dist"]["port"])

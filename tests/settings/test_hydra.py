@@ -231,3 +231,26 @@ def test_paths_begin_where_the_command_was_typed_when_hydra_changes_the_folder(
     assert main(["train", *SMALL, *words]) == 0
     assert list((tmp_path / "out/runs").iterdir())
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("name", ["é a (1),[x]", "b, 'c'", "{d}=$e", "f\\g"])
+@pytest.mark.parametrize("how", ["outputs=", "--outputs=", "NORMBENCH_OUTPUTS"])
+def test_a_path_is_taken_as_it_stands_and_a_tilde_is_the_home(
+    how: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    words = [] if how.isupper() else [f"{how}~/{name}"]
+    if how.isupper():
+        monkeypatch.setenv(how, f"~/{name}")
+    assert main(["train", *SMALL, "tb=false", "-q", *words]) == 0
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [name]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("words", [["summary", "--gpus", "2"], ["bench", "--bacth=2"]])
+def test_an_unknown_option_is_never_dropped(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert "is not an option; settings are KEY=VALUE" in capsys.readouterr().err
