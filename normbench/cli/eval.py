@@ -12,7 +12,7 @@ from normbench.errors import Mistake, Refused
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
     from normbench.results.groups import Result
-    from normbench.sweeps.plan import Item
+    from normbench.sweeps.items import Item
 
 EXAMPLES = (
     "normbench eval outputs/sweeps/NAME shifts=[invert]",

@@ -13,7 +13,8 @@ from normbench.results.groups import Result, Settings
 from normbench.results.lr_search import LRSearch
 from normbench.settings.declared import AUTO
 from normbench.settings.schema import Config
-from normbench.sweeps.plan import LR, Item, Sweep
+from normbench.sweeps.items import LR, Item
+from normbench.sweeps.plan import Sweep
 
 USUAL = {"eval_stats": "running", "inputs": "standardized", "mix": "none"}  # not worth a word
 

@@ -19,7 +19,8 @@ from normbench.results.tables import Table
 from normbench.runs.reader import ENVIRONMENT, STATUS_BYTES
 from normbench.runtime import storage
 from normbench.settings.schema import Config
-from normbench.sweeps.plan import LR, Sweep
+from normbench.sweeps.items import LR
+from normbench.sweeps.plan import Sweep
 from normbench.sweeps.records import SWEEP
 
 VERSIONS = ("normbench", "python", "torch", "system", "device_name", "threads")

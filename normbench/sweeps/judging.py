@@ -18,7 +18,7 @@ from normbench.runs.reader import read_status
 from normbench.settings import compose, inputs, schema
 from normbench.settings.schema import EVALUATION, Config
 from normbench.sweeps import records
-from normbench.sweeps.plan import Item
+from normbench.sweeps.items import Item
 
 BESIDE = ("data", "device", "jobs", "download")  # what else can be said of an evaluation
 

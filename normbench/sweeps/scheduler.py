@@ -27,7 +27,7 @@ from normbench.runtime import machine, processes
 from normbench.runtime.processes import Channel, Child, Message
 from normbench.settings.declared import AUTO
 from normbench.settings.schema import Config
-from normbench.sweeps.plan import Item
+from normbench.sweeps.items import Item
 
 BUSY_WAIT_S = 1.0  # between two looks at a run that another process works on
 STEP = 4e6  # multiply-adds in the time that a step takes however few images it has

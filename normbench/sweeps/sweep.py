@@ -20,7 +20,8 @@ from normbench.runs.reader import read_config, read_status
 from normbench.settings.schema import EVALUATION
 from normbench.sweeps import folder
 from normbench.sweeps.describe import heading, labels, not_applying, searches, unpaired, varying
-from normbench.sweeps.plan import LR, TUNE_SEED, Fitted, Item, Sweep
+from normbench.sweeps.items import LR, TUNE_SEED, Item
+from normbench.sweeps.plan import Fitted, Sweep
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen

@@ -31,7 +31,7 @@ from normbench.runtime import machine
 from normbench.settings import compose
 from normbench.settings.schema import Config
 from normbench.sweeps import scheduler
-from normbench.sweeps.plan import Item
+from normbench.sweeps.items import Item
 
 TINY = (
     *("data=synthetic", "device=cuda", "tb=false", "optimizer.lr=0.02", "lr_rule=none"),

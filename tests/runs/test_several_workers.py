@@ -24,7 +24,7 @@ from normbench.runtime import collectives, machine, workers
 from normbench.settings import compose
 from normbench.settings.schema import Config
 from normbench.sweeps import scheduler
-from normbench.sweeps.plan import Item
+from normbench.sweeps.items import Item
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "model.depth=2")

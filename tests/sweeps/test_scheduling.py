@@ -6,7 +6,7 @@ from normbench.norms._units import UnitBuilder
 from normbench.runs import build
 from normbench.settings import compose
 from normbench.sweeps import scheduler
-from normbench.sweeps.plan import Item
+from normbench.sweeps.items import Item
 
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "device=cpu", "tb=false")
 
