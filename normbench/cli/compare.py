@@ -193,7 +193,7 @@ def show(answer: Answer, form: str | None, shown: Screen, more: Further | None) 
     table = against.table(laid)
     shown_else = more or Further([table] if table else [], against.sentences(laid), {})
     drawn = [compare.table(laid), *shown_else.tables]
-    said = [*shown_else.sentences, _differing(answer)]
+    said = [*shown_else.sentences, differing(answer)]
     if shown.json:
         shown.document(_document(answer, shown_else.plain))
         return
@@ -229,7 +229,7 @@ def _document(answer: Answer, more: Mapping[str, object]) -> dict[str, Any]:
     }
 
 
-def _differing(answer: Answer) -> str:
+def differing(answer: Answer) -> str:
     """Say what differs besides the compared key, and what was left out."""
     line = f"differing besides {answer.layout.by}: {_by_arm(answer.confounders) or 'nothing'}"
     if answer.brought:

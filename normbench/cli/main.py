@@ -17,6 +17,8 @@ from normbench.errors import Mistake, NormbenchError, Refused
 VERBS = {
     "train": "train one configuration, or a sweep with -m",
     "compare": "compare finished runs, paired by seed",
+    "report": "write tables, figures and commands of finished runs as one page",
+    "plot": "draw one figure of finished runs",
     "power": "tell how many seeds a difference takes",
     "eval": "ask finished runs something new from their weights, train nothing",
     "export": "write the weights of a finished run as safetensors",

@@ -97,7 +97,7 @@ def chosen(question: Question) -> StoredSweep:
     Of a single sweep with the keys that it swept and what it compared; else these are empty.
     """
     wanted = filters.read(question.where)
-    places = [_here(place, question.outputs) for place in question.places]
+    places = [here(place, question.outputs) for place in question.places]
     if question.preset:
         from normbench.sweeps import presets  # imports Hydra, which other comparisons do without
 
@@ -251,7 +251,7 @@ def _values(results: Sequence[Result], key: str) -> list[str]:
     return [written(result.settings.get(key, "")) for result in results]
 
 
-def _here(place: Path, outputs: Path) -> Path:
+def here(place: Path, outputs: Path) -> Path:
     """Find a place by its path, or a sweep or a configuration by its name below the outputs."""
     known = [outputs / folder / place for folder in ("sweeps", "runs")]
     return next((path for path in [place, *known] if path.exists()), place)

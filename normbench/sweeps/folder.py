@@ -93,7 +93,7 @@ def _about(sweep: Sweep, outcome: Outcome, command: str) -> dict[str, Any]:
     return {
         "command": command,
         "trained": [dates[0], dates[-1]] if dates else None,
-        "versions": _versions(outcome.results),
+        "versions": versions(outcome.results),
         "data": _once(_data(config) for config in configs),
         "model": _once(config.model["name"] for config in configs),
         "device": _once(f"{config.device} {config.precision}" for config in configs),
@@ -118,7 +118,7 @@ def _data(config: Config) -> dict[str, Any]:
     return {"name": config.label, "sha256": config.digest, **sizes}
 
 
-def _versions(results: Sequence[Result]) -> list[dict[str, Any]]:
+def versions(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Read with what the runs were trained, each combination once."""
     found = []
     for result in results:
