@@ -50,10 +50,10 @@ def run(words: list[str]) -> int:
         there = [each for each in reported.CAPTIONS if gathered.picture(each)]
         why = "these runs have nothing to draw in this figure"
         raise Refused(Mistake(f"plot {name}", why, f"normbench plot {there[0]}"))
-    from normbench.display import figures  # imports matplotlib
+    from normbench.display import drawing  # imports matplotlib
     from normbench.runtime import storage
 
-    storage.write_atomic(path, figures.encoded(picture.figure, path.suffix[1:]))
+    storage.write_atomic(path, drawing.encoded(picture.figure, path.suffix[1:]))
     shown = screen(options)
     shown.document({"command": "plot", "file": str(path), "caption": picture.caption})
     shown.lines([str(path)])

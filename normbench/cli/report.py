@@ -91,10 +91,10 @@ def write(report: Report, path: Path) -> list[Path]:
     if path.suffix == ".csv":
         storage.write_atomic(path, export.csv(laid.results, laid.keys))
         return []
-    from normbench.display import figures, page  # imports matplotlib and jinja2
+    from normbench.display import drawing, page  # imports matplotlib and jinja2
 
     title = " and ".join(place.name for place in report.sweeps) or f"{laid.by} compared"
-    drawn = {each.name: figures.encoded(each.figure, "svg") for each in report.pictures}
+    drawn = {each.name: drawing.encoded(each.figure, "svg") for each in report.pictures}
     if path.suffix == ".html":
         storage.write_atomic(path, page.html(report, title, drawn))
         return []

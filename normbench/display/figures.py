@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import io
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib.lines
 import matplotlib.ticker
 from matplotlib.figure import Figure
 
-from normbench.display.colours import PALETTE, SETTINGS, colour, styles
+from normbench.display.colours import PALETTE, colour, styles
+from normbench.display.drawing import (
+    arm_of,
+    draw_point,
+    frontier,
+    grid,
+    has_mean,
+    lengths,
+    rows_of,
+    said,
+    styled,
+    values,
+    with_legend,
+)
 from normbench.results.curves import Validation
-from normbench.results.groups import Group, Key
-from normbench.results.layout import Block, Layout, word
+from normbench.results.groups import Group
+from normbench.results.layout import Layout, word
 from normbench.results.lr_search import LRSearch
-from normbench.results.stats import Interval
 
-PANELS, ABREAST = 12, 3  # panels of a figure at most, and in a row
-WIDTH = 10.0  # inches
-ROW = 0.38  # inches of a line with a name
+PANELS = 12  # of a figure at most
 KINDS = {  # what a run came to, and how it is drawn
     "trained": "#DDDDDD",
     "stuck": "#E69F00",
@@ -31,30 +37,8 @@ KINDS = {  # what a run came to, and how it is drawn
     "no result": "#56B4E9",
 }
 
-Given = ParamSpec("Given")
 
-
-def _styled(draw: Callable[Given, Figure | None]) -> Callable[Given, Figure | None]:
-    """Let a figure be drawn with our settings, those of the caller's matplotlib left alone."""
-
-    @wraps(draw)
-    def drawn(*args: Given.args, **kwargs: Given.kwargs) -> Figure | None:
-        with matplotlib.rc_context(SETTINGS):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-def encoded(figure: Figure, form: str) -> bytes:
-    """Write a figure as `svg`, `png` or `pdf`; the same figure gives the same bytes."""
-    out = io.BytesIO()
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[form]
-    with matplotlib.rc_context(SETTINGS):
-        figure.savefig(out, format=form, dpi=120, metadata=undated)
-    return out.getvalue()
-
-
-@_styled
+@styled
 def convergence(laid: Layout, curves: Mapping[str, Sequence[Validation]]) -> Figure | None:
     """Draw validation accuracy over examples seen: mean and range of the seeds that trained.
 
@@ -64,18 +48,18 @@ def convergence(laid: Layout, curves: Mapping[str, Sequence[Validation]]) -> Fig
     """
     if not any(curves.values()):
         return None
-    style = styles(laid.by, _values(laid))
+    style = styles(laid.by, values(laid))
     panels = [*laid.blocks.values()][:PANELS]
-    figure, axes = _grid(len(panels))
+    figure, axes = grid(len(panels))
     for each, block in zip(axes, panels, strict=True):
         for row, group in block.groups.items():
-            _curves(each, group, curves, {"color": style[_arm(row)].colour})
+            _curves(each, group, curves, {"color": style[arm_of(row)].colour})
         each.set_title(block.at)
         each.set_xlabel("examples seen")
         each.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
         each.locator_params(axis="x", nbins=4)
     axes[0].set_ylabel("validation accuracy, %")
-    return _with_legend(figure, laid, lines=True)
+    return with_legend(figure, laid, lines=True)
 
 
 def _curves(
@@ -97,7 +81,7 @@ def _curves(
         axes.fill_between(common, low, high, alpha=0.18, linewidth=0, **style)
 
 
-@_styled
+@styled
 def batches(laid: Layout) -> Figure | None:
     """Draw the metric against the batch size, a line for each arm; None where it does not vary.
 
@@ -106,23 +90,23 @@ def batches(laid: Layout) -> Figure | None:
     sizes = _split(laid)
     if sizes is None:
         return None
-    style, scale = styles(laid.by, _values(laid)), laid.measured.scale
-    figure, axes = _grid(len(sizes))
+    style, scale = styles(laid.by, values(laid)), laid.measured.scale
+    figure, axes = grid(len(sizes))
     for each, (title, cells) in zip(axes, sizes.items(), strict=True):
         for arm, groups in cells.items():
-            known = [(size, group) for size, group in sorted(groups.items()) if _mean(group)]
+            known = [(size, group) for size, group in sorted(groups.items()) if has_mean(group)]
             xs, ys = [size for size, _ in known], [scale * (g.mean or 0) for _, g in known]
             look = style[arm]
             each.plot(xs, ys, color=look.colour)
             for size, group in known:
-                _point(each, size, group, look, scale)
+                draw_point(each, size, group, look, scale)
         ticks = sorted({size for groups in cells.values() for size in groups})
         each.set_xscale("log", base=2)
         each.set_xticks(ticks, [f"{size:g}" for size in ticks], minor=False)
         each.set_title(title)
         each.set_xlabel("batch")
     axes[0].set_ylabel(laid.measured.title)
-    return _with_legend(figure, laid)
+    return with_legend(figure, laid)
 
 
 def _split(laid: Layout) -> dict[str, dict[str, dict[float, Group]]] | None:
@@ -136,11 +120,11 @@ def _split(laid: Layout) -> dict[str, dict[str, dict[float, Group]]] | None:
         size = float(at.pop("batch"))
         title = "  ".join(f"{word(key)} {value}" for key, value in at.items())
         for row, group in block.groups.items():
-            found.setdefault(title, {}).setdefault(_arm(row), {})[size] = group
+            found.setdefault(title, {}).setdefault(arm_of(row), {})[size] = group
     return dict([*found.items()][:PANELS])
 
 
-@_styled
+@styled
 def differences(laid: Layout) -> Figure | None:
     """Draw the paired differences to the baseline with 95 % intervals, None where there are none.
 
@@ -154,12 +138,12 @@ def differences(laid: Layout) -> Figure | None:
     ]
     if not found:
         return None
-    style, scale = styles(laid.by, _values(laid)), laid.measured.scale
-    figure, axes = _rows([_said(laid, block, row) for block, row, _ in found])
+    style, scale = styles(laid.by, values(laid)), laid.measured.scale
+    figure, axes = rows_of([said(laid, block, row) for block, row, _ in found])
     for y, (_, row, interval) in enumerate(found):
-        look = style[_arm(row)]
+        look = style[arm_of(row)]
         middle = scale * interval.mean
-        bar = _bar(interval, scale)
+        bar = lengths(interval, scale)
         axes.errorbar(middle, y, xerr=bar, color=look.colour, marker=look.marker, capsize=3)
     axes.axvline(0, color="black", linewidth=1)
     unit = f",{laid.measured.points}" * laid.measured.percent
@@ -167,7 +151,7 @@ def differences(laid: Layout) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def rates(searches: Sequence[LRSearch]) -> Figure | None:
     """Draw the tuning: mean validation accuracy over the learning rate, the chosen one ringed.
 
@@ -176,7 +160,7 @@ def rates(searches: Sequence[LRSearch]) -> Figure | None:
     known = [search for search in searches if search.points]
     if not known:
         return None
-    figure, (axes,) = _grid(1)
+    figure, (axes,) = grid(1)
     for at, search in enumerate(known):
         norm = search.settings.get("norm")
         line = colour(str(norm)) if norm else PALETTE[at % len(PALETTE)]
@@ -195,7 +179,7 @@ def rates(searches: Sequence[LRSearch]) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def failures(laid: Layout) -> Figure | None:
     """Draw how many runs of each cell trained, and what became of others; None if all trained."""
     found = []
@@ -208,10 +192,10 @@ def failures(laid: Layout) -> Figure | None:
                 if run.state != "does not apply"
             )
             if set(kinds) - {"trained"}:
-                found.append((_said(laid, block, row), kinds))
+                found.append((said(laid, block, row), kinds))
     if not found:
         return None
-    figure, axes = _rows([name for name, _ in found])
+    figure, axes = rows_of([name for name, _ in found])
     left = [0] * len(found)
     for kind, shade in KINDS.items():
         widths = [kinds[kind] for _, kinds in found]
@@ -225,7 +209,7 @@ def failures(laid: Layout) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def cost(laid: Layout, spent: Mapping[str, float]) -> Figure | None:
     """Draw the metric against the core-seconds of a run, each cell with its settings.
 
@@ -234,22 +218,22 @@ def cost(laid: Layout, spent: Mapping[str, float]) -> Figure | None:
 
     Args: spent: core-seconds by directory of the run.
     """
-    style, scale = styles(laid.by, _values(laid)), laid.measured.scale
-    figure, (axes,) = _grid(1)
+    style, scale = styles(laid.by, values(laid)), laid.measured.scale
+    figure, (axes,) = grid(1)
     points = []
     for block in laid.blocks.values():
         for row, group in block.groups.items():
             costs = [spent[run.directory] for run in group.results if run.directory in spent]
             if costs and group.arm.values:
                 mean = sum(costs) / len(costs)
-                _point(axes, mean, group, style[_arm(row)], scale)
+                draw_point(axes, mean, group, style[arm_of(row)], scale)
                 points.append((mean, scale * (group.mean or 0)))
                 near = {"xytext": (7, 4), "textcoords": "offset points", "fontsize": 11}
                 axes.annotate(block.at, points[-1], **near)
     if not points:
         return None
     if laid.measured.larger is not None:
-        front = _front(points, laid.measured.larger)
+        front = frontier(points, laid.measured.larger)
         axes.plot(*zip(*front, strict=True), color="#999999", linewidth=1, zorder=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
@@ -257,74 +241,4 @@ def cost(laid: Layout, spent: Mapping[str, float]) -> Figure | None:
     axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.set_xlabel("core-seconds of a run")
     axes.set_ylabel(laid.measured.title)
-    return _with_legend(figure, laid)
-
-
-def _front(points: Sequence[tuple[float, float]], larger: bool) -> list[tuple[float, float]]:
-    """Keep the points that are better than all cheaper ones."""
-    sign = 1 if larger else -1
-    kept: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda point: (point[0], -sign * point[1])):
-        if not kept or sign * point[1] > sign * kept[-1][1]:
-            kept.append(point)
-    return kept
-
-
-def _point(axes: Any, x: float, group: Group, look: Any, scale: int) -> None:
-    """Draw the mean of a cell with its interval, hollow where a run of it failed."""
-    bar = _bar(group.interval, scale) if group.interval else None
-    fill = "white" if group.failed else look.colour
-    style = {"color": look.colour, "marker": look.marker, "markerfacecolor": fill}
-    axes.errorbar(x, scale * (group.mean or 0), yerr=bar, capsize=3, markersize=8, **style)
-
-
-def _bar(interval: Interval, scale: int) -> list[list[float]]:
-    below, above = interval.mean - interval.low, interval.high - interval.mean
-    return [[scale * below], [scale * above]]
-
-
-def _mean(group: Group) -> bool:
-    return group.mean is not None and math.isfinite(group.mean)
-
-
-def _grid(count: int) -> tuple[Figure, list[Any]]:
-    columns = min(count, ABREAST)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(WIDTH, 1.2 + 3.4 * rows), layout="constrained")
-    every = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
-    for spare in every[count:]:
-        spare.set_visible(False)
-    return figure, [*every[:count]]
-
-
-def _rows(names: Sequence[str]) -> tuple[Figure, Any]:
-    """Begin a figure with a line for each name, the first on top."""
-    figure = Figure(figsize=(WIDTH, 1.2 + ROW * len(names)), layout="constrained")
-    axes = figure.subplots()
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    return figure, axes
-
-
-def _with_legend(figure: Figure, laid: Layout, lines: bool = False) -> Figure:
-    """Name the arms beside the panels."""
-    names = {row[-1]: texts[-1] for row, texts in laid.names.items()}
-    handles = [
-        matplotlib.lines.Line2D([], [], color=look.colour, marker="" if lines else look.marker)
-        for look in styles(laid.by, [*names]).values()
-    ]
-    if len(names) > 1:
-        figure.legend(handles, names.values(), loc="outside right upper", frameon=False)
-    return figure
-
-
-def _values(laid: Layout) -> list[str]:
-    return [*dict.fromkeys(map(_arm, laid.names))]
-
-
-def _arm(row: Key) -> str:
-    return row[-1]
-
-
-def _said(laid: Layout, block: Block, row: Key) -> str:
-    return "  ".join(filter(None, [laid.names[row][-1], block.at]))
+    return with_legend(figure, laid)

@@ -12,7 +12,7 @@ from normbench.results.groups import Result
 from normbench.results.lr_search import LRSearch
 from normbench.runtime import storage
 from normbench.sweeps import records
-from normbench.sweeps.plan import LR
+from normbench.sweeps.items import LR
 
 
 def searches(folder: Path) -> list[LRSearch]:

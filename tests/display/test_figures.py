@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from results import samples
 
-from normbench.display import colours, figures
+from normbench.display import colours, drawing, figures
 from normbench.results.curves import Validation
 from normbench.results.layout import Layout
 
@@ -29,8 +29,8 @@ def test_a_norm_has_its_colour_whatever_stands_beside_it() -> None:
 
 def test_the_front_keeps_what_nothing_beats_in_both() -> None:
     points = [(3.0, 90.0), (1.0, 80.0), (2.0, 70.0), (2.0, 85.0), (4.0, 90.0)]
-    assert figures._front(points, True) == [(1.0, 80.0), (2.0, 85.0), (3.0, 90.0)]
-    assert figures._front(points, False) == [(1.0, 80.0), (2.0, 70.0)]
+    assert drawing.frontier(points, True) == [(1.0, 80.0), (2.0, 85.0), (3.0, 90.0)]
+    assert drawing.frontier(points, False) == [(1.0, 80.0), (2.0, 70.0)]
 
 
 def test_the_line_of_a_norm_goes_through_its_means() -> None:
@@ -69,5 +69,5 @@ def test_failures_are_drawn_where_there_are_some() -> None:
     figure = figures.failures(laid(broken))
     assert figure is not None
     assert figure.get_size_inches()[1] < 2
-    picture = Image.open(io.BytesIO(figures.encoded(figure, "png")))
+    picture = Image.open(io.BytesIO(drawing.encoded(figure, "png")))
     assert picture.size[0] == 1200
