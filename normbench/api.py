@@ -15,6 +15,7 @@ from normbench.parts.options import quoted, written
 from normbench.results.groups import Result
 from normbench.rows import Row
 from normbench.settings import compose
+from normbench.settings.cell import Cell
 from normbench.settings.schema import EVALUATION, Config
 from normbench.sweeps import records
 from normbench.sweeps import sweep as sweeps
@@ -49,7 +50,7 @@ def run(config: Config, on_row: Callable[[Row], None] | None = None) -> Result:
     Raises: Refused if the parts do not fit; NormbenchError if the run fails. A run that diverges
         is a result.
     """
-    work = planned([compose.Cell((), config)], _silent())
+    work = planned([Cell((), config)], _silent())
     (item,) = work.items
     if not item.finished:
         from normbench.sweeps.scheduler import complete  # imports torch, finished runs do without
@@ -91,9 +92,7 @@ def load_results(outputs: str | Path = "outputs") -> list[Result]:
     return records.everything(Path(outputs))
 
 
-def _cells(
-    overrides: tuple[str, ...], settings: Mapping[str, Any], multirun: bool
-) -> list[compose.Cell]:
+def _cells(overrides: tuple[str, ...], settings: Mapping[str, Any], multirun: bool) -> list[Cell]:
     texts = [_override(key, value) for key, value in settings.items()]
     return compose.Grid(compose.loader()).cells([*overrides, *texts], multirun)
 

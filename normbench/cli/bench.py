@@ -17,7 +17,7 @@ from normbench.settings import compose
 
 if TYPE_CHECKING:
     from normbench.runs.timing import Figure, Timed
-    from normbench.settings.compose import Cell
+    from normbench.settings.cell import Cell
     from normbench.settings.schema import Config
 
 EXAMPLES = (

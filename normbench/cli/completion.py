@@ -14,7 +14,7 @@ from normbench.cli.main import VERBS
 from normbench.cli.parser import Parser
 from normbench.parts import registry
 from normbench.parts.options import Declared, written
-from normbench.settings import declared
+from normbench.settings import declared, fields
 
 EXAMPLES = (
     'eval "$(normbench completion bash)"           in ~/.bashrc; the same for zsh',
@@ -123,7 +123,7 @@ def _options(group: str, before: list[str]) -> dict[str, Declared]:
     options: dict[str, Declared] = {}
     for part in name.split(","):
         if all(member in known for member in part.split("+")):
-            options |= declared.declared_options(group, part)
+            options |= fields.declared_options(group, part)
     return options
 
 

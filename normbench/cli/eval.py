@@ -94,7 +94,8 @@ def show(results: Sequence[Result], csv: bool, shown: Screen) -> None:
 
 
 def _settings() -> str:
-    from normbench.settings.declared import JUDGED, described
+    from normbench.settings.declared import described
+    from normbench.settings.fields import JUDGED
 
     lines = [*described()]
     first = lines.index(f"# {JUDGED}") + 1

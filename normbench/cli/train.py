@@ -17,7 +17,7 @@ from normbench.sweeps.command import Command, entered, running
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
-    from normbench.settings.compose import Cell
+    from normbench.settings.cell import Cell
     from normbench.sweeps.plan import Sweep
 
 BUSY_WAIT_S = 1.0  # between two tries at a run that another job works on

@@ -19,7 +19,7 @@ from normbench.norms._base import Norm
 from normbench.norms._units import Activation, UnitBuilder, apply
 from normbench.parts import registry
 from normbench.runtime import machine
-from normbench.settings.declared import AUTO
+from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config, data_about, part
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from normbench.parts import registry
 from normbench.parts.options import leaves, written
 from normbench.runs.reader import CONFIG, FINAL, read_config, read_status
 from normbench.settings import resolve
-from normbench.settings.declared import AUTO, GROUPS, declared_options, default_part, defaults
+from normbench.settings.declared import GROUPS, defaults
+from normbench.settings.fields import AUTO, declared_options, default_part
 from normbench.settings.schema import Config, config_of, data_about
 
 

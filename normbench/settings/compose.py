@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from normbench.errors import Mistake, NormbenchError, PartError, Refused
 from normbench.parts.options import copied, leaves
 from normbench.settings import resolve, rules, schema, userfiles
+from normbench.settings.cell import Cell, Row
 from normbench.settings.composer import GRIDS, PRESETS, Composed, Composer, loader, resolved
 from normbench.settings.declared import defaults
 from normbench.settings.members import fold, idle_words, is_member, is_there, without_idle
@@ -32,29 +33,10 @@ from normbench.settings.overrides import (
     each_alone,
     key_of,
 )
-from normbench.settings.schema import WORDS, Config
+from normbench.settings.schema import WORDS
 from normbench.settings.suggest import tried
 
-__all__ = ["Cell", "Grid", "composed", "loader"]
-Row = tuple[str, ...]  # one combination of a sweep, as `KEY=VALUE` texts
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One combination of a sweep: its overrides, and its config or why it does not apply.
-
-    `idle`: those of the overrides that make no difference in it, and are not applied.
-    """
-
-    row: Row
-    config: Config | None
-    misfits: tuple[Mistake, ...] = ()
-    idle: Row = ()
-
-    @property
-    def words(self) -> Row:
-        """Give the overrides that are applied."""
-        return tuple(text for text in self.row if text not in self.idle)
+__all__ = ["Grid", "composed", "loader"]
 
 
 class Grid:

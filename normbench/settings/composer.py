@@ -29,7 +29,7 @@ from normbench.parts import registry
 from normbench.parts.options import copied, leaves, near
 from normbench.runtime import storage
 from normbench.settings import resolve
-from normbench.settings.declared import default_part
+from normbench.settings.fields import default_part
 from normbench.settings.userfiles import hidden, line_of, unreadable
 
 ALL_OF_HYDRA = "normbench train --cfg hydra    (all of Hydra's settings)"

@@ -8,47 +8,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from normbench.parts import registry
-from normbench.parts.options import Declared, declarations, option, written
+from normbench.parts.options import Declared, declarations, written
+from normbench.settings.fields import AUTO, RECORDED, chosen, judged, recorded, trained
 
 GROUPS = tuple(registry.KINDS)
-AUTO = "auto"  # the activation that the norm brings, or that the model usually has
 INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
 MEETING = "workers of a run meet at this port of the machine; null: in a file"
 PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535, "help": MEETING})
-TRAINED = "what is trained"
-JUDGED = "how it is judged: other evaluations of the same weights, made without training again"
-RECORDED = "how it is run and recorded: changes no weight"
 COMMENT, WIDTH = 22, 100  # where the sentence on a setting begins, and where it is wrapped
-
-
-def _setting(section: str, default: Any, *, help: str, **limits: Any) -> Any:
-    made = option(default, **limits)
-    return field(default=default, metadata={**made.metadata, "section": section, "help": help})
-
-
-trained, judged, recorded = (partial(_setting, name) for name in (TRAINED, JUDGED, RECORDED))
-
-
-def chosen(group: str, name: str) -> Any:
-    """Declare the part that a group has unless another is chosen, with its default options."""
-    return field(default_factory=lambda: default_part(group, name), metadata={"part": name})
-
-
-def default_part(group: str, name: str) -> dict[str, Any]:
-    """Return the name and the default options of a part."""
-    options = declared_options(group, name)
-    return {"name": name, **{key: declared.default for key, declared in options.items()}}
-
-
-def declared_options(group: str, name: str) -> dict[str, Declared]:
-    """Return the options of a part by name."""
-    return (
-        {} if (group, name) == ("activation", AUTO) else dict(registry.facts(group, name).options)
-    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 from normbench.parts import registry
 from normbench.settings import rules
-from normbench.settings.declared import declared_options, defaults
+from normbench.settings.declared import defaults
+from normbench.settings.fields import declared_options
 from normbench.settings.schema import WORDS
 from normbench.settings.suggest import options_everywhere
 

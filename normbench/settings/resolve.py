@@ -11,14 +11,8 @@ from normbench.parts import registry
 from normbench.parts.options import Declared, Unfit, copied, written
 from normbench.runtime import machine
 from normbench.settings import inputs
-from normbench.settings.declared import (
-    AUTO,
-    GROUPS,
-    declared_keys,
-    declared_options,
-    default_part,
-    defaults,
-)
+from normbench.settings.declared import GROUPS, declared_keys, defaults
+from normbench.settings.fields import AUTO, declared_options, default_part
 from normbench.settings.rules import grid_around
 from normbench.settings.schema import Config, config_of
 

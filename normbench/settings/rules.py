@@ -10,7 +10,7 @@ from normbench.parts import registry
 from normbench.parts.options import leaves, written
 from normbench.runtime import machine
 from normbench.settings import inputs
-from normbench.settings.declared import AUTO
+from normbench.settings.fields import AUTO
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo

@@ -19,15 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from normbench.parts import registry
 from normbench.parts.options import copied, leaves
-from normbench.settings.declared import (
-    GROUPS,
-    JUDGED,
-    RECORDED,
-    Settings,
-    declared_keys,
-    default_part,
-    defaults,
-)
+from normbench.settings.declared import GROUPS, Settings, declared_keys, defaults
+from normbench.settings.fields import JUDGED, RECORDED, default_part
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo

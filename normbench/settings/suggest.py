@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from normbench.errors import MISTAKES, Mistake
 from normbench.parts import registry
 from normbench.parts.options import LIKE, Declared, Unfit, leaves, likeness, near, written
-from normbench.settings.declared import declared_keys, default_part, default_parts, defaults
+from normbench.settings.declared import declared_keys, default_parts, defaults
+from normbench.settings.fields import default_part
 
 ALL_SETTINGS = "(all settings: normbench train --help)"
 HELP = "normbench train --help    (all settings)"

@@ -12,7 +12,8 @@ from normbench.errors import Mistake
 from normbench.parts import registry
 from normbench.parts.options import leaves, near
 from normbench.settings import resolve
-from normbench.settings.declared import AUTO, declared_options, defaults
+from normbench.settings.declared import defaults
+from normbench.settings.fields import AUTO, declared_options
 from normbench.settings.members import is_member
 
 

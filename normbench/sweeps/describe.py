@@ -11,7 +11,7 @@ from normbench.parts.options import leaves, written
 from normbench.results import groups
 from normbench.results.groups import Result, Settings
 from normbench.results.lr_search import LRSearch
-from normbench.settings.declared import AUTO
+from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
 from normbench.sweeps.items import LR, Item
 from normbench.sweeps.plan import Sweep

@@ -10,7 +10,7 @@ from normbench.errors import Refused
 from normbench.results import lr_search
 from normbench.results.groups import SEEDS, Result
 from normbench.runs.reader import read_status
-from normbench.settings.compose import Cell
+from normbench.settings.cell import Cell
 from normbench.settings.members import is_member
 from normbench.settings.schema import Config
 from normbench.sweeps.items import LR, Item, Settings, Tuning

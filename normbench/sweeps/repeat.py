@@ -11,7 +11,8 @@ from normbench.parts import registry
 from normbench.parts.options import leaves, quoted, written
 from normbench.results.groups import PARTS, SEEDS, Result
 from normbench.runs.reader import read_config
-from normbench.settings.declared import GROUPS, default_part, default_parts, defaults
+from normbench.settings.declared import GROUPS, default_parts, defaults
+from normbench.settings.fields import default_part
 
 TEXTS = ("data.root", "data.path", "data.label")  # taken as they stand
 BUDGET = ("epochs", "examples")  # steps say the same, and two budgets are refused

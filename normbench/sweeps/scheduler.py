@@ -25,7 +25,7 @@ from normbench.runs.judge import judge
 from normbench.runs.run import run
 from normbench.runtime import machine, processes
 from normbench.runtime.processes import Channel, Child, Message
-from normbench.settings.declared import AUTO
+from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
 from normbench.sweeps.items import Item
 

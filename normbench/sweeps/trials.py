@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from normbench.errors import NormbenchError
 from normbench.results.tables import Table, TableCell
-from normbench.settings.compose import Cell, Grid
+from normbench.settings.cell import Cell
+from normbench.settings.compose import Grid
 from normbench.sweeps.plan import Sweep
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from normbench.cli import summary
 from normbench.display.screen import Screen
 from normbench.norms._units import UnitBuilder, apply
 from normbench.parts import registry
+from normbench.runs import layers
 
 SHAPE = (1, 28, 28)
 EXACT = """
@@ -51,7 +52,7 @@ def built(norm, model="cnn", shape=SHAPE, device="cpu", **how):
     with torch.device(device):
         part, chosen = registry.find("model", model)(), norms.create(norm)
         made = part.build(UnitBuilder(chosen, **how), shape, 10)
-        linear = summary.linear_parameters(made)
+        linear = layers.linear_parameters(made)
         if device == "cpu":
             for parameter in made.parameters():
                 nn.init.normal_(parameter)
@@ -61,7 +62,7 @@ def built(norm, model="cnn", shape=SHAPE, device="cpu", **how):
 
 def summarized(norm, model="cnn", shape=SHAPE, device="cpu", **how):
     made, linear = built(norm, model, shape, device, **how)
-    return summary.summarize(made, built("none", model, shape, device, **how)[0], linear, shape)
+    return layers.summarize(made, built("none", model, shape, device, **how)[0], linear, shape)
 
 
 def screen(table):
@@ -99,7 +100,7 @@ def test_nothing_of_the_model_changes(device):
     model, linear = built("bn", device=device)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
-    summary.summarize(model, model, linear, SHAPE)
+    layers.summarize(model, model, linear, SHAPE)
     assert model.training
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
@@ -110,7 +111,7 @@ def test_nothing_of_the_model_changes(device):
 def test_hooks_are_gone_and_the_mode_is_back_when_the_model_cannot_run():
     model, _ = built("none")
     with pytest.raises(RuntimeError):
-        summary.layers(model, (1, 5, 5))
+        layers.layers(model, (1, 5, 5))
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -139,14 +140,14 @@ def test_the_number_of_groups_stands_behind_the_name():
 def test_layers_are_numbered_in_the_order_in_which_they_run():
     model = nn.Sequential(OrderedDict(last=nn.Linear(3, 2), first=nn.Linear(4, 3)))
     model.forward = lambda x: model.last(model.first(x.flatten(1)).tanh())
-    rows = summary.layers(model, (1, 2, 2))
+    rows = layers.layers(model, (1, 2, 2))
     assert [(row.name, row.path) for row in rows] == [("Linear-1", "first"), ("Linear-2", "last")]
 
 
 def test_what_is_shared_is_counted_once_and_a_layer_that_runs_twice_has_one_row():
     one, two = nn.Linear(4, 4), nn.Linear(4, 4)
     two.weight = one.weight
-    rows = summary.layers(nn.Sequential(nn.Flatten(), one, nn.ReLU(), one, two), (1, 2, 2))
+    rows = layers.layers(nn.Sequential(nn.Flatten(), one, nn.ReLU(), one, two), (1, 2, 2))
     assert [(row.name, row.parameters) for row in rows] == [
         ("Linear-1", 20),
         ("ReLU-2", 0),
@@ -163,7 +164,7 @@ def test_a_layer_with_tensors_of_its_own_is_one_row_with_all_inside_it():
         def forward(self, x):
             return self.inner(x) * self.scale
 
-    rows = summary.layers(nn.Sequential(nn.Flatten(), Scaled()), (1, 2, 2))
+    rows = layers.layers(nn.Sequential(nn.Flatten(), Scaled()), (1, 2, 2))
     assert [(row.name, row.parameters) for row in rows] == [("Scaled-1", 12)]
 
 

@@ -101,6 +101,18 @@ def test_the_top_folder_holds_rooms_and_the_ground_floor() -> None:
     assert entries - {"__pycache__", "configs"} == {*FLOOR, "py.typed", "__init__.pyi"}
 
 
+@pytest.mark.parametrize("path", modules(), ids=module)
+def test_a_file_has_at_most_300_lines_and_a_function_40(path: Path) -> None:
+    text = path.read_text()
+    long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 40
+    }
+    assert len(text.splitlines()) <= 300, "cut the file where it does a second thing"
+    assert not long.keys() - {"fit"}, long
+
+
 @pytest.mark.parametrize("folder", PART_FOLDERS)
 def test_a_part_imports_no_other_part(folder: str) -> None:
     for path in (PACKAGE / folder).glob("*.py"):

@@ -10,7 +10,7 @@ from contracts.cases import own
 
 from normbench.parts import registry
 from normbench.parts.options import Options, declarations
-from normbench.settings.declared import AUTO
+from normbench.settings.fields import AUTO
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 PARTS = [(group, name) for group in registry.KINDS for name in own(group)]

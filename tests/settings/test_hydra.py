@@ -11,7 +11,8 @@ import pytest
 from normbench.cli.main import main
 from normbench.errors import Refused
 from normbench.parts import registry
-from normbench.settings.compose import Cell, Grid, loader
+from normbench.settings.cell import Cell
+from normbench.settings.compose import Grid, loader
 
 SMALL = ("data=synthetic", "model=mlp", "steps=2", "device=cpu")
 
