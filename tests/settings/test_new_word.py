@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import run_with
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,6 @@ def test_all_three_train(path: Path, tmp_path: Path) -> None:
     done = run_with(path, tmp_path, *TRAIN, *words)
     assert done.returncode == 0, done.stderr
     (config,) = tmp_path.glob("outputs/runs/*/seed0/config.yaml")
-    text = config.read_text()
+    experiment = yaml.safe_load(config.read_text())["experiment"]
     for group in PARTS:
-        assert f"{group}: scratch" in text and f"{group}_power: 3.0" in text
+        assert experiment[group] == {"name": "scratch", "power": 3.0}
