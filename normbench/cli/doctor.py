@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normbench import __version__
-from normbench.cli.parser import Parser, screen
+from normbench.cli.parser import Parser, outputs, screen
 from normbench.display.screen import Screen
 from normbench.errors import NormbenchError, first_line
 from normbench.parts import registry
@@ -49,8 +48,7 @@ def parser() -> Parser:
 def run(words: list[str]) -> int:
     """Look at what this machine can run."""
     options = parser().parsed(words)
-    outputs = options.outputs or os.environ.get("NORMBENCH_OUTPUTS") or "outputs"
-    return show(outputs, screen(options))
+    return show(outputs(options), screen(options))
 
 
 def show(outputs: str, screen: Screen) -> int:

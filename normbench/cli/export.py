@@ -41,7 +41,7 @@ def run(words: list[str]) -> int:
     from normbench.runs.stored import finished
 
     config, status = finished(directory), read_status(directory) or {}
-    weights.check(config, status["state_sha256"])
+    weights.check(config.directory, status["state_sha256"])
     about = export(config, file)
     shown.document({"command": "export", "file": str(file), **about})
     shown.note(f"{about['tensors']} tensors, {about['numbers']:,} numbers: {file}")

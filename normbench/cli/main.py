@@ -20,6 +20,8 @@ VERBS = {
     "report": "write tables, figures and commands of finished runs as one page",
     "plot": "draw one figure of finished runs",
     "power": "tell how many seeds a difference takes",
+    "status": "tell the state of runs, sweeps and their cells",
+    "verify": "check every file and digest of runs",
     "eval": "ask finished runs something new from their weights, train nothing",
     "export": "write the weights of a finished run as safetensors",
     "summary": "show the layers of a configuration, train nothing",

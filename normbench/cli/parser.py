@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -101,6 +102,11 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(parser.format_help(), end="")
         parser.exit()
+
+
+def outputs(options: argparse.Namespace) -> str:
+    """Return the folder of outputs that the option or the environment names, or the usual one."""
+    return str(options.outputs or os.environ.get("NORMBENCH_OUTPUTS") or "outputs")
 
 
 def screen(options: argparse.Namespace) -> Screen:

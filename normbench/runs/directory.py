@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from normbench.errors import InUse, MachineError, NormbenchError, first_line, shown
+from normbench.errors import FileRefused, InUse, MachineError, NormbenchError, first_line, shown
 from normbench.parts.options import leaves
 from normbench.rows import Row, TimeRow, Value, finite, to_json
 from normbench.runs.reader import (
@@ -22,10 +22,12 @@ from normbench.runs.reader import (
     ERROR,
     EVENTS,
     FINAL,
+    MANY,
     METRICS,
     STATES,
     STATUS,
     TIMING,
+    digest_of,
     is_of_attempt,
     read_config,
     read_status,
@@ -35,7 +37,6 @@ from normbench.runtime import machine, storage
 from normbench.runtime.lock import Lock
 from normbench.settings.schema import LAYOUT
 
-MANY = ("layers", "pretrain")  # rows of numbers for each layer, which are not among the results
 EXIT_CODES = {
     "sigint": 130,
     "sigterm": 143,
@@ -150,6 +151,8 @@ class RunDirectory:
         if state in FINAL:
             last = self._last
             changes["train_s"], changes["parameters"] = train_s, parameters
+            with suppress(FileRefused):  # it has been removed: the write of the status says so
+                changes["metrics_sha256"] = storage.digest(self.directory / METRICS)
             changes["final"] = {name: finite(last[name]) for name in sorted(last) if "/" in name}
         if state == "diverged":
             changes |= {name: self._last.get(name) for name in ("bad_step", "bad_quantity")}
@@ -213,13 +216,12 @@ class RunDirectory:
             raise InUse(str(self.directory), f"is {before['state']} already", "force=true")
 
     def _first_status(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
-        experiment = json.dumps(self.config["experiment"], sort_keys=True)
         return {
             "schema": 1,
             "state": "running",
             "reason": None,
             "message": None,
-            "config_sha256": storage.digest(experiment.encode()),
+            "config_sha256": digest_of(self.config["experiment"]),
             "state_sha256": None,
             "step": 0,
             "epoch": 0,

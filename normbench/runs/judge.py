@@ -60,7 +60,7 @@ def judge(training: Config, configs: Sequence[Config]) -> None:
         digest = str(status.get("state_sha256"))
         left = [config for config in configs if evaluations.read(config, digest) is None]
         if left:
-            weights.check(training, digest)
+            weights.check(training.directory, digest)
             kept = weights.read(training.directory)
         for config in left:
             values, right = judged(config, kept, status["step"], status["final"])

@@ -5,14 +5,17 @@ It is untrusted: size-limited, checked, plain data.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from normbench.errors import FileRefused, shown
-from normbench.rows import Row, finite, from_json
+from normbench.rows import Row, Value, finite, from_json
 from normbench.runs import checkpoint
 from normbench.runtime import storage
+from normbench.runtime.lock import held
 from normbench.settings.schema import LAYOUT
 
 CONFIG, ENVIRONMENT, STATUS = "config.yaml", "environment.json", "status.json"
@@ -22,6 +25,7 @@ EVENTS, EVALUATION = "events.out.tfevents.", "evaluation-"
 # With events and evaluations, what a run that began has left.
 ATTEMPT = (CHECKPOINT, "weights.safetensors", METRICS, TIMING, ERROR)
 
+MANY = ("layers", "pretrain")  # rows of numbers for each layer, which are not among the results
 FINAL = ("finished", "diverged")
 STATES = ("planned", "running", *FINAL, "interrupted", "failed")
 
@@ -48,6 +52,16 @@ def read_status(directory: Path) -> dict[str, Any] | None:
     return dict(status)
 
 
+def state(directory: Path, status: Mapping[str, Any] | None) -> str:
+    """Name the state of a run: `planned` before it began, `abandoned` where it was killed."""
+    if status is None:
+        return "planned"
+    if status["state"] != "running" or held(directory):
+        return str(status["state"])
+    later = read_status(directory)  # it may just have ended
+    return "abandoned" if later == status else state(directory, later)
+
+
 def read_config(directory: Path) -> dict[str, dict[str, Any]]:
     """Read the maps `experiment` and `execution` of a run.
 
@@ -70,6 +84,20 @@ def read_config(directory: Path) -> dict[str, dict[str, Any]]:
     if layout != LAYOUT:
         raise _of_another_layout(path, layout)
     return tree
+
+
+def digest_of(experiment: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the settings of a run, whatever the order they stand in."""
+    return storage.digest(json.dumps(experiment, sort_keys=True).encode())
+
+
+def last_values(rows: Iterable[Row]) -> dict[str, Value]:
+    """Give what a run came to: the last value of each metric, but those of single layers."""
+    last: dict[str, Value] = {}
+    for row in rows:
+        if row.kind not in MANY:
+            last |= row.values
+    return {name: finite(last[name]) for name in sorted(last) if "/" in name}
 
 
 def _of_another_layout(path: Path, layout: object) -> FileRefused:
@@ -118,6 +146,7 @@ _STATUS_TYPES: dict[str, tuple[type, ...]] = {
 _LATER_TYPES: dict[str, tuple[type, ...]] = {
     "train_s": (int, float, type(None)),
     "parameters": (int, type(None)),
+    "metrics_sha256": (str, type(None)),
 }  # of what a run has when it is done
 
 

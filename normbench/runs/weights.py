@@ -28,21 +28,21 @@ def write(config: Config, model: nn.Module, state_sha256: str) -> None:
     state = model.state_dict()
     # Flat optimizers make of all parameters views of one tensor, which the layout does not know.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-    about = {"run": _run(config), "state_sha256": state_sha256}
+    about = {"run": _run(config.directory), "state_sha256": state_sha256}
     checkpoint.write(path(config.directory), tensors, about)
 
 
-def check(config: Config, state_sha256: str | None) -> None:
-    """See whether weights are there, whole, and those of a run. Imports no torch.
+def check(directory: Path, state_sha256: str | None) -> None:
+    """See whether weights are there, whole, and those of the run in a folder. Imports no torch.
 
     Raises: FileRefused.
     """
-    place = path(config.directory)
+    place = path(directory)
     if not place.exists():
         fix = "normbench train with its settings and force=true, which keeps them"
         raise FileRefused(str(place), "is not here: the run has kept no weights", fix)
     about = checkpoint.read_about(place)
-    for key, mine in (("run", _run(config)), ("state_sha256", state_sha256)):
+    for key, mine in (("run", _run(directory)), ("state_sha256", state_sha256)):
         if about.get(key) != mine:
             why = f"{key} is {shown(about.get(key))} there, and {mine} in the folder's status"
             fix = f"rm -r {shown(place.parent)}    (and train it again)"
@@ -57,5 +57,5 @@ def read(directory: Path) -> dict[str, Tensor]:
     return checkpoint.read(path(directory)).tensors
 
 
-def _run(config: Config) -> str:
-    return f"{config.name}/{config.directory.name}"
+def _run(directory: Path) -> str:
+    return "/".join(directory.absolute().parts[-2:])

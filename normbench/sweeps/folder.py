@@ -21,7 +21,7 @@ from normbench.runtime import storage
 from normbench.settings.schema import Config
 from normbench.sweeps.items import LR
 from normbench.sweeps.plan import Sweep
-from normbench.sweeps.records import SWEEP
+from normbench.sweeps.records import RESULTS, SWEEP
 
 VERSIONS = ("normbench", "python", "torch", "system", "device_name", "threads")
 
@@ -67,7 +67,7 @@ def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) 
     }
     storage.write_atomic(folder / SWEEP, json.dumps(document, indent=1) + "\n")
     columns = [*outcome.keys, *[LR] * bool(outcome.tuned)]
-    storage.write_atomic(folder / "results.csv", export.csv(outcome.cells, columns))
+    storage.write_atomic(folder / RESULTS, export.csv(outcome.cells, columns))
     if outcome.tuned:
         storage.write_atomic(folder / "tune.csv", lr_search.csv(outcome.tuned, keys))
     head = "\n".join([f"# {folder.name}", "", f"    {command}", "", *_head(about), "", ""])

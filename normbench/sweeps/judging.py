@@ -100,7 +100,7 @@ def items(places: Sequence[Path], ways: Sequence[Asked]) -> list[Item]:
             item.cells.append((_settings(how), how))
         item.look()
         if item.missing:
-            weights.check(config, item.state_sha256)
+            weights.check(config.directory, item.state_sha256)
         planned.append(item)
     return planned
 

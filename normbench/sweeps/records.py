@@ -10,13 +10,16 @@ from typing import Any
 
 from normbench.errors import FileRefused
 from normbench.parts.options import leaves
+from normbench.results import export
 from normbench.results.groups import Result
 from normbench.runs import evaluations
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.reader import (
     CONFIG,
     CONFIG_BYTES,
+    FINAL,
     STATUS,
+    is_of_attempt,
     read_config,
     read_status,
 )
@@ -25,10 +28,11 @@ from normbench.settings.declared import defaults
 from normbench.settings.schema import EVALUATION, data_about
 
 FURTHER = "test/accuracy/"  # what the metrics of further tests begin with
-SWEEP, SWEEP_BYTES = "sweep.json", 2**26
+SWEEP, RESULTS, SWEEP_BYTES = "sweep.json", "results.csv", 2**26
 SEED = re.compile(rb"\n  seed: (\d{1,10})\n")
 Known = dict[tuple[bytes, bytes], dict[str, Any]]
-RUN = re.compile(r"[^/\0]+/(seed|tune)\d+")  # no way out of the folder of runs
+SEEDED = re.compile(r"(seed|tune)\d+")
+RUN = re.compile(rf"[^/\0]+/{SEEDED.pattern}")  # no way out of the folder of runs
 
 
 @dataclass(frozen=True)
@@ -127,10 +131,7 @@ def at(place: Path) -> list[Result]:
         return everything(place)
     seeds = sorted(place.glob("seed*/" + STATUS), key=lambda path: _number(path.parent.name))
     if not seeds:
-        why = (
-            "is neither a run, a sweep nor a folder of outputs" if place.exists() else "is not here"
-        )
-        raise FileRefused(str(place), why, "normbench compare    (which reads all of outputs/runs)")
+        raise _nothing(place, "normbench compare    (which reads all of outputs/runs)")
     return several(path.parent for path in seeds)
 
 
@@ -139,11 +140,7 @@ def sweep(folder: Path) -> StoredSweep:
 
     Raises: FileRefused if the folder or one of its runs is damaged or missing.
     """
-    path = folder / SWEEP
-    document = storage.read_json(path, SWEEP_BYTES)
-    if why := _unlike_sweep(document):
-        fix = "the command of the sweep once more, which writes its folder anew"
-        raise FileRefused(str(path), why, fix)
+    document = _document(folder)
     runs = folder.absolute().parent.parent / "runs"
     found: dict[str, list[Result]] = {}
     known: Known = {}
@@ -161,6 +158,60 @@ def sweep(folder: Path) -> StoredSweep:
         results += [replace(result, settings={**result.settings, **given}) for result in judged]
     asked = document.get("compare"), document.get("baseline")
     return StoredSweep(results, document["keys"], *asked, tuned=bool(document.get("tuning")))
+
+
+def folders(place: Path) -> list[Path]:
+    """List the folders of the runs at a path, those of tuning and those not begun included.
+
+    Args: place: a run, all seeds of a configuration, a sweep, or outputs.
+    Raises: FileRefused if it is none of these, or a sweep's file is damaged.
+    """
+    if (place / SWEEP).is_file():
+        document = _document(place)
+        names = [run["run"] for run in [*document["cells"], *document.get("tuning", ())]]
+        runs = place.absolute().parent.parent / "runs"
+        return [runs / name for name in dict.fromkeys(filter(None, names))]
+    if (place / "runs").is_dir():
+        return sorted(each for each in (place / "runs").glob("*/*") if SEEDED.fullmatch(each.name))
+    names = storage.names(place)
+    if {STATUS, CONFIG} & {*names} or any(map(is_of_attempt, names)):
+        return [place]
+    found = sorted(place / name for name in names if SEEDED.fullmatch(name))
+    if not found:
+        raise _nothing(place, "normbench status    (which lists the runs of outputs)")
+    return found
+
+
+def _nothing(place: Path, fix: str) -> FileRefused:
+    why = "is neither a run, a sweep nor a folder of outputs" if place.exists() else "is not here"
+    return FileRefused(str(place), why, fix)
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    path = folder / SWEEP
+    document = storage.read_json(path, SWEEP_BYTES)
+    if why := _unlike_sweep(document):
+        fix = "the command of the sweep once more, which writes its folder anew"
+        raise FileRefused(str(path), why, fix)
+    return dict(document)
+
+
+def verify(folder: Path) -> list[FileRefused]:
+    """List what is wrong with the results that a sweep's folder tells of runs that are whole.
+
+    Runs that have failed or go on may come to something else at any time: they prove nothing.
+    """
+    path, stored = folder / RESULTS, sweep(folder)
+    if not all(result.state in FINAL or not result.directory for result in stored.results):
+        return []
+    mine = export.csv(stored.results, [*stored.keys, *["optimizer.lr"] * stored.tuned])
+    try:
+        if storage.read_bytes(path, SWEEP_BYTES) == mine.encode():
+            return []
+    except FileRefused as error:
+        return [error]
+    fix = "the command of the sweep once more, which writes its folder anew"
+    return [FileRefused(str(path), "is not what its runs tell", fix)]
 
 
 def _experiment(folder: Path, known: Known) -> dict[str, Any]:
@@ -192,6 +243,9 @@ def _unlike_sweep(document: Any) -> str | None:
         return "compare or baseline is no word"
     if not isinstance(cells, list) or not all(map(_is_cell, cells)):
         return "cells are not runs with their settings, as this normbench writes them"
+    tuning = document.get("tuning", [])
+    if not isinstance(tuning, list) or not all(map(_is_trial, tuning)):
+        return "tuning does not name runs, as this normbench writes them"
     return None
 
 
@@ -204,6 +258,12 @@ def _is_cell(cell: Any) -> bool:
     named = name is None or (type(name) is str and bool(RUN.fullmatch(name)))
     plain = all(type(text) in (str, type(None)) for text in (message, cell.get("evaluation", "")))
     return texts and named and plain and "evaluation" in cell
+
+
+def _is_trial(trial: Any) -> bool:
+    """Tell whether an entry names a run of the tuning, below `runs`."""
+    name = trial.get("run") if isinstance(trial, dict) else None
+    return type(name) is str and bool(RUN.fullmatch(name))
 
 
 def _number(name: str) -> float:
