@@ -12,6 +12,7 @@ from normbench.cli.train import planned, task
 from normbench.display.screen import Screen
 from normbench.errors import Mistake, Refused
 from normbench.parts.options import quoted, written
+from normbench.results import groups
 from normbench.results.groups import Result
 from normbench.rows import Row
 from normbench.settings import compose
@@ -20,6 +21,7 @@ from normbench.settings.schema import EVALUATION, Config
 from normbench.sweeps import records
 from normbench.sweeps import sweep as sweeps
 from normbench.sweeps.command import Command, entered
+from normbench.sweeps.runs import Runs
 
 ONE_RUN = {"seeds": 1, "tune": "none", "dry_run": False}  # what the config of one run has
 
@@ -41,34 +43,43 @@ def config(*overrides: str, **settings: Any) -> Config:
     return cell.config
 
 
-def run(config: Config, on_row: Callable[[Row], None] | None = None) -> Result:
+def run(
+    *what: Config | str, on_row: Callable[[Row], None] | None = None, **settings: Any
+) -> Result:
     """Train one configuration in this process, or read what came of it if it is finished.
 
-    Args: config: as `normbench.config` makes it. on_row: is called with each recorded row.
+    Args: what: one config, as `normbench.config` makes it, or overrides: `run("norm=gn", batch=2)`.
+        on_row: is called with each recorded row. settings: as of `config`.
     Returns: how the run ended and its last value of each metric; `settings` are all that make its
         numbers, as flat dotted keys.
     Raises: Refused if the parts do not fit; NormbenchError if the run fails. A run that diverges
         is a result.
     """
-    work = planned([Cell((), config)], _silent())
+    made = [each for each in what if isinstance(each, Config)]
+    words = [each for each in what if isinstance(each, str)]
+    if made and (len(what) > 1 or settings):
+        why = "is one config, which takes no further settings"
+        raise Refused(Mistake("run", why, "run(config), or run(KEY=VALUE, ...)"))
+    chosen = made[0] if made else config(*words, **settings)
+    work = planned([Cell((), chosen)], _silent())
     (item,) = work.items
     if not item.finished:
         from normbench.sweeps.scheduler import complete  # imports torch, finished runs do without
 
         complete(item, on_row or (lambda row: None))
     (result,) = work.results()
-    judged = {key: getattr(config, key) for key in EVALUATION}
-    return replace(result, settings={**judged, **records.flat(config.experiment())})
+    judged = {key: getattr(chosen, key) for key in EVALUATION}
+    return replace(result, settings={**judged, **records.flat(chosen.experiment())})
 
 
-def sweep(*overrides: str, **settings: Any) -> list[Result]:
+def sweep(*overrides: str, **settings: Any) -> Runs:
     """Train every combination of lists, as `normbench train -m` does: `sweep("norm=none,bn")`.
 
     What is finished is not trained again; the sweep's folder is written.
 
     Args: as of `config`; a list of values is a text, `norm="none,bn"`.
-    Returns: one result for each run, a failed one among them, in the order of the sweep; `settings`
-        are those that were given, with the seed.
+    Returns: a list, with tables and figures: one result for each run, a failed one among them, in
+        the order of the sweep; `settings` are those that were given, with the seed.
     Raises: Refused (a NormbenchError) with all mistakes, before anything is trained.
     """
     silent = _silent()
@@ -79,7 +90,21 @@ def sweep(*overrides: str, **settings: Any) -> list[Result]:
         task(None)
     words = [*overrides, *(_override(key, value) for key, value in settings.items())]
     sweeps.conclude(work, silent, multirun=True, words=words)
-    return sweeps.first_of_each(work.results())
+    results = sweeps.first_of_each(work.results())
+    return Runs(results, groups.swept([result.settings for result in results]))
+
+
+def load(place: str | Path = "outputs") -> Runs:
+    """Read what came of a run, a sweep, or all runs below a folder of outputs; imports no torch.
+
+    Returns: as of `load_results`; of a sweep in the order typed.
+    Raises: FileRefused if there are none, or their files are damaged.
+    """
+    path = Path(place).expanduser()
+    if (path / records.SWEEP).is_file():
+        stored = records.sweep(path)
+        return Runs(stored.results, stored.keys)
+    return Runs(records.at(path))
 
 
 def load_results(outputs: str | Path = "outputs") -> list[Result]:

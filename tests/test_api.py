@@ -29,8 +29,10 @@ def test_the_public_names_are_these() -> None:
         "Config",
         "NormbenchError",
         "Result",
+        "Runs",
         "__version__",
         "config",
+        "load",
         "load_results",
         "norms",
         "run",
@@ -105,7 +107,7 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_made(tmp_path: Pat
 
 def test_a_run_gives_its_result_and_its_rows() -> None:
     rows: list[Row] = []
-    result = normbench.run(normbench.config(*SHORT, norm="gn"), rows.append)
+    result = normbench.run(normbench.config(*SHORT, norm="gn"), on_row=rows.append)
     assert result.state == "finished"
     assert 0 <= (result.final["test/accuracy"] or -1) <= 1
     assert (result.settings["norm"], result.settings["batch"], result.seed) == ("gn", 64, 0)
@@ -115,7 +117,7 @@ def test_a_run_gives_its_result_and_its_rows() -> None:
 def test_python_and_the_shell_find_each_other_s_runs(tmp_path: Path) -> None:
     assert shell("train", *SHORT, "norm=bn", cwd=tmp_path).returncode == 0
     rows: list[Row] = []
-    found = normbench.run(normbench.config(*SHORT, norm="bn"), rows.append)
+    found = normbench.run(normbench.config(*SHORT, norm="bn"), on_row=rows.append)
     assert rows == []
     assert found == normbench.load_results()[0]
     normbench.run(normbench.config(*SHORT, norm="gn"))

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.ticker
 from matplotlib.figure import Figure
 
-from normbench.display.colours import PALETTE, colour, styles
+from normbench.display.colours import PALETTE, styles
 from normbench.display.drawing import (
     arm_of,
     draw_point,
@@ -24,8 +24,8 @@ from normbench.display.drawing import (
     with_legend,
 )
 from normbench.results.curves import Validation
-from normbench.results.groups import Group
-from normbench.results.layout import Layout, word
+from normbench.results.groups import Group, labels_of
+from normbench.results.layout import Layout, place, word
 from normbench.results.lr_search import LRSearch
 
 PANELS = 12  # of a figure at most
@@ -152,7 +152,7 @@ def differences(laid: Layout) -> Figure | None:
 
 
 @styled
-def rates(searches: Sequence[LRSearch]) -> Figure | None:
+def rates(searches: Sequence[LRSearch], laid: Layout) -> Figure | None:
     """Draw the tuning: mean validation accuracy over the learning rate, the chosen one ringed.
 
     A cross is a learning rate at which a run diverged or stayed at chance.
@@ -160,23 +160,32 @@ def rates(searches: Sequence[LRSearch]) -> Figure | None:
     known = [search for search in searches if search.points]
     if not known:
         return None
-    figure, (axes,) = grid(1)
-    for at, search in enumerate(known):
-        norm = search.settings.get("norm")
-        line = colour(str(norm)) if norm else PALETTE[at % len(PALETTE)]
-        style = {"color": line, "linestyle": ("-", "--", ":", "-.")[at % 4 if not norm else 0]}
-        points = search.points
-        xs, ys = [each.lr for each in points], [100 * each.score for each in points]
-        axes.plot(xs, ys, label=search.name, **style)
-        for x, y, point in zip(xs, ys, points, strict=True):
-            axes.plot(x, y, marker="o" if point.eligible else "x", color=line)
-            if search.choice and search.choice.lr == point.lr:
-                axes.plot(x, y, marker="o", markersize=14, fillstyle="none", color=line)
-    axes.set_xscale("log")
-    axes.set_xlabel("optimizer.lr")
-    axes.set_ylabel("validation accuracy, %")
-    figure.legend(loc="outside right upper", frameon=False)
-    return figure
+    style = styles(laid.by, values(laid))
+    panels: dict[str, list[LRSearch]] = {}
+    for search in known:
+        keys = sorted((key for key in laid.keys if key != laid.by), key=place)
+        title = "  ".join(filter(None, labels_of(search.settings, keys, laid.keys)))
+        panels.setdefault(title, []).append(search)
+    shown = [*panels.items()][:PANELS]
+    figure, axes = grid(len(shown))
+    for each, (title, lines) in zip(axes, shown, strict=True):
+        for search in lines:
+            look = style.get(str(search.settings.get(laid.by)))
+            _rates(each, search, look.colour if look else PALETTE[0])
+        each.set_title(title)
+        each.set_xscale("log")
+        each.set_xlabel("optimizer.lr")
+    axes[0].set_ylabel("validation accuracy, %")
+    return with_legend(figure, laid, lines=True)
+
+
+def _rates(axes: Any, search: LRSearch, colour: str) -> None:
+    xs, ys = [each.lr for each in search.points], [100 * each.score for each in search.points]
+    axes.plot(xs, ys, color=colour)
+    for x, y, at in zip(xs, ys, search.points, strict=True):
+        axes.plot(x, y, marker="o" if at.eligible else "x", color=colour)
+        if search.choice and search.choice.lr == at.lr:
+            axes.plot(x, y, marker="o", markersize=14, fillstyle="none", color=colour)
 
 
 @styled

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from csv import writer
 from dataclasses import dataclass, replace
+from html import escape
 
 from normbench.errors import shown
 from normbench.parts.options import written
@@ -59,6 +60,10 @@ class Table:
     right: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        return html(self)
+
     def narrow(self) -> Table:
         """Give the table with one value per line: its columns become blocks of rows."""
         rows = tuple(
@@ -101,6 +106,20 @@ def markdown(table: Table) -> str:
     title = [plain(table.title), ""] if table.title else []
     notes = ["", *(f"- {plain(note)}" for note in table.notes)] if table.notes else []
     return "\n".join([*title, *lines, *notes]) + "\n"
+
+
+def html(table: Table) -> str:
+    """Write a table as HTML; text of the user cannot become markup."""
+
+    def line(texts: Iterable[str], tag: str) -> str:
+        return "".join(["<tr>", *(f"<{tag}>{escape(shown)}</{tag}>" for shown in texts), "</tr>"])
+
+    rows = [line((cell.text for cell in row), "td") for row in table.rows]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    return (
+        f"<table><caption>{escape(table.title)}</caption><thead>{line(table.head, 'th')}</thead>"
+        f"<tbody>{''.join(rows)}</tbody></table><ul>{notes}</ul>"
+    )
 
 
 def latex(table: Table) -> str:

@@ -68,7 +68,14 @@ def answer(question: Question) -> Answer:
 
     Raises: Refused if they cannot be compared so; FileRefused if they are not here or damaged.
     """
-    stored = chosen(question)
+    return of(chosen(question), question)
+
+
+def of(stored: StoredSweep, question: Question) -> Answer:
+    """Lay out the comparison of runs that were read.
+
+    Raises: Refused if they cannot be compared so; FileRefused if their rows are damaged.
+    """
     metric = metrics.SHORT.get(question.metric, question.metric)
     found = measured(stored.results, metric, question)
     varying = differing.varying(found)

@@ -48,6 +48,12 @@ class Picture:
     caption: str
     figure: Figure
 
+    def _repr_svg_(self) -> str:
+        """Show the figure in a notebook."""
+        from normbench.display import drawing  # imports matplotlib
+
+        return drawing.encoded(self.figure, "svg").decode()
+
 
 @dataclass(frozen=True)
 class Report:
@@ -100,7 +106,7 @@ class Report:
             "convergence": lambda: figures.convergence(laid, self._curves()),
             "batch": lambda: figures.batches(laid),
             "differences": lambda: figures.differences(laid),
-            "lr": lambda: figures.rates(self.searches),
+            "lr": lambda: figures.rates(self.searches, laid),
             "failures": lambda: figures.failures(laid),
             "cost": lambda: figures.cost(laid, self.spent),
         }

@@ -35,7 +35,9 @@ def searches(folder: Path) -> list[LRSearch]:
                 lr = float(str(result.settings[LR]))
                 found.setdefault(place, {}).setdefault(lr, []).append(result)
     settings = [dict(place) for place in found]
-    keys = groups.swept(settings) or ["model", "norm"]
+    swept = document.get("keys")
+    known = [key for key in swept if key != LR] if isinstance(swept, list) else []
+    keys = groups.swept(settings, known) or groups.swept(settings) or ["model", "norm"]
     names = groups.labels(settings, keys) if settings else []
     return [
         _search(name, cell, lrs)
