@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib.lines
+import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from normbench.display.colours import SETTINGS, Style, styles
@@ -59,6 +60,14 @@ def draw_point(axes: Any, x: float, group: Group, look: Style, scale: int) -> No
     fill = "white" if group.failed else look.colour
     style = {"color": look.colour, "marker": look.marker, "markerfacecolor": fill}
     axes.errorbar(x, scale * (group.mean or 0), yerr=bar, capsize=3, markersize=8, **style)
+
+
+def logarithmic(axes: Any, steps: Sequence[float]) -> None:
+    """Make the horizontal axis logarithmic, plain numbers at so many steps of each decade."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
 def lengths(interval: Interval, scale: int) -> list[list[float]]:

@@ -17,6 +17,7 @@ from normbench.display.drawing import (
     grid,
     has_mean,
     lengths,
+    logarithmic,
     rows_of,
     said,
     styled,
@@ -173,7 +174,7 @@ def rates(searches: Sequence[LRSearch], laid: Layout) -> Figure | None:
             look = style.get(str(search.settings.get(laid.by)))
             _rates(each, search, look.colour if look else PALETTE[0])
         each.set_title(title)
-        each.set_xscale("log")
+        logarithmic(each, (1,))
         each.set_xlabel("optimizer.lr")
     axes[0].set_ylabel("validation accuracy, %")
     return with_legend(figure, laid, lines=True)
@@ -244,10 +245,7 @@ def cost(laid: Layout, spent: Mapping[str, float]) -> Figure | None:
     if laid.measured.larger is not None:
         front = frontier(points, laid.measured.larger)
         axes.plot(*zip(*front, strict=True), color="#999999", linewidth=1, zorder=0)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    logarithmic(axes, (1, 2, 5))
     axes.set_xlabel("core-seconds of a run")
     axes.set_ylabel(laid.measured.title)
     return with_legend(figure, laid)

@@ -16,7 +16,8 @@ from normbench.settings.fields import default_part
 
 TEXTS = ("data.root", "data.path", "data.label")  # taken as they stand
 BUDGET = ("epochs", "examples")  # steps say the same, and two budgets are refused
-OF_SWEEPS = ("skip_invalid", "max_cells", "jobs", "compare", "baseline", "tune", "outputs")
+OF_SWEEPS = ("skip_invalid", "max_cells", "jobs", "compare", "baseline", "outputs")
+TUNED = ("tune", "tune_lrs", "tune_seeds")  # what they chose stands in optimizer.lr
 
 
 def command(results: Sequence[Result]) -> str | None:
@@ -55,7 +56,7 @@ def _words(given: Mapping[str, Any]) -> Iterator[str]:
     usual["activation"] = brings or "relu"
     for key in [*PARTS, *(key for key in given if key not in PARTS)]:
         value = given[key]
-        if key not in usual or key in (*SEEDS, *BUDGET, *OF_SWEEPS):
+        if key not in usual or key in (*SEEDS, *BUDGET, *OF_SWEEPS, *TUNED):
             continue
         if written(value) != written(usual[key]):
             yield quoted(key, value) if key in TEXTS else f"{key}={written(value)}"

@@ -104,6 +104,30 @@ def test_markdown_names_its_figures_and_csv_is_the_long_table(place: Path) -> No
     assert [states.count(state) for state in ("finished", "failed", "planned")] == [22, 1, 1]
 
 
+def test_a_tuned_sweep_has_its_search_and_commands_without_it(tmp_path: Path) -> None:
+    words = [
+        "norm=none,bn",
+        "batch=16,64",
+        "seeds=3",
+        "tune=lr",
+        "tune_lrs=[0.03,0.1,0.3]",
+        "tune_seeds=2",
+    ]
+    short = [word for word in SHORT if not word.startswith("optimizer.lr")]
+    assert normbench(*short, *words, cwd=tmp_path).returncode == 0
+    normbench("report", sweep(tmp_path), "-o", "t.md", cwd=tmp_path)
+    text = (tmp_path / "t.md").read_text()
+    (table,) = (tmp_path / sweep(tmp_path)).glob("table.md")
+    tuned = [line for line in table.read_text().splitlines() if " * |" in line or "*|" in line]
+    assert tuned
+    assert "](<t-lr.svg>)" in text
+    found = re.findall(r"^    (normbench train .*)$", text, re.MULTILINE)
+    assert len(found) == 4
+    for line in found:
+        plan = normbench(*shlex.split(line)[1:], "dry_run=true", cwd=tmp_path)
+        assert plan.stdout.count("finished already") == 3, (line, plan.stdout, plan.stderr)
+
+
 def test_filters_and_a_baseline_as_in_compare(place: Path) -> None:
     told = document("report", "norm=bn,gn", "--baseline", "gn", "-o", "f.html", cwd=place)
     assert (told["command"], told["file"]) == ("report", "f.html")
