@@ -24,6 +24,7 @@ from normbench.display.drawing import (
     values,
     with_legend,
 )
+from normbench.parts.options import written
 from normbench.results.curves import Validation
 from normbench.results.groups import Group, labels_of
 from normbench.results.layout import Layout, place, word
@@ -110,10 +111,14 @@ def batches(laid: Layout) -> Figure | None:
     return with_legend(figure, laid)
 
 
+def _texts(laid: Layout, key: str) -> set[str]:
+    return {written(run.settings.get(key, "")) for run in laid.results}
+
+
 def _split(laid: Layout) -> dict[str, dict[str, dict[float, Group]]] | None:
     """Sort cells by their settings beside the batch, then by arm, then by batch."""
     keys = [*laid.across, *laid.down]
-    if "batch" not in keys:
+    if "batch" not in keys or not all(text.isdigit() for text in _texts(laid, "batch")):
         return None
     found: dict[str, dict[str, dict[float, Group]]] = {}
     for (head, down), block in laid.blocks.items():

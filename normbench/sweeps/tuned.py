@@ -10,6 +10,7 @@ from normbench.parts.options import written
 from normbench.results import groups, lr_search
 from normbench.results.groups import Result
 from normbench.results.lr_search import LRSearch
+from normbench.runs.reader import CONFIG
 from normbench.runtime import storage
 from normbench.sweeps import records
 from normbench.sweeps.items import LR
@@ -32,7 +33,9 @@ def searches(folder: Path) -> list[LRSearch]:
             if result.evaluation == (trial.get("evaluation") or ""):
                 rest = {key: value for key, value in result.settings.items() if key != LR}
                 place = tuple((key, written(rest[key])) for key in rest if key != "seed")
-                lr = float(str(result.settings[LR]))
+                lr = result.settings.get(LR)
+                if not isinstance(lr, int | float):
+                    raise storage.damaged(Path(result.directory) / CONFIG, f"{LR} is no number")
                 found.setdefault(place, {}).setdefault(lr, []).append(result)
     settings = [dict(place) for place in found]
     swept = document.get("keys")

@@ -157,3 +157,21 @@ def test_what_cannot_be_written_is_refused(place: Path, words: str, code: int, s
     done = normbench(*words.split(), cwd=place)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert sorted(place.rglob("*")) == before
+
+
+def test_damaged_settings_are_refused_or_left_out(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "outputs", tmp_path / "outputs")
+    file = tmp_path / sweep(place) / "sweep.json"
+    file.write_text(file.read_text().replace('"batch": "16"', '"batch": "<b>"'))
+    done = normbench("plot", "batch", sweep(place), cwd=tmp_path)
+    assert (done.returncode, "nothing to draw" in done.stderr) == (2, True), done.stderr
+    assert normbench("report", sweep(place), "-o", "d.html", cwd=tmp_path).returncode == 0
+    assert "<b>" not in (tmp_path / "d.html").read_text()
+    run = json.loads(file.read_text())["cells"][0]["run"]
+    config = tmp_path / "outputs/runs" / run / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.3", "lr: three"))
+    stored = json.loads(file.read_text())
+    stored["tuning"] = [{"run": run, "evaluation": None, "state": "finished"}]
+    file.write_text(json.dumps(stored))
+    done = normbench("plot", "lr", sweep(place), cwd=tmp_path)
+    assert (done.returncode, "optimizer.lr is no number" in done.stderr) == (3, True), done.stderr
