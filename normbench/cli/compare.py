@@ -193,7 +193,7 @@ def show(answer: Answer, form: str | None, shown: Screen, more: Further | None) 
     table = against.table(laid)
     shown_else = more or Further([table] if table else [], against.sentences(laid), {})
     drawn = [compare.table(laid), *shown_else.tables]
-    said = [*shown_else.sentences, differing(answer)]
+    said = [*shown_else.sentences, *_automatic(answer), differing(answer)]
     if shown.json:
         shown.document(_document(answer, shown_else.plain))
         return
@@ -221,12 +221,21 @@ def _document(answer: Answer, more: Mapping[str, object]) -> dict[str, Any]:
     return {
         "command": "compare",
         "comparison": export.comparison(laid),
-        "sentences": against.sentences(laid),
+        "sentences": [*against.sentences(laid), *_automatic(answer)],
         "differing": answer.confounders,
         "left_out": answer.dropped,
         **more,
         "runs": export.documents(laid.results, laid.metric),
     }
+
+
+def _automatic(answer: Answer) -> list[str]:
+    """Say what no test here knows: that the results themselves decided when to stop."""
+    said = (
+        "seeds=auto stopped where the runs told it to: intervals, p and stars here take the number "
+        "of seeds as fixed before; the sweep's own table.md has the test that holds"
+    )
+    return [said] * answer.automatic
 
 
 def differing(answer: Answer) -> str:

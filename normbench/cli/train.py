@@ -214,11 +214,11 @@ def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
     Raises: Refused with all misfits; FileRefused if data is not here and may not be downloaded.
     """
     from normbench.cli import data
-    from normbench.sweeps import plan, sweep
+    from normbench.sweeps import comparable, plan, sweep
 
     work = plan.Sweep(cells)
     absent = data.missing(cell.config for cell in work.cells if cell.left)
-    sweep.check_comparison(work)
+    comparable.check_comparison(work)
     dry = any(cell.config.dry_run for cell in work.cells)
     # Who looks at a terminal sees the runs before the check, which imports torch, unless it may
     # leave some out; those of a tuning are not known yet.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from normbench.results import notes
 from normbench.results.groups import RESULTS, Group, Key, Result
@@ -10,6 +10,7 @@ from normbench.results.layout import Block, Layout, compared_key, word
 from normbench.results.metrics import Metric
 from normbench.results.notes import difference_digits, signed
 from normbench.results.pairs import Comparison
+from normbench.results.sequential import Decision
 from normbench.results.tables import Estimate, Table, TableCell, column, state_cell
 
 
@@ -19,16 +20,18 @@ def layout(
     metric: str = "test/accuracy",
     by: str | None = None,
     baseline: str | None = None,
+    most: int | None = None,
 ) -> Layout:
     """Lay out the results of a sweep; of a further test, only the runs that have it.
 
     Args: keys: the swept keys without the seed; by: the compared one, by default `norm`, `init`,
     or the first; baseline: the value of it that differences are to, by default `none`, `default`,
-    or the first.
+    or the first; most: the seeds at which `seeds=auto` ends.
     """
     for test in metric.split("/", 2)[2:]:
         results = [result for result in results if test in result.tests]
-    return Layout(results, keys, metric, compared_key(keys) if by is None else by, baseline)
+    by = compared_key(keys) if by is None else by
+    return Layout(results, keys, metric, by, baseline, most=most)
 
 
 def table(laid: Layout) -> Table:
@@ -62,12 +65,15 @@ def table(laid: Layout) -> Table:
 def differences(laid: Layout) -> Table | None:
     """Show what each arm is above a baseline, paired by seed, with interval and p.
 
+    With `seeds=auto` it has confidence sequences, and after how many seeds each was decided.
+
     Returns: None where no pair has the 3 seeds of an interval, or nothing is compared.
     """
     if not laid.by or not laid.names:
         return None
+    if laid.most:
+        return _decisions(laid)
     base = laid.baseline
-    rows = [row for row in laid.names if row[-1] != base]
     found = {
         (head, row): comparison
         for (head, _), block in laid.blocks.items()
@@ -76,9 +82,44 @@ def differences(laid: Layout) -> Table | None:
     if not any(comparison.interval for comparison in found.values()):
         return None
     digits = difference_digits([*found.values()], laid.measured)
+    entries = {at: _difference(comparison, laid, digits) for at, comparison in found.items()}
+    below = (notes.PAIRED, *notes.equal(one.interval for one in found.values()))
+    return _above(laid, entries, below)
+
+
+def _decisions(laid: Layout) -> Table:
+    """Show confidence sequences of the differences to the baseline, and what they decide."""
+    found = {
+        (head, row): decision
+        for (head, _), block in laid.blocks.items()
+        for row, decision in block.decisions(laid.baseline).items()
+    }
+    means = [abs(one.interval.mean) for one in found.values() if one.interval]
+    digits = laid.measured.digits(min(means, default=1.0))
+    entries = {at: _decided(decision, laid, digits) for at, decision in found.items()}
+    return _above(laid, entries, notes.sequences(laid.most or 0))
+
+
+def _decided(decision: Decision, laid: Layout, digits: int) -> TableCell | Estimate:
+    said = f"{notes.DECIDED[decision.verdict]} at {decision.n} seeds"
+    if decision.verdict in ("fails", "failures"):
+        said += f": {' against '.join(f'{failed}/{decision.n}' for failed in decision.failed)}"
+    if decision.interval is None:
+        return TableCell(said)
+    mean, low, high = signed(decision.interval, laid.measured, digits)
+    return Estimate(mean, (low, high), (said,))
+
+
+def _above(
+    laid: Layout,
+    entries: Mapping[tuple[Key, Key], TableCell | Estimate],
+    below: Sequence[str],
+) -> Table:
+    """Lay out what each arm is above the baseline."""
+    base = laid.baseline
+    rows = [row for row in laid.names if row[-1] != base]
     columns = [
-        column([_difference(found.get((head, row)), laid, digits) for row in rows])
-        for head in laid.heads
+        column([entries.get((head, row), state_cell("-")) for row in rows]) for head in laid.heads
     ]
     shown = tuple(
         (*map(TableCell, laid.names[row]), *cells)
@@ -87,8 +128,7 @@ def differences(laid: Layout) -> Table | None:
     heads = laid.heads.values() if laid.across else ["difference"] * len(laid.heads)
     unit = f",{laid.measured.points}" * laid.measured.percent
     title = _title(laid, f"{laid.measured.words}{unit} above {base}")
-    below = (notes.PAIRED, *notes.equal(one.interval for one in found.values()))
-    return Table(title, (*laid.rows, *heads), shown, len(laid.rows), notes=below)
+    return Table(title, (*laid.rows, *heads), shown, len(laid.rows), notes=tuple(below))
 
 
 def _title(laid: Layout, text: str) -> str:
@@ -123,8 +163,8 @@ def _entry(block: Block, row: Key, digits: int) -> TableCell | Estimate:
     return Estimate(mean, (low_high[0], low_high[1]) if ends else None, tuple(words), style)
 
 
-def _difference(comparison: Comparison | None, laid: Layout, digits: int) -> TableCell | Estimate:
-    if comparison is None or comparison.difference is None:
+def _difference(comparison: Comparison, laid: Layout, digits: int) -> TableCell | Estimate:
+    if comparison.difference is None:
         return state_cell("-")
     mean, low, high = signed(comparison.difference, laid.measured, digits)
     p = max(comparison.adjusted, comparison.p_flip)

@@ -11,6 +11,7 @@ from normbench.results.against import SAID
 from normbench.results.groups import SEEDS, Group, Key, Result
 from normbench.results.layout import Layout
 from normbench.results.pairs import Comparison
+from normbench.results.sequential import Decision
 from normbench.results.stats import Interval
 from normbench.results.tables import csv_text
 
@@ -101,7 +102,10 @@ def comparison(layout: Layout) -> dict[str, Any]:
     blocks = []
     for (head, down), block in layout.blocks.items():
         at = dict(zip((*layout.across, *layout.down), (*head, *down), strict=True))
-        above = block.above(layout.baseline)
+        above = {row: difference(one) for row, one in block.above(layout.baseline).items()}
+        if layout.most:
+            decisions = block.decisions(layout.baseline)
+            above = {row: _decision(decision) for row, decision in decisions.items()}
         arms = [_arm(layout, group, row, above.get(row)) for row, group in block.groups.items()]
         star = block.star[-1] if block.star else None
         best = block.best[-1] if block.best else None
@@ -130,7 +134,7 @@ def _spread(entry: Mapping[str, Any], names: Sequence[str]) -> list[object]:
     return [values.get(name) for name in names]
 
 
-def _arm(layout: Layout, group: Group, row: Key, above: Comparison | None) -> dict[str, object]:
+def _arm(layout: Layout, group: Group, row: Key, above: object) -> dict[str, object]:
     return {
         layout.by: row[-1],
         "mean": group.mean,
@@ -140,7 +144,19 @@ def _arm(layout: Layout, group: Group, row: Key, above: Comparison | None) -> di
         "failure_bound": stats.failure_bound(group.failed, group.n) if group.n else None,
         "mean_failed_as_chance": Group(group.results, group.metric.name, True).mean,
         "late": len(group.arm.late),
-        "above_baseline": above and difference(above),
+        "above_baseline": above,
+    }
+
+
+def _decision(found: Decision) -> dict[str, object]:
+    """Give what a sequential test said as plain data; its interval is a confidence sequence."""
+    return {
+        "mean": found.interval.mean if found.interval else None,
+        "confidence_sequence": bounds(found.interval),
+        "n": len(found.d),
+        "seeds": found.n,
+        "failed": list(found.failed),
+        "verdict": found.verdict,
     }
 
 

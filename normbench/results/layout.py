@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from normbench.results import metrics, pairs
+from normbench.results import metrics, pairs, sequential
 from normbench.results.groups import (
     PARTS,
     Group,
@@ -42,12 +42,14 @@ class Block:
     """The arms that differ in the compared key alone, by the row in which they stand.
 
     Args: at: the other settings as text, such as `batch 2`; largest: whether a larger value is
-    better, None where neither is, as for a train-eval gap.
+    better, None where neither is, as for a train-eval gap; most: the seeds at which `seeds=auto`
+    ends, where no test for a number of seeds that was fixed before holds.
     """
 
     at: str
     groups: Mapping[Key, Group]
     largest: bool | None
+    most: int | None = None
 
     @cached_property
     def trained(self) -> dict[Key, Arm]:
@@ -57,7 +59,7 @@ class Block:
     @cached_property
     def best(self) -> Key | None:
         """Name the arm with the best mean, None where there is nothing to compare it with."""
-        if self.largest is None or len(self.trained) < 2:
+        if self.largest is None or self.most or len(self.trained) < 2:
             return None
         return pairs.best(self.trained, self.largest)
 
@@ -91,6 +93,27 @@ class Block:
         found = pairs.comparisons(family, self.largest is not False)
         return dict(zip(rows, found, strict=True))
 
+    def decisions(self, base: str) -> dict[Key, sequential.Decision]:
+        """Say by the sequential test which arms differ from that of a value of the compared key.
+
+        All decisions of a block hold together: each has its share of the 5 % (Bonferroni).
+        """
+        arms = {
+            row: group
+            for row, group in self.groups.items()
+            if group.state not in ("does not apply", "missing")
+        }
+        other = next((group for row, group in arms.items() if row[-1] == base), None)
+        rows = [row for row in arms if row[-1] != base]
+        if other is None or self.most is None:
+            return {}
+        found = {}
+        for row in rows:
+            seeds = [result.seed for result in arms[row].results]
+            runs = [(arms[row].outcomes.get(seed), other.outcomes.get(seed)) for seed in seeds]
+            found[row] = sequential.decide(runs, self.most, pairs.ALPHA / len(rows))
+        return found
+
     @cached_property
     def star(self) -> Key | None:
         """Name the arm that is better than every other, None where none is."""
@@ -107,7 +130,7 @@ class Layout:
 
     Args: by: the compared key, empty where nothing is swept; wanted: the value of it that
     differences are to, by default `none`, `default`, or the first; as_chance: whether a failed run
-    counts as one that guesses.
+    counts as one that guesses; most: the seeds at which `seeds=auto` ends.
     Raises: ValueError if two runs of one cell have the same seed: a key is missing.
     """
 
@@ -117,6 +140,7 @@ class Layout:
     by: str = ""
     wanted: str | None = None
     as_chance: bool = False
+    most: int | None = None
     across: list[str] = field(init=False)
     down: list[str] = field(init=False)  # without the compared key
 
@@ -161,7 +185,7 @@ class Layout:
                     if row[: len(down)] == down
                 }
                 at = "  ".join(filter(None, [*texts, column]))
-                found[head, down] = Block(at, groups, self.measured.larger)
+                found[head, down] = Block(at, groups, self.measured.larger, self.most)
         return found
 
     def block(self, head: Key, row: Key) -> Block:

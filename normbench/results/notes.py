@@ -26,6 +26,16 @@ PAIRED = (
     "(Holm) and exact sign flip"
 )
 
+DECIDED = {
+    "better": "better",
+    "worse": "worse",
+    "failures": "better when both train, but fails more often,",
+    "fails": "fails too often to compare",
+    "skewed": "inconclusive, differences too skewed,",
+    "undecided": "undecided",
+    "open": "open",
+}  # by verdict of a sequential test
+
 
 def span(counts: Sequence[int]) -> str:
     """Say a range of counts: `3`, `3 to 5`."""
@@ -44,6 +54,16 @@ def signed(interval: Interval, metric: Metric, digits: int) -> tuple[str, str, s
         metric.signed(value, digits) for value in (interval.mean, interval.low, interval.high)
     )
     return mean, low, high
+
+
+def sequences(most: int) -> list[str]:
+    """Say what the intervals of `seeds=auto` are, and what those of single cells are not."""
+    return [
+        "difference and 95 % confidence sequence (not a t interval), paired by seed where both "
+        f"train; seeds were added until it excluded 0, at most {most}: it holds wherever that "
+        "ends, for all differences to one baseline together",
+        "intervals of single cells are for a number of seeds fixed before, and compare nothing",
+    ]
 
 
 def verdicts(laid: Layout) -> list[str]:

@@ -9,6 +9,7 @@ from normbench.parts import registry
 from normbench.parts.options import written
 from normbench.runtime import machine
 from normbench.settings.declared import defaults
+from normbench.settings.fields import AUTO
 from normbench.settings.inputs import read_shift
 from normbench.settings.schema import Config
 
@@ -56,6 +57,11 @@ def _idle(config: Config) -> Iterator[Mistake]:
     if config.tune == "none" and config.tune_lrs is not None:
         subject = f"tune_lrs={written(config.tune_lrs)}"
         yield Mistake(subject, "has no effect with tune=none", "tune=lr")
+    if config.seeds != AUTO and config.seeds_max != defaults()["seeds_max"]:
+        subject = f"seeds_max={config.seeds_max}"
+        yield Mistake(
+            subject, f"has no effect with seeds={config.seeds}", f"seeds={config.seeds_max}"
+        )
     if config.lr_rule == "none" and config.lr_base_batch != defaults()["lr_base_batch"]:
         subject = f"lr_base_batch={config.lr_base_batch}"
         yield Mistake(subject, "has no effect with lr_rule=none", "lr_rule=linear")

@@ -23,6 +23,7 @@ from normbench.settings import resolve, rules, schema, userfiles
 from normbench.settings.cell import Cell, Row
 from normbench.settings.composer import GRIDS, PRESETS, Composed, Composer, loader, resolved
 from normbench.settings.declared import defaults
+from normbench.settings.fields import AUTO
 from normbench.settings.members import fold, idle_words, is_member, is_there, without_idle
 from normbench.settings.overrides import (
     HERE,
@@ -142,6 +143,9 @@ class Grid:
         if tree["device"] == "auto" and not self.here:
             why = "what there is cannot be known here, the runs are on other machines"
             misfits.append(Mistake("device=auto", why, "device=cuda or device=cpu"))
+        if tree["seeds"] == AUTO and not self.rounds:
+            why = "is for normbench's own launcher and lists: each round looks at all cells"
+            misfits.append(Mistake("seeds=auto", why, "seeds=5"))
         if misfits:
             return Cell(tuple(row), None, tuple(misfits))
         return Cell(tuple(row), resolve.resolve(tree, about, self.here))
@@ -154,6 +158,7 @@ class Grid:
         chosen = tuple(text for text in map(current, overrides) if text in known)
         self.hydra: Composed = self.base(chosen)
         self.read.sweeper, self.here = self.hydra.sweeper, self.hydra.launcher in HERE
+        self.rounds = self.hydra.launcher == HERE[0] and self.hydra.sweeper in GRIDS
         if multirun or self.hydra.multirun:
             self.read.folders(overrides, self.hydra.launcher)
         if self.hydra.params and not multirun and not self.hydra.multirun:

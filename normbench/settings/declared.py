@@ -187,7 +187,14 @@ class Settings:
     train_acc: bool = judged(
         False, help="also the accuracy on all training images, and gen_gap, that minus the test's"
     )
-    seeds: int = recorded(1, low=1, high=10_000, help="how many seeds, counted up from seed")
+    seeds: int | str = recorded(
+        1,
+        low=1,
+        high=10_000,
+        choices=(AUTO,),
+        help="how many seeds, counted up from seed; auto: until each pair is decided",
+    )
+    seeds_max: int = recorded(40, low=4, high=10_000, help="seeds at which seeds=auto ends")
     jobs: int | str = recorded(
         "auto",
         low=1,

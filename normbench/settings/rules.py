@@ -69,6 +69,9 @@ def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     if tree["tune"] == "lr" and machine.rank_info() is not None:
         why = "needs a command that starts its workers itself, not torchrun"
         yield Mistake("tune=lr", why, f"normbench train tune=lr gpus={tree['gpus']}")
+    if tree["seeds"] == AUTO and machine.rank_info() is not None:
+        why = "needs a command that starts its workers itself, not torchrun"
+        yield Mistake("seeds=auto", why, "seeds=1")
     if tree["tune"] == "none" or lrs is None:
         return
     rising = sorted(set(lrs))
@@ -83,10 +86,11 @@ def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
 
 def too_many(configs: Sequence[Config], most: int) -> Iterator[Mistake]:
     """Say so if a sweep has more runs than `most`."""
-    seeds = [config.seeds for config in configs]
+    seeds = [config.most_seeds for config in configs]
     if sum(seeds) > most:
+        key = "seeds_max" if any(config.seeds == AUTO for config in configs) else "seeds"
         why = f"this sweep has {sum(seeds):,} runs, and a sweep at most {most:,}"
-        yield Mistake(f"seeds={max(seeds)}", why, f"seeds={most // len(seeds)}")
+        yield Mistake(f"{key}={max(seeds)}", why, f"{key}={most // len(seeds)}")
 
 
 def tuned_away(configs: Sequence[Config], keys: Sequence[str], most: int) -> Iterator[Mistake]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from normbench.parts import registry
 from normbench.parts.options import copied, leaves
 from normbench.settings.declared import GROUPS, Settings, declared_keys, defaults
-from normbench.settings.fields import JUDGED, RECORDED, default_part
+from normbench.settings.fields import AUTO, JUDGED, RECORDED, default_part
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
@@ -188,11 +188,17 @@ class Config(Settings):
     def _steering(self) -> tuple[str, ...]:
         return () if self.target is None else STEERING
 
-    def with_seeds(self) -> list[Config]:
-        """Return one config per seed: `seeds=3 seed=5` is seeds 5, 6 and 7."""
+    @property
+    def most_seeds(self) -> int:
+        """Return with how many seeds it is trained at most."""
+        return self.seeds_max if self.seeds == AUTO else int(self.seeds)
+
+    def with_seeds(self, count: int | None = None) -> list[Config]:
+        """Return one config per seed, all by default: `seeds=3 seed=5` is seeds 5, 6 and 7."""
         if self.seeds == 1:
             return [self]
-        return [dataclasses.replace(self, seed=self.seed + k, seeds=1) for k in range(self.seeds)]
+        count = count or self.most_seeds
+        return [dataclasses.replace(self, seed=self.seed + k, seeds=1) for k in range(count)]
 
     def with_lr(self, lr: float) -> Config:
         """Return the same with another `optimizer.lr`."""

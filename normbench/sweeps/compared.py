@@ -54,13 +54,15 @@ class Answer:
 
     Args: confounders: values by arm of each key that differs besides the compared one; brought:
     the same of settings that a norm chooses where they are not given, and of tuned rates; dropped:
-    runs that were left out since others lack their seeds.
+    runs that were left out since others lack their seeds; automatic: whether the results decided
+    how many seeds there are.
     """
 
     layout: Layout
     confounders: ByArm = field(default_factory=dict)
     brought: ByArm = field(default_factory=dict)
     dropped: int = 0
+    automatic: bool = False
 
 
 def answer(question: Question) -> Answer:
@@ -95,7 +97,7 @@ def of(stored: StoredSweep, question: Question) -> Answer:
         if (key == LR and stored.tuned) or (by == "norm" and key in BROUGHT and _fixed(arms))
     }
     rest = {key: arms for key, arms in confounders.items() if key not in brought}
-    return Answer(laid, rest, brought, len(told) - len(kept))
+    return Answer(laid, rest, brought, len(told) - len(kept), stored.automatic)
 
 
 def chosen(question: Question) -> StoredSweep:

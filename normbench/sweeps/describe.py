@@ -13,6 +13,7 @@ from normbench.results.groups import Result, Settings
 from normbench.results.lr_search import LRSearch
 from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
+from normbench.sweeps import rounds
 from normbench.sweeps.items import LR, Item
 from normbench.sweeps.plan import Sweep
 
@@ -104,8 +105,15 @@ def plan_lines(sweep: Sweep) -> list[str]:
     more = sum(len(item.missing) for item in sweep.items)
     count = f"plan: {len(sweep.items)} runs, {left} to train"
     count += f", {_count(more, 'evaluation')} of their weights" if more else ""
+    count += further_seeds(sweep)
     skipped = [f"{cell.state:<17} {cell.message}" for cell in not_applying(sweep)]
     return [*_tuning_lines(sweep), count, *lines, *skipped]
+
+
+def further_seeds(sweep: Sweep) -> str:
+    """Say what `seeds=auto` may still take."""
+    left = rounds.at_most(sweep.cells)
+    return f"; at most {_count(left, 'run')} more until each pair is decided" if left else ""
 
 
 def varying(settings: Sequence[Settings], sweep: Sweep) -> list[str]:
@@ -151,7 +159,7 @@ def _tuning_lines(sweep: Sweep) -> list[str]:
     items = sweep.tuning_items
     left = sum(not item.trained for item in items)
     more = sum(tuning.steps_left * tuning.config.tune_seeds for tuning in sweep.tunings)
-    later = sum(planned.config.seeds for planned in sweep.cells if planned.runs is None)
+    later = sum(planned.config.most_seeds for planned in sweep.cells if planned.runs is None)
     lines = [
         f"tuning: {len(items)} runs, {left} to train"
         + (f", at most {more} more where the best lr is at an end" if more else "")

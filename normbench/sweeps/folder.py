@@ -18,6 +18,7 @@ from normbench.results.lr_search import LRSearch
 from normbench.results.tables import Table
 from normbench.runs.reader import ENVIRONMENT, STATUS_BYTES
 from normbench.runtime import storage
+from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
 from normbench.sweeps.items import LR
 from normbench.sweeps.plan import Sweep
@@ -88,7 +89,7 @@ def _cell(result: Result) -> dict[str, object]:
 def _about(sweep: Sweep, outcome: Outcome, command: str) -> dict[str, Any]:
     """Say what the numbers of a sweep hang on: its words, versions, data, models, budget, rates."""
     configs = [item.config for item in sweep.items] or [cell.config for cell in sweep.cells]
-    first = configs[0]
+    first, first_cell = configs[0], sweep.cells[0].config
     dates = sorted(result.finished_at for result in outcome.results if result.finished_at)
     return {
         "command": command,
@@ -110,6 +111,7 @@ def _about(sweep: Sweep, outcome: Outcome, command: str) -> dict[str, Any]:
         "keys": list(outcome.keys),
         "compare": first.compare,
         "baseline": None if first.baseline is None else written(first.baseline),
+        "seeds_max": first_cell.seeds_max if first_cell.seeds == AUTO else None,
     }
 
 

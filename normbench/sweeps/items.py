@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from normbench.results import lr_search
+from normbench.results import lr_search, sequential
 from normbench.results.groups import SEEDS, Result
 from normbench.results.lr_search import LRSearch
 from normbench.runs import evaluations
 from normbench.runs.reader import FINAL, read_status
+from normbench.settings.cell import Cell
+from normbench.settings.fields import AUTO
+from normbench.settings.members import is_member
 from normbench.settings.schema import EVALUATION, Config
 
 LR = "optimizer.lr"
 TUNE_SEED = "tune seed"  # among the settings of a tuning run, beside `optimizer.lr`
 Settings = dict[str, str]  # of a cell, as the command line gave them
+Fitted = tuple[str, str]
 
 
 @dataclass
@@ -137,3 +141,50 @@ class Tuning:
             for lr in sorted(self.runs)
         }
         return LRSearch(name, self.settings, runs, self.choice)
+
+
+@dataclass
+class PlannedCell:
+    """One cell of a command, and its runs once they are known: settings to show, and config."""
+
+    cell: Cell
+    config: Config
+    tuning: Tuning | None = None
+    runs: list[tuple[Item, Settings, Config]] | None = None
+    count: int = 1  # of its seeds, as far as they are asked for by now
+    open: bool = True  # whether `seeds=auto` may ask for more
+
+    def __post_init__(self) -> None:
+        auto = self.config.seeds == AUTO
+        self.count = sequential.LEAST if auto else self.config.most_seeds
+
+    @property
+    def settings(self) -> Settings:
+        """Give what the command line gave it."""
+        pairs = (text.partition("=") for text in self.cell.row)
+        settings = {key: value for key, _, value in pairs}
+        for key in [key for key in settings if is_member(key)]:
+            group, _, rest = key.partition(".")
+            if group in settings:  # one arm of a comparison: `gn(groups=4)`
+                option = f"({rest.partition('.')[2]}={settings.pop(key)})"
+                settings[group] = f"{settings[group]}{option}".replace(")(", ", ")
+        return settings
+
+    @property
+    def resolved(self) -> Config | None:
+        """Give the config with its learning rate, None while that is to be chosen."""
+        if self.tuning is None:
+            return self.config
+        return self.config.with_lr(self.tuning.choice.lr) if self.tuning.choice else None
+
+    @property
+    def fitted(self) -> Fitted:
+        """Give what decides whether its parts fit: the training, and the statistics to judge by."""
+        return self.config.name, self.config.eval_stats
+
+    @property
+    def left(self) -> bool:
+        """Tell whether anything of it is still to be trained."""
+        if self.runs is None:
+            return self.tuning is not None and self.tuning.open
+        return any(not item.finished for item, _, _ in self.runs)

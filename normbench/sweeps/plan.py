@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from normbench.errors import Refused
@@ -11,52 +10,9 @@ from normbench.results import lr_search
 from normbench.results.groups import SEEDS, Result
 from normbench.runs.reader import read_status
 from normbench.settings.cell import Cell
-from normbench.settings.members import is_member
 from normbench.settings.schema import Config
-from normbench.sweeps.items import LR, Item, Settings, Tuning
-
-Fitted = tuple[str, str]
-
-
-@dataclass
-class PlannedCell:
-    """One cell of a command, and its runs once they are known: settings to show, and config."""
-
-    cell: Cell
-    config: Config
-    tuning: Tuning | None = None
-    runs: list[tuple[Item, Settings, Config]] | None = None
-
-    @property
-    def settings(self) -> Settings:
-        """Give what the command line gave it."""
-        pairs = (text.partition("=") for text in self.cell.row)
-        settings = {key: value for key, _, value in pairs}
-        for key in [key for key in settings if is_member(key)]:
-            group, _, rest = key.partition(".")
-            if group in settings:  # one arm of a comparison: `gn(groups=4)`
-                option = f"({rest.partition('.')[2]}={settings.pop(key)})"
-                settings[group] = f"{settings[group]}{option}".replace(")(", ", ")
-        return settings
-
-    @property
-    def resolved(self) -> Config | None:
-        """Give the config with its learning rate, None while that is to be chosen."""
-        if self.tuning is None:
-            return self.config
-        return self.config.with_lr(self.tuning.choice.lr) if self.tuning.choice else None
-
-    @property
-    def fitted(self) -> Fitted:
-        """Give what decides whether its parts fit: the training, and the statistics to judge by."""
-        return self.config.name, self.config.eval_stats
-
-    @property
-    def left(self) -> bool:
-        """Tell whether anything of it is still to be trained."""
-        if self.runs is None:
-            return self.tuning is not None and self.tuning.open
-        return any(not item.finished for item, _, _ in self.runs)
+from normbench.sweeps import rounds
+from normbench.sweeps.items import LR, Fitted, Item, PlannedCell, Settings, Tuning
 
 
 class Sweep:
@@ -129,6 +85,13 @@ class Sweep:
                 else:
                     self._try(tuning, lr)
         self._list()
+        while rounds.automatic(self.cells) and self._grow():
+            self._list()
+
+    def _grow(self) -> bool:
+        """Ask for the next seeds of the pairs that are open."""
+        left_out = [dict(text.split("=", 1) for text in cell.row) for cell in self.skipped]
+        return rounds.grow(self.cells, self.results(), left_out)
 
     def catch_up(self) -> None:
         """Take over what other processes have trained since the sweep was planned."""
@@ -172,7 +135,9 @@ class Sweep:
         for planned in self.cells:
             config = planned.resolved if planned.runs is None else None
             if config:
-                planned.runs = [self._run(seeded, planned) for seeded in config.with_seeds()]
+                planned.runs = [
+                    self._run(seeded, planned) for seeded in config.with_seeds(planned.count)
+                ]
             for item, settings, how in planned.runs or ():
                 if id(item) not in found:
                     found[id(item)], item.cells = item, []

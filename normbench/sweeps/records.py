@@ -41,7 +41,7 @@ class StoredSweep:
 
     Args: results: its cells in the order typed, with all settings, those that were given in the
     words of the command; keys: those that it swept; compare, baseline: as they were asked for;
-    tuned: whether it chose learning rates.
+    tuned: whether it chose learning rates; automatic: whether it chose how many seeds.
     """
 
     results: list[Result]
@@ -49,6 +49,7 @@ class StoredSweep:
     compare: str | None = None
     baseline: str | None = None
     tuned: bool = False
+    automatic: bool = False
 
 
 def everything(outputs: Path) -> list[Result]:
@@ -157,7 +158,8 @@ def sweep(folder: Path) -> StoredSweep:
             results.append(Result(str(runs / name), given, "planned"))
         results += [replace(result, settings={**result.settings, **given}) for result in judged]
     asked = document.get("compare"), document.get("baseline")
-    return StoredSweep(results, document["keys"], *asked, tuned=bool(document.get("tuning")))
+    chose = bool(document.get("tuning")), bool(document.get("seeds_max"))
+    return StoredSweep(results, document["keys"], *asked, *chose)
 
 
 def folders(place: Path) -> list[Path]:

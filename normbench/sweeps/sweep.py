@@ -13,15 +13,23 @@ from normbench.errors import Mistake, Refused
 from normbench.parts.options import written
 from normbench.results import compare, export, groups, lr_search, seeds, time_to_target
 from normbench.results.groups import Result
-from normbench.results.layout import Layout, compared_key
+from normbench.results.layout import Layout
 from normbench.results.tables import Table
 from normbench.rows import Row
 from normbench.runs.reader import read_config, read_status
 from normbench.settings.schema import EVALUATION
-from normbench.sweeps import folder
-from normbench.sweeps.describe import heading, labels, not_applying, searches, unpaired, varying
-from normbench.sweeps.items import LR, TUNE_SEED, Item
-from normbench.sweeps.plan import Fitted, Sweep
+from normbench.sweeps import folder, rounds
+from normbench.sweeps.describe import (
+    further_seeds,
+    heading,
+    labels,
+    not_applying,
+    searches,
+    unpaired,
+    varying,
+)
+from normbench.sweeps.items import LR, TUNE_SEED, Fitted, Item
+from normbench.sweeps.plan import Sweep
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
@@ -61,29 +69,6 @@ def check(sweep: Sweep) -> list[Mistake]:
     return list(warnings)
 
 
-def check_comparison(sweep: Sweep) -> None:
-    """Raise Refused if what the table is to compare is not swept."""
-    if sweep.cells and (mistake := _not_compared(sweep)):
-        raise Refused(mistake)
-
-
-def _not_compared(sweep: Sweep) -> Mistake | None:
-    """Say what of `compare` and `baseline` is not among the settings that the command sweeps."""
-    skipped = [result.settings for result in not_applying(sweep)]
-    cells = [*(planned.settings for planned in sweep.cells), *skipped]
-    config, keys = sweep.cells[0].config, varying(cells, sweep)
-    by = compared_key(keys) if config.compare is None else config.compare
-    if config.compare is not None and by not in keys:
-        why = f"is not swept by this command, which sweeps {', '.join(keys) or 'nothing'}"
-        return Mistake(f"compare={by}", why, f"compare={written(compared_key(keys) or None)}")
-    values = list(dict.fromkeys(str(cell[by]) for cell in cells if by in cell))
-    base = None if config.baseline is None else written(config.baseline)
-    if base is not None and base not in values:
-        why = f"is not a value of {by} here: {', '.join(values)}" if by else "nothing is swept"
-        return Mistake(f"baseline={base}", why, f"baseline={(values or ['null'])[0]}")
-    return None
-
-
 def announce(sweep: Sweep, screen: Screen) -> None:
     """Show the heading of the runs that are known; needs no torch."""
     items = sweep.items
@@ -93,7 +78,7 @@ def announce(sweep: Sweep, screen: Screen) -> None:
         done = f"{items[0].state} already: {items[0].config.directory} {AGAIN}"
         screen.heading([done] if items[0].finished else heading(items[0].config, 1))
         return
-    count = _count("plan", items)
+    count = _count("plan", items) + further_seeds(sweep)
     lines = [count]
     if sweep.seeds_only:
         lines = [*heading(items[0].config, len(items)), *[count] * (AGAIN in count)]
@@ -137,8 +122,21 @@ def single(item: Item, screen: Screen) -> Iterator[Callable[[Row], None] | None]
 
 
 def many(sweep: Sweep, screen: Screen) -> None:
-    """Train what is left of several runs in a pool of children, with a live table."""
+    """Train what is left of several runs in a pool of children, with a live table.
+
+    With `seeds=auto` there are further rounds, until each pair is decided.
+    """
     train(sweep.items, labels(sweep.items), screen)
+    seen = set(map(id, sweep.items))
+    while rounds.automatic(sweep.cells):
+        sweep.settle()
+        items = [item for item in sweep.items if id(item) not in seen]
+        if not items:
+            return
+        seen |= set(map(id, items))
+        screen.heading([f"{_count('next seeds', items)}{further_seeds(sweep)}"])
+        names = dict(zip(map(id, sweep.items), labels(sweep.items), strict=True))
+        train(items, [names[id(item)] for item in items], screen)
 
 
 def choose(sweep: Sweep, screen: Screen) -> None:
@@ -194,7 +192,10 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str])
     metrics = ("test/accuracy", *groups.further_tests(results)) if multirun else ()
     config = sweep.cells[0].config
     base = None if config.baseline is None else written(config.baseline)
-    layouts = [compare.layout(everything, keys, metric, config.compare, base) for metric in metrics]
+    most = config.seeds_max if rounds.automatic(sweep.cells) else None
+    layouts = [
+        compare.layout(everything, keys, metric, config.compare, base, most) for metric in metrics
+    ]
     document: dict[str, Any] = {"command": "train", "runs": _documents(sweep, results)}
     if layouts and keys:
         document["comparison"] = export.comparison(layouts[0])

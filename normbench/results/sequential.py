@@ -1,0 +1,161 @@
+"""Decides a comparison while its seeds come in: a test that holds wherever one stops."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from normbench.results import stats
+from normbench.results.stats import Interval, Outcome
+
+LEAST = 4  # seeds before the first look
+SPREAD = 1.0  # g: variance of the standardized effect under the prior
+EARLY = 6  # seeds of which at most a third may fail
+SURE = NormalDist().inv_cdf(1 - 0.01 / 2)
+# Skewness beyond which 1 of 100 normal samples is, of 1,000,000 drawn; then D'Agostino's formula.
+SKEWNESS = {4: 1.137, 5: 1.396, 6: 1.532, 7: 1.590}
+
+Pair = tuple[Outcome | None, Outcome | None]  # of one seed: what came of the two arms
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is known of two arms after some seeds.
+
+    Args: n: the seeds; d: the differences, first minus second, of those with which both trained;
+    interval: the confidence sequence of their mean; failed: runs of both that failed; verdict:
+    `better`, `worse`, `failures` (better, but it fails more often), `fails` (too often to
+    compare), `skewed` or `undecided` at the last seed, `open` before it; wanted: the seeds of the
+    next look, None where there is none.
+    """
+
+    n: int
+    d: tuple[float, ...]
+    interval: Interval | None
+    failed: tuple[int, int]
+    verdict: str
+    wanted: int | None = None
+
+
+def looks(most: int) -> Iterator[int]:
+    """Give the numbers of seeds after which to look: 4, 5, 6, 7, 8, 10, 12, 15, .., most."""
+    n = LEAST
+    while n < most:
+        yield n
+        n += max(1, n // 4)
+    yield most
+
+
+def e_value(d: Sequence[float], r: float = 0.0, g: float = SPREAD) -> float:
+    """Give the e-value against a mean difference of r, whatever the deviation.
+
+    E = (1 + n g)^(-1/2) [(1 + t^2 / (n - 1)) / (1 + t^2 / ((1 + n g)(n - 1)))]^(n/2) with
+    t = (m - r) / (s / sqrt(n)), the mean likelihood ratio of t under effects delta ~ N(0, g) in
+    units of the deviation. Under the null, E reaches 1 / alpha at any n with a probability of at
+    most alpha.
+
+    Args: d: at least 2 finite differences.
+    Source: Perez-Ortiz, Lardy, de Heide & Grunwald 2024; Wang & Ramdas 2024.
+    """
+    n, squares = len(d), _squares(d)
+    far = n * (stats.mean(d) - r) ** 2  # t^2 / (n - 1) is far / squares
+    if far <= n * stats.TIE**2:
+        return 1 / math.sqrt(1 + n * g)
+    ratio = (squares + far) / (squares + far / (1 + n * g))
+    return float(ratio ** (n / 2) / math.sqrt(1 + n * g))
+
+
+def confidence_sequence(
+    d: Sequence[float], alpha: float, within: tuple[float, float], g: float = SPREAD
+) -> Interval:
+    """Give the means r that `e_value` does not reject: they hold the true one at all n at once.
+
+    m -/+ sqrt(S (c - 1) / (n (1 - c / (1 + n g)))) with S = sum (d - m)^2 and
+    c = (sqrt(1 + n g) / alpha)^(2/n); without bound while c >= 1 + n g.
+
+    Args: d: at least 2 finite differences; alpha: 1 - coverage; within: where bounds are cut.
+    """
+    n, m = len(d), stats.mean(d)
+    c = (math.sqrt(1 + n * g) / alpha) ** (2 / n)
+    room = 1 - c / (1 + n * g)
+    half = math.sqrt(_squares(d) * (c - 1) / (n * room)) if room > 0 else math.inf
+    return Interval(m, max(m - half, within[0]), min(m + half, within[1]), n)
+
+
+def skewness_bound(n: int) -> float:
+    """Give the size of the skewness that 1 of 100 samples of n normal values exceeds, n >= 4.
+
+    Source: D'Agostino 1970, from 8 values on.
+    """
+    if n in SKEWNESS:
+        return SKEWNESS[n]
+    top = 3 * (n * n + 27 * n - 70) * (n + 1) * (n + 3)
+    kurtosis = top / ((n - 2) * (n + 5) * (n + 7) * (n + 9))
+    w2 = math.sqrt(2 * (kurtosis - 1)) - 1
+    unit = math.sqrt(2 / (w2 - 1)) * math.sqrt(6 * (n - 2) / ((n + 1) * (n + 3)))
+    return unit * math.sinh(SURE * math.sqrt(math.log(w2) / 2))
+
+
+def too_skewed(d: Sequence[float]) -> bool:
+    """Tell whether at least 4 differences are more skewed than normal ones are.
+
+    The skewness is sum (d - m)^3 / n / (sum (d - m)^2 / n)^(3/2).
+    """
+    n, m, variance = len(d), stats.mean(d), _squares(d) / len(d)
+    third = math.fsum((x - m) ** 3 for x in d) / n
+    return variance > 0 and abs(third) > skewness_bound(n) * variance**1.5
+
+
+def decide(
+    runs: Sequence[Pair], most: int, alpha: float, within: tuple[float, float] = (-1.0, 1.0)
+) -> Decision:
+    """Look at two arms after each round of seeds, until one is better or the seeds are spent.
+
+    Args: runs: by seed, None of what has no result yet; most: the largest number of seeds; alpha:
+    probability of a wrong decision between equal arms; within: where differences lie.
+    Source: statistics.md, section 4.
+    """
+    before = Decision(0, (), None, (0, 0), "open", LEAST)
+    for n in looks(most):
+        known = [(a, b) for a, b in runs[:n] if a and b]
+        if len(known) < n:
+            return before
+        failed = (sum(a.failed for a, _ in known), sum(b.failed for _, b in known))
+        d = tuple(a.value - b.value for a, b in known if not (a.failed or b.failed))
+        interval = confidence_sequence(d, alpha, within) if len(d) >= LEAST else None
+        verdict = _verdict(known, d, failed, alpha)
+        if verdict not in ("open", "skewed"):
+            return Decision(n, d, interval, failed, verdict)
+        if n < most:
+            following = next(look for look in looks(most) if look > n)
+            before = Decision(n, d, interval, failed, "open", following)
+    return Decision(n, d, interval, failed, "undecided" if verdict == "open" else verdict)
+
+
+def _verdict(
+    known: Sequence[tuple[Outcome, Outcome]],
+    d: Sequence[float],
+    failed: tuple[int, int],
+    alpha: float,
+) -> str:
+    """Say what one look tells: a verdict, `skewed` where it is withheld, or `open`."""
+    early = [sum(pair[arm].failed for pair in known[:EARLY]) for arm in (0, 1)]
+    if len(known) >= EARLY and max(early) > EARLY // 3:
+        return "fails"
+    if len(d) < LEAST or e_value(d) < 1 / alpha:
+        return "open"
+    if too_skewed(d):
+        return "skewed"
+    better = stats.mean(d) > 0
+    if failed[0] != failed[1] and better == (failed[0] > failed[1]):
+        return "failures"
+    return "better" if better else "worse"
+
+
+def _squares(d: Sequence[float]) -> float:
+    """Give the sum of squared deviations from the mean, 0 where they are rounding."""
+    squares = (len(d) - 1) * statistics.variance(d)
+    return squares if squares > len(d) * stats.TIE**2 else 0.0

@@ -1,0 +1,150 @@
+"""The sequential test: against numeric integration, and how often it decides wrongly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import integrate
+from scipy import stats as scipy_stats
+
+from normbench.results import sequential
+from normbench.results.stats import Outcome
+
+EXPERIMENTS, MOST = 10_000, 40
+Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+SHAPES: dict[str, Draw] = {
+    "normal": lambda random, size: random.normal(size=size),
+    "exponential": lambda random, size: random.exponential(size=size) - 1,
+}
+
+
+def decided(draw: Draw, effect: float = 0.0, guard: bool = True) -> np.ndarray:
+    """The seeds at which each simulated pair is decided, a look after each; 0 if none is."""
+    x = draw(np.random.default_rng(0), (EXPERIMENTS, MOST)) + effect
+    found = np.zeros(EXPERIMENTS, dtype=int)
+    for n in range(sequential.LEAST, MOST + 1):
+        d = x[:, :n]
+        m = d.mean(1)
+        squares = ((d - m[:, None]) ** 2).sum(1)
+        far = n * m**2
+        e = ((squares + far) / (squares + far / (1 + n))) ** (n / 2) / math.sqrt(1 + n)
+        skewness = ((d - m[:, None]) ** 3).mean(1) / (squares / n) ** 1.5
+        sound = (abs(skewness) <= sequential.skewness_bound(n)) | (not guard)
+        found = np.where((found == 0) & (e >= 20) & sound, n, found)
+    return found
+
+
+def outcomes(values: list[float], failed: tuple[int, ...] = ()) -> list[Outcome | None]:
+    return [Outcome(x, "stuck" if k in failed else "trained") for k, x in enumerate(values)]
+
+
+def pair(first: list[Outcome | None], second: list[Outcome | None]) -> list[sequential.Pair]:
+    return list(zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("g", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize(
+    "d", [[1.0, 2.0, 1.5, 0.2], [0.1, -0.3, 0.2, 0.0, 0.4, -0.1], [-3.0, -2.5, -3.5, -2.8, -3.1]]
+)
+@pytest.mark.parametrize("r", [0.0, 0.5])
+def test_the_e_value_is_the_integral_of_the_likelihood_ratio(
+    d: list[float], r: float, g: float
+) -> None:
+    n = len(d)
+    t = (np.mean(d) - r) / (np.std(d, ddof=1) / math.sqrt(n))
+
+    def weighed(delta: float) -> float:
+        density = scipy_stats.nct.pdf(t, n - 1, math.sqrt(n) * delta)
+        return float(density * scipy_stats.norm.pdf(delta, scale=math.sqrt(g)))
+
+    total, _ = integrate.quad(weighed, -12 * math.sqrt(g), 12 * math.sqrt(g), limit=200)
+    expected = total / scipy_stats.t.pdf(t, n - 1)
+    assert sequential.e_value(d, r, g) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_confidence_sequence_ends_where_the_e_value_rejects() -> None:
+    d = [0.8, 1.1, 0.4, 0.9, 1.3, 0.7]
+    found = sequential.confidence_sequence(d, 0.05, (-math.inf, math.inf))
+    assert found.mean == pytest.approx(np.mean(d))
+    for bound in (found.low, found.high):
+        assert sequential.e_value(d, bound) == pytest.approx(20)
+    assert found.low > 0 and sequential.e_value(d) > 20
+
+
+def test_on_4_seeds_nothing_is_excluded_and_bounds_are_cut_at_the_range() -> None:
+    found = sequential.confidence_sequence([0.1, 0.1001, 0.1, 0.0999], 0.05, (-1, 1))
+    assert (found.low, found.high) == (-1, 1)
+
+
+def test_equal_differences_have_no_deviation_but_a_value() -> None:
+    assert sequential.e_value([0.0] * 5) == pytest.approx(6**-0.5)
+    assert sequential.e_value([0.1] * 5) == pytest.approx(36)
+    assert not sequential.too_skewed([0.1] * 5)
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7, 8, 12, 40])
+def test_one_normal_sample_in_100_is_too_skewed(n: int) -> None:
+    x = np.random.default_rng(1).normal(size=(100_000, n))
+    share = np.mean(abs(scipy_stats.skew(x, axis=1)) > sequential.skewness_bound(n))
+    assert 0.0085 < share < 0.0135  # D'Agostino's formula is exact from some 20 on
+    told = [sequential.too_skewed([*map(float, row)]) for row in x[:200]]
+    expected = abs(scipy_stats.skew(x[:200], axis=1)) > sequential.skewness_bound(n)
+    assert told == [*expected]
+
+
+def test_looks_begin_at_4_seeds_and_end_at_the_most() -> None:
+    assert [*sequential.looks(40)] == [4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 27, 33, 40]
+    assert [*sequential.looks(4)] == [4]
+    assert [*sequential.looks(11)] == [4, 5, 6, 7, 8, 10, 11]
+
+
+def test_a_pair_is_decided_at_the_first_look_that_tells_and_later_runs_change_nothing() -> None:
+    first = outcomes([0.91, 0.92, 0.915, 0.918, 0.922, 0.5])
+    second = outcomes([0.81, 0.825, 0.81, 0.815, 0.83, 0.9])
+    found = sequential.decide(pair(first, second), 40, 0.05)
+    assert (found.verdict, found.n, found.wanted) == ("better", 5, None)
+    assert found.interval and found.interval.low > 0
+    assert found == sequential.decide(pair(first[:5], second[:5]), 40, 0.05)
+    assert sequential.decide(pair(second, first), 40, 0.05).verdict == "worse"
+    early = sequential.decide(pair(first[:4], second[:4]), 40, 0.05)
+    assert (early.verdict, early.n, early.wanted) == ("open", 4, 5)
+    waiting = sequential.decide(pair([*first[:4], None], second[:5]), 40, 0.05)
+    assert waiting == early
+
+
+def test_equal_arms_are_undecided_when_the_seeds_are_spent() -> None:
+    random = np.random.default_rng(3)
+    arms = [outcomes([*map(float, random.normal(0.9, 0.01, 12))]) for _ in range(2)]
+    found = sequential.decide(pair(*arms), 12, 0.05)
+    assert (found.verdict, found.n) == ("undecided", 12)
+    assert sequential.decide(pair(*arms), 40, 0.05).wanted == 15
+
+
+def test_failures_are_told() -> None:
+    values = [0.91, 0.92, 0.915, 0.918, 0.922, 0.91, 0.913, 0.925]
+    good = outcomes([x - 0.1 - 0.002 * (k % 3) for k, x in enumerate(values)])
+    often = sequential.decide(pair(outcomes(values, (0, 2, 4)), good), 40, 0.05)
+    assert (often.verdict, often.n, often.failed) == ("fails", 6, (3, 0))
+    once = sequential.decide(pair(outcomes(values, (1,)), good), 40, 0.05)
+    assert (once.verdict, once.failed) == ("failures", (1, 0))
+    other = sequential.decide(pair(good, outcomes(values, (1,))), 40, 0.05)
+    assert other.verdict == "failures"
+
+
+def test_a_verdict_on_skewed_differences_is_withheld() -> None:
+    values = [0.01, 0.01, 0.01, 0.0104]
+    arms = outcomes([0.9 + x for x in values]), outcomes([0.9] * 4)
+    assert sequential.e_value(values) > 5
+    last = sequential.decide(pair(*arms), 4, 0.2)
+    assert (last.verdict, last.n) == ("skewed", 4)
+    earlier = sequential.decide(pair(*arms), 40, 0.2)
+    assert (earlier.verdict, earlier.wanted) == ("open", 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", [True, False])
+def test_few_of_10_000_normal_nulls_are_decided(guard: bool) -> None:
+    assert np.mean(decided(SHAPES["normal"], guard=guard) > 0) <= 0.05
