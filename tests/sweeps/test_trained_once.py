@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from commands import normbench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -66,13 +67,15 @@ def pairs(draw: st.DrawFn) -> tuple[bool, list[str], list[str]]:
     return one == other, draw(said(one)), draw(said(other))
 
 
-@settings(max_examples=40, deadline=None)
-@given(pairs())
-def test_equal_trainings_and_no_others_have_one_folder(
-    pair: tuple[bool, list[str], list[str]],
-) -> None:
-    equal, one, other = pair
-    assert (config(*one).directory == config(*other).directory) == equal
+@pytest.mark.parametrize("examples", [8, pytest.param(80, marks=pytest.mark.slow)])
+def test_equal_trainings_and_no_others_have_one_folder(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(pairs())
+    def check(pair: tuple[bool, list[str], list[str]]) -> None:
+        equal, one, other = pair
+        assert (config(*one).directory == config(*other).directory) == equal
+
+    check()
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
