@@ -139,6 +139,8 @@ def task(composed: Any) -> Any:
         if work.tunings:
             sweep.choose(work, shown)
             sweep.announce(work, shown)
+        if command.multirun or work.tunings:
+            sweep.begin(work, command.multirun, command.words)
         if len(work.items) == 1 and not work.skipped:
             (item,) = work.items
             with sweep.single(item, shown) as on_row:

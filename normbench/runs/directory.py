@@ -249,15 +249,35 @@ class RunDirectory:
             events.end(state)
 
     def _save(self, **changes: Any) -> None:
-        self._status.update(changes, updated_at=_now())
-        text = json.dumps(self._status, indent=1, allow_nan=False)
-        storage.write_atomic(self.directory / STATUS, text + "\n")
+        self._status.update(changes)
+        _save_status(self.directory, self._status)
         self._due = time.monotonic() + STATUS_EVERY_S
+
+
+def record_killed(directory: Path) -> None:
+    """Write into a run that its process was killed, unless it has ended or another works on it."""
+    with suppress(NormbenchError), Lock(directory):
+        status = read_status(directory)
+        if status and status["state"] == "running":
+            ended: dict[str, Any] = {
+                "state": "failed",
+                "reason": "worker_killed",
+                "message": "its process was killed",
+                "exit_code": EXIT_CODES["worker_killed"],
+                "finished_at": _now(),
+            }
+            _save_status(directory, {**status, **ended})
 
 
 def write_error(directory: Path, text: str) -> None:
     """Write a traceback to the run's `error.txt`."""
     storage.write_atomic(directory / ERROR, text.encode(errors="backslashreplace"))
+
+
+def _save_status(directory: Path, status: dict[str, Any]) -> None:
+    status["updated_at"] = _now()
+    text = json.dumps(status, indent=1, allow_nan=False)
+    storage.write_atomic(directory / STATUS, text + "\n")
 
 
 def _now() -> str:

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from normbench.results.layout import place
 from normbench.results.lr_search import LRSearch
 from normbench.results.tables import Table
 from normbench.runs.reader import ENVIRONMENT, STATUS_BYTES
-from normbench.runtime import storage
+from normbench.runtime import machine, storage
 from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
 from normbench.sweeps.items import LR
@@ -41,6 +42,19 @@ class Outcome:
     keys: Sequence[str]
 
 
+def begin(sweep: Sweep, outcome: Outcome, command: str) -> None:
+    """Write `sweep.json` before the runs start: what is asked, with what, and since when."""
+    about = _about(sweep, outcome, command)
+    first = sweep.items[0].config
+    here = machine.environment(first.device, first.threads)
+    started = {
+        "state": "running",
+        "started_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": about["versions"] or [{key: here.get(key) for key in VERSIONS}],
+    }
+    _write_about(sweep, outcome, {**about, **started})
+
+
 def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) -> Path:
     """Write `sweep.json`, `results.csv` and `table.md`, with `tune=lr` also `tune.csv`.
 
@@ -48,6 +62,20 @@ def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) 
 
     Args: command: as it was typed; shown: the tables.
     """
+    about = _about(sweep, outcome, command)
+    folder = _write_about(sweep, outcome, {**about, "state": "ended"})
+    keys = sorted(outcome.keys, key=place)
+    columns = [*outcome.keys, *[LR] * bool(outcome.tuned)]
+    storage.write_atomic(folder / RESULTS, export.csv(outcome.cells, columns))
+    if outcome.tuned:
+        storage.write_atomic(folder / "tune.csv", lr_search.csv(outcome.tuned, keys))
+    head = "\n".join([f"# {folder.name}", "", f"    {command}", "", *_head(about), "", ""])
+    storage.write_atomic(folder / "table.md", head + "\n".join(map(tables.markdown, shown)))
+    return folder
+
+
+def _write_about(sweep: Sweep, outcome: Outcome, about: dict[str, Any]) -> Path:
+    """Write `sweep.json` into the folder that the runs of a sweep name, which is returned."""
     trials = [run for search in outcome.tuned for run in itertools.chain(*search.runs.values())]
     runs = {(result.name, result.evaluation) for result in [*outcome.results, *trials]}
     names = sorted("/".join(filter(None, run)) for run in runs)
@@ -56,7 +84,6 @@ def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) 
     keys = sorted(outcome.keys, key=place)
     folder = sweep.outputs / "sweeps" / f"{'-'.join(keys) or usual}-{short}"
     storage.make_directory(folder)
-    about = _about(sweep, outcome, command)
     document = {
         "schema": 1,
         **about,
@@ -67,12 +94,6 @@ def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) 
         ],
     }
     storage.write_atomic(folder / SWEEP, json.dumps(document, indent=1) + "\n")
-    columns = [*outcome.keys, *[LR] * bool(outcome.tuned)]
-    storage.write_atomic(folder / RESULTS, export.csv(outcome.cells, columns))
-    if outcome.tuned:
-        storage.write_atomic(folder / "tune.csv", lr_search.csv(outcome.tuned, keys))
-    head = "\n".join([f"# {folder.name}", "", f"    {command}", "", *_head(about), "", ""])
-    storage.write_atomic(folder / "table.md", head + "\n".join(map(tables.markdown, shown)))
     return folder
 
 

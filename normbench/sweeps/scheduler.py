@@ -21,6 +21,7 @@ from normbench.errors import InUse, first_line
 from normbench.parts import registry
 from normbench.rows import Row, from_json, to_json
 from normbench.runs import build, tensorboard
+from normbench.runs.directory import record_killed
 from normbench.runs.judge import judge
 from normbench.runs.run import run
 from normbench.runtime import machine, processes
@@ -233,6 +234,7 @@ class _Pool:
         if trainer.index < 0:
             return
         item = self.items[trainer.index]  # it died before it could say how it ended
+        record_killed(item.config.directory)
         if item.tries < TRIES:
             self.waiting.append(trainer.index)
         else:

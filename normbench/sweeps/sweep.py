@@ -17,6 +17,7 @@ from normbench.results.layout import Layout
 from normbench.results.tables import Table
 from normbench.rows import Row
 from normbench.runs.reader import read_config, read_status
+from normbench.settings.fields import AUTO
 from normbench.settings.schema import EVALUATION
 from normbench.sweeps import folder, rounds
 from normbench.sweeps.describe import (
@@ -179,6 +180,23 @@ def train(items: list[Item], names: Sequence[str], screen: Screen) -> None:
         scheduler.train_all(items, live.update)
 
 
+def begin(sweep: Sweep, multirun: bool, words: Sequence[str]) -> None:
+    """Write into a sweep's folder what is asked, so that one which is killed leaves its trace.
+
+    The runs name the folder: with `seeds=auto` they are known at the end only.
+    """
+    if sweep.cells[0].config.seeds != AUTO and any(not item.finished for item in sweep.items):
+        cells = sweep.results()
+        everything = [*cells, *_not_tuned(sweep), *not_applying(sweep)]
+        keys = varying([result.settings for result in everything], sweep)
+        outcome = folder.Outcome(everything, first_of_each(cells), searches(sweep), keys)
+        folder.begin(sweep, outcome, _command(multirun, words))
+
+
+def _command(multirun: bool, words: Sequence[str]) -> str:
+    return shlex.join(["normbench", "train", *["-m"] * multirun, *words])
+
+
 def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str]) -> None:
     """Show what came of the runs and of the tuning before them, and write a sweep's folder.
 
@@ -209,11 +227,11 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str])
     elif results:
         shown.append(time_to_target.beneath(seeds.seeds(results), results))
     if multirun or tuned:
-        command = shlex.join(["normbench", "train", *["-m"] * multirun, *words])
         outcome = folder.Outcome(everything, results, tuned, keys)
-        screen.note(f"sweep {folder.write(sweep, outcome, command, shown)}")
-    for place, table in enumerate(shown):
-        screen.lines([""] * (place > 0))
+        place = folder.write(sweep, outcome, _command(multirun, words), shown)
+        screen.note(f"sweep {place}")
+    for number, table in enumerate(shown):
+        screen.lines([""] * (number > 0))
         screen.table(table)
     screen.note(f"tensorboard --logdir {shlex.quote(str(sweep.outputs / 'runs'))}")
 
