@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 KINDS = ("pretrain", "train", "val", "layers", "test", "end")
 Value = float | int | str | None
@@ -38,6 +38,15 @@ class TimeRow:
     examples: int
     values: Mapping[str, Value]
     kind: str = "time"
+
+
+class Halt(NamedTuple):
+    """Stands among the rows of a run where its state is whole: there it can be kept, or stopped.
+
+    Args: state: gives tensors, by name, of whoever has halted, beside those of the model.
+    """
+
+    state: Callable[[], dict[str, Any]] = dict
 
 
 def to_json(row: Row | TimeRow) -> str:

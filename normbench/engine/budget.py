@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,34 @@ class Diverged(Exception):
     def __init__(self, step: int, quantity: str, facts: Mapping[str, float] | None = None) -> None:
         super().__init__(f"{quantity} is not finite at step {step}")
         self.step, self.quantity, self.facts = step, quantity, facts or {}
+
+
+class Stopped(Exception):
+    """An evaluation was asked to stop, and has left the model as it was."""
+
+
+# What a run does one after the other, training and validation in turns.
+PRETRAINING, VALIDATION, TRAINING, TEST = STAGES = ("pretraining", "validation", "training", "test")
+
+
+def never(step: int = 0) -> bool:
+    """Tell that there is no reason to halt."""
+    return False
+
+
+@dataclass
+class Progress:
+    """How far a run is: with the tensors and the facts, all that it needs to go on.
+
+    stage: what it is at, of `STAGES`; step: optimizer steps done, whose training rows are written,
+    and so is their validation unless that is the stage; reached: the target; halts: asked after
+    each step whether to halt.
+    """
+
+    stage: str = PRETRAINING
+    step: int = 0
+    reached: bool = False
+    halts: Callable[[int], bool] = never
 
 
 @dataclass(frozen=True)

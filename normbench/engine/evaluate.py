@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normbench.engine import diagnostics
-from normbench.engine.budget import Budget, Diverged
+from normbench.engine.budget import Budget, Diverged, Stopped, never
 from normbench.engine.capture.captured import captured, doubt
-from normbench.engine.loader import Feed
+from normbench.engine.loader import Batch, Feed
 from normbench.norms._base import Norm
 from normbench.norms._modes import (
     average_running,
@@ -46,7 +46,7 @@ class Evaluator:
 
     `facts` are further values of the first validation row. `right` holds which images of each test
     were classified rightly, bool (N,). `seconds` is the time spent on evaluation so far, so that
-    training speed can leave it out.
+    training speed can leave it out. `stops` is asked before each batch whether to stop instead.
     """
 
     def __init__(
@@ -74,11 +74,30 @@ class Evaluator:
         self.facts: dict[str, Any] = {}
         self.right: dict[str, Tensor] = {}
         self.seconds = 0.0
+        self.stops: Callable[[], bool] = never
+        self._kept: Tensor | None = None  # of the generator of dropout, in the middle of an epoch
 
-    def begin(self, epoch: int) -> None:
-        """Put the model into training mode, with the random numbers of this epoch."""
+    def begin(self, epoch: int, first: int = 0) -> None:
+        """Put the model into training mode, with the random numbers of this epoch.
+
+        Args: first: batches of it that are done; after `load` the numbers go on from there.
+        """
         self.model.train()
         self._seed("dropout", epoch)
+        if first and self._kept is not None:
+            for dropout in self.dropouts[:1]:  # they share one generator
+                assert dropout.generator
+                dropout.generator.set_state(self._kept)
+        self._kept = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the state of the generator of dropout, by name, if there is one."""
+        random = self.dropouts[0].generator if self.dropouts else None
+        return {"dropout": random.get_state()} if random else {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        self._kept = state.get("dropout")
 
     def validation(self, step: int) -> Generator[Row, None, bool]:
         """Yield a `val` row, and with `diagnose=full` one on each layer.
@@ -221,7 +240,8 @@ class Evaluator:
         paddings = self.train.blank_steps.most + 1  # each number of blank steps in turn
         shares = enumerate(self._share(index[slice(*pair)]) for pair in evenly(len(index), size))
         with self.cast():
-            update_bn(self.model, (self.train.gather(part, n % paddings)[0] for n, part in shares))
+            batches = (self._gather(self.train, part, n % paddings)[0] for n, part in shares)
+            update_bn(self.model, batches)
 
     @torch.no_grad()
     def _evaluate(self, feed: Feed, batches: Iterable[Tensor]) -> tuple[float, Tensor]:
@@ -233,12 +253,17 @@ class Evaluator:
         right = torch.zeros(len(feed), device=feed.device)
         losses, finite = [], []
         for index in batches:
-            loss, hits, all_finite = self.evaluated(*feed.gather(index))
+            loss, hits, all_finite = self.evaluated(*self._gather(feed, index))
             right[index] = hits
             losses.append(loss)
             finite.append(all_finite)
         sound = _total(finite) == collectives.total_number(len(finite))
         return _total(losses) if sound else math.nan, collectives.total(right)
+
+    def _gather(self, feed: Feed, index: Tensor, pad_steps: int | None = None) -> Batch:
+        if self.stops():
+            raise Stopped
+        return feed.gather(index, pad_steps)
 
     @torch.no_grad()
     def _in_training(self, step: int, probe: Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.engine.budget import Budget, Diverged
+from normbench.engine.budget import (
+    PRETRAINING,
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Budget,
+    Diverged,
+    Progress,
+    Stopped,
+)
 from normbench.engine.capture.captured import Captured, captured, doubt, obstacle
 from normbench.norms._base import Norm
-from normbench.rows import Row
+from normbench.rows import Halt, Row
 from normbench.runtime import collectives
 
 if TYPE_CHECKING:
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
     from normbench.engine.loader import Batch, Feed
     from normbench.optimizers._base import FlatOptimizer
 
+SUMS = ("losses", "norms", "hits", "classes")
 FOLD = 64  # steps whose losses are kept apart before they are reduced on the device
 Write = Callable[[list[Tensor], list[Tensor]], Any]
 
@@ -33,39 +43,55 @@ def fit(
     train_step: TrainStep,
     schedule: Callable[[int], float],
     evaluator: Evaluator,
-    budget: Budget,
-    pretraining: Iterable[Row] = (),
-) -> Iterator[Row]:
-    """Train and yield rows: `val` at step 0, `train` and `val` on the way, `test` and `end`.
+    at: Progress,
+    pretraining: Iterable[Row | Halt] = (),
+) -> Iterator[Row | Halt]:
+    """Train from where a run is (`at`) and yield rows: `val`, `train` and `val`, `test` and `end`.
 
     A training row precedes each validation. A number that is not finite ends the run after the row
     in which it is read: the `end` row then has `state` diverged with the first bad step and
-    quantity, and there is no test. The first validation after step 0 that reaches `budget.target`
-    ends the run as well: the test follows, and the `end` row with `target/examples`.
+    quantity, and there is no test. The first validation after step 0 that reaches the target ends
+    the run as well: the test follows, and the `end` row with `target/examples`.
+
+    Between two steps it halts when `at` says so, and before an evaluation that was stopped.
     """
-    step, epoch, reached = 0, 0, False
+    budget = evaluator.budget
     try:
-        yield from pretraining
-        yield from evaluator.validation(0)
-        while step < budget.steps and not reached:
-            evaluator.begin(epoch)
-            for batch in feed.epoch(epoch):
-                lr = schedule(step)
+        if at.stage == PRETRAINING:
+            yield from pretraining
+            at.stage = VALIDATION
+        if at.stage == VALIDATION:
+            yield from _validation(evaluator, at)
+        while at.stage == TRAINING:
+            epoch, first = divmod(at.step, budget.steps_per_epoch)
+            evaluator.begin(epoch, first)
+            for batch in feed.epoch(epoch, first):
+                lr = schedule(at.step)
                 train_step(batch, lr)
-                step += 1
-                logs, evaluates = budget.due(step)
+                at.step += 1
+                logs, evaluates = budget.due(at.step)
                 if logs or evaluates:
-                    yield from training(train_step, budget, step, lr)
+                    yield from training(train_step, budget, at.step, lr)
                 if evaluates:
-                    reached = yield from evaluator.validation(step)
+                    yield from _validation(evaluator, at)
                     train_step.doubt()
-                if reached or step == budget.steps:
+                if at.halts(at.step):
+                    yield Halt()
+                if at.stage == TEST:
                     break
-            epoch += 1
-        yield from evaluator.test(step)
-        yield budget.end(step, reached)
+        yield from evaluator.test(at.step)
+        yield budget.end(at.step, at.reached)
+    except Stopped:
+        yield Halt()
     except Diverged as cause:
-        yield budget.diverged(step, cause)
+        yield budget.diverged(at.step, cause)
+
+
+def _validation(evaluator: Evaluator, at: Progress) -> Iterator[Row]:
+    """Yield the rows of the validation that is due, and say what comes next."""
+    at.stage = VALIDATION
+    at.reached = (yield from evaluator.validation(at.step)) and at.step > 0
+    at.stage = TEST if at.reached or at.step == evaluator.budget.steps else TRAINING
 
 
 @dataclass(eq=False)
@@ -171,6 +197,28 @@ class TrainStep:
             "batch/classes": sum(map(int, classes)) / len(loss_by_step),
         }
         return values, bad
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums of the steps since the last `read`, by name; none right after it."""
+        self._fold()
+        if not self.folded:
+            return {}
+        losses, norms, hits, classes, counts = zip(*self.folded, strict=True)
+        return {
+            "losses": torch.cat(losses),
+            "norms": torch.cat(norms),
+            "hits": torch.stack(hits).sum(),
+            "classes": torch.stack(classes).sum(),
+            "count": torch.tensor(sum(counts)),
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        self.folded = []
+        if state:
+            sums = [state[name].to(self.optimizer.grad.device) for name in SUMS]
+            losses, norms, hits, classes = sums
+            self.folded = [(losses, norms, hits, classes, int(state["count"]))]
 
     def _micro_batches(self, batch: Batch) -> Iterable[Batch]:
         if self.options.accumulate == 1:

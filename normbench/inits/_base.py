@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from normbench.errors import InitError, Mistake
 from normbench.parts import registry
 from normbench.parts.options import Options, option, written
-from normbench.rows import Row
+from normbench.rows import Halt, Row
 from normbench.runtime import rng
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class InitContext:
     Args: gather: returns the training images (B, C, H, W) at indices (B,). count: of training
         images. first: some of them, as many as a batch or more. norm: whose hooks go with each
         step. cast: makes the autocast context of the run. seed: of the run. log_every: steps
-        between two rows.
+        between two rows. halts: asked after each step whether to halt. kept: what a `Halt` of an
+        earlier attempt gave, to go on from; the model is as it was then.
     """
 
     gather: Callable[[Tensor], Tensor]
@@ -48,6 +49,8 @@ class InitContext:
     cast: Callable[[], AbstractContextManager[Any]]
     seed: int
     log_every: int
+    halts: Callable[[int], bool] = lambda step: False
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Init(Options):
     def check(self, model: nn.Module) -> None:
         """Raise InitError if it cannot start this model, which has its norm but maybe no values."""
 
-    def calibrate(self, model: nn.Module, context: InitContext) -> Iterator[Row]:
+    def calibrate(self, model: nn.Module, context: InitContext) -> Iterator[Row | Halt]:
         """Set parameters from training images, and yield rows of the kind `pretrain`, if any.
 
         Comes after the norm's own start from data. The model is in training mode without dropout,

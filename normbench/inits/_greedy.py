@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import count, islice
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +15,7 @@ from torch.optim.adam import adam
 
 from normbench.inits._base import Init, InitContext
 from normbench.norms._units import Unit
-from normbench.rows import Row
+from normbench.rows import Halt, Row
 from normbench.runtime import rng
 
 GEOMETRY = ("stride", "padding", "dilation", "groups")
@@ -39,30 +40,30 @@ def units_of(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def pretrain(model: nn.Module, context: InitContext, stage: Stage, drawing: Init) -> Iterator[Row]:
+def pretrain(
+    model: nn.Module, context: InitContext, stage: Stage, drawing: Init
+) -> Iterator[Row | Halt]:
     """Train the units one after the other, in the order in which the model calls them.
 
     Yields: rows with the mean loss of a unit since the last one. A loss that is not finite ends
         the stage, in the row of its step.
     """
-    spent = 0
-    for path in _in_order(model, context.first):
+    order = _in_order(model, context.first)
+    done = int(context.kept.get("units", 0))
+    for number, path in enumerate(order[done:], done):
         course = _Course(model, path, context, stage, drawing)
-        losses: list[Tensor] = []
-        for step, index in enumerate(islice(course.batches(), stage.steps), 1):
-            losses.append(course.learn(index))
-            if step % context.log_every and step < stage.steps:
-                continue
-            values, losses = torch.stack(losses).tolist(), []
-            bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
-            now = spent + step - (0 if bad is None else len(values) - 1 - bad)
-            loss = math.fsum(values) / len(values) if bad is None else math.nan
-            examples = now * course.batch
-            epoch = round(examples / context.count, 6)
-            yield Row("pretrain", now, examples, epoch, {f"pretrain/{path}/loss": loss})
-            if bad is not None:
-                return
-        spent += stage.steps
+        first = course.load(context.kept) if number == done and context.kept else 0
+        for step, index in enumerate(islice(course.batches(), first, stage.steps), first + 1):
+            course.learn(index)
+            if step % context.log_every == 0 or step == stage.steps:
+                row, finite = course.row(number * stage.steps + step)
+                yield row
+                if not finite:
+                    return
+            if context.halts(step):
+                units, steps = torch.tensor(number), torch.tensor(step)
+                state = {**course.state(), "units": units, "steps": steps}
+                yield Halt(partial(dict, state))
 
 
 class _Course:
@@ -81,6 +82,7 @@ class _Course:
         self.decoder = Decoder(layer, own)
         parameters = [*self.unit.parameters(), *self.decoder.learned]
         self.optimizer = _Adam(parameters, stage.lr)
+        self.losses: list[Tensor] = []  # since the last row
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the indices (batch,) of training images, each once an epoch, for ever."""
@@ -90,8 +92,8 @@ class _Course:
             whole = images // self.batch * self.batch
             yield from order[:whole].to(self.context.first.device).reshape(-1, self.batch)
 
-    def learn(self, index: Tensor) -> Tensor:
-        """Do a step on the images at `index` and return the loss, still on the device."""
+    def learn(self, index: Tensor) -> None:
+        """Do a step on the images at `index`."""
         x = self._input(self.context.gather(index))
         corrupted = x
         if self.noise:
@@ -104,7 +106,43 @@ class _Course:
         self.context.norm.after_backward(self.unit)
         self.optimizer.step()
         self.context.norm.after_step(self.unit)
-        return loss.detach()
+        self.losses.append(loss.detach())
+
+    def row(self, step: int) -> tuple[Row, bool]:
+        """Return the row of the losses since the last one, and whether they are finite.
+
+        It is of `step`, counted over all units, or of the step of the first one that is not finite.
+        """
+        values, self.losses = torch.stack(self.losses).tolist(), []
+        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+        now = step - (0 if bad is None else len(values) - 1 - bad)
+        loss = math.fsum(values) / len(values) if bad is None else math.nan
+        examples = now * self.batch
+        epoch = round(examples / self.context.count, 6)
+        return Row("pretrain", now, examples, epoch, {f"pretrain/{self.path}/loss": loss}), bad is None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is not of the model, by name."""
+        state = {f"losses.{place}": loss for place, loss in enumerate(self.losses)}
+        return state | self._tensors() | {"random": self.random.get_state()}
+
+    def load(self, state: Mapping[str, Tensor]) -> int:
+        """Take over what `state` returned, and return the steps that are done."""
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                tensor.copy_(state[name])
+        self.random.set_state(state["random"])
+        count, device = sum(name.startswith("losses.") for name in state), self.context.first.device
+        self.losses = [state[f"losses.{place}"].to(device) for place in range(count)]
+        return int(state["steps"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Give what changes with a step besides the unit, by name."""
+        named = {f"decoder.{place}": own for place, own in enumerate(self.decoder.learned)}
+        for kind in ("exp_avgs", "exp_avg_sqs", "state_steps"):
+            for place, tensor in enumerate(self.optimizer.state[kind]):
+                named[f"{kind}.{place}"] = tensor
+        return named
 
     def _input(self, images: Tensor) -> Tensor:
         """Return the input of the unit for `images`; the layers after it are spared the work."""

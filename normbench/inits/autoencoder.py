@@ -12,7 +12,7 @@ from normbench.inits._greedy import Stage, pretrain, units_of
 from normbench.norms._base import OverTime
 from normbench.parts import registry
 from normbench.parts.options import nearest, option
-from normbench.rows import Row
+from normbench.rows import Halt, Row
 
 MORE = {"calibrate", "factors"}  # what an initializer does that is more than to draw weights
 
@@ -86,7 +86,7 @@ class AutoEncoder(Init):
             why = f"the weight of {names} is computed, a decoder cannot share it"
             raise self.error("tied", "true", why, "false")
 
-    def calibrate(self, model: nn.Module, context: InitContext) -> Iterator[Row]:
+    def calibrate(self, model: nn.Module, context: InitContext) -> Iterator[Row | Halt]:
         """Pre-train each layer, and yield a row every `log_every` steps and at its end."""
         stage = Stage(self.steps, self.batch, self.lr, self.noise, self.tied)
         return pretrain(model, context, stage, self.drawing)
