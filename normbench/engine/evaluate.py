@@ -17,6 +17,7 @@ from normbench.engine import diagnostics
 from normbench.engine.budget import Budget, Diverged, Stopped, never
 from normbench.engine.capture.captured import captured, doubt
 from normbench.engine.loader import Batch, Feed
+from normbench.engine.noise import Noise
 from normbench.norms._base import Norm
 from normbench.norms._modes import (
     average_running,
@@ -24,7 +25,6 @@ from normbench.norms._modes import (
     preserve_buffers,
     update_bn,
 )
-from normbench.norms._units import Dropout
 from normbench.rows import Row
 from normbench.runtime import collectives, rng
 
@@ -61,9 +61,9 @@ class Evaluator:
         self.train, self.val = feeds["train"], feeds["val"]
         self.tests = {name: feeds[name] for name in feeds if name not in ("train", "val")}
         self.workers = collectives.world_size()
-        self.dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
+        self.noise = Noise(model, budget.seed, str(self.val.device))
         running = norm.has_modes()
-        self.modes_differ = running or bool(self.dropouts)
+        self.modes_differ = running or bool(self.noise.dropouts)
         self.stats = budget.eval_stats if running else "running"
         self.batch = EVAL_BATCH.get(self.val.device.type, EVAL_BATCH_GPU)
         if self.stats == "batch":
@@ -75,29 +75,14 @@ class Evaluator:
         self.right: dict[str, Tensor] = {}
         self.seconds = 0.0
         self.stops: Callable[[], bool] = never
-        self._kept: Tensor | None = None  # of the generator of dropout, in the middle of an epoch
 
     def begin(self, epoch: int, first: int = 0) -> None:
         """Put the model into training mode, with the random numbers of this epoch.
 
-        Args: first: batches of it that are done; after `load` the numbers go on from there.
+        Args: first: batches of it that are done.
         """
         self.model.train()
-        self._seed("dropout", epoch)
-        if first and self._kept is not None:
-            for dropout in self.dropouts[:1]:  # they share one generator
-                assert dropout.generator
-                dropout.generator.set_state(self._kept)
-        self._kept = None
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the state of the generator of dropout, by name, if there is one."""
-        random = self.dropouts[0].generator if self.dropouts else None
-        return {"dropout": random.get_state()} if random else {}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` returned."""
-        self._kept = state.get("dropout")
+        self.noise.begin(epoch, first)
 
     def validation(self, step: int) -> Generator[Row, None, bool]:
         """Yield a `val` row, and with `diagnose=full` one on each layer.
@@ -268,15 +253,11 @@ class Evaluator:
     @torch.no_grad()
     def _in_training(self, step: int, probe: Tensor) -> float:
         """Hits among the images of a probe (count, size) in training mode."""
-        kept = [dropout.generator for dropout in self.dropouts]
-        self._seed("noise", step)
-        with preserve_buffers(self.model):
+        with preserve_buffers(self.model), self.noise.apart(step):
             self.model.train()
             doubt(self.trained)
             batches = (self.val.gather(self._share(index)) for index in probe)
             hits = [self.trained(*batch)[1].sum() for batch in batches]
-        for dropout, generator in zip(self.dropouts, kept, strict=True):
-            dropout.generator = generator
         return _total(hits)
 
     def _answer(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -302,14 +283,6 @@ class Evaluator:
         for name, count in zip(tensors, collectives.total(bad.float()).tolist(), strict=True):
             if count:
                 raise Diverged(step, f"model/{name}")
-
-    def _seed(self, purpose: str, index: int) -> None:
-        if self.dropouts:
-            rank = collectives.rank()
-            names = (purpose, index, rank) if rank else (purpose, index)
-            shared = rng.generator(self.budget.seed, *names, device=str(self.val.device))
-            for dropout in self.dropouts:
-                dropout.generator = shared
 
 
 def evenly(images: int, size: int) -> Iterator[tuple[int, int]]:

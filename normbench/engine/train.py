@@ -1,9 +1,9 @@
-"""The engine: `fit` trains a model and yields rows; it knows no files, no screen, no processes."""
+"""One step of training: forward, loss, backward, optimizer, and what is read of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,85 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normbench.engine.budget import (
-    PRETRAINING,
-    TEST,
-    TRAINING,
-    VALIDATION,
-    Budget,
-    Diverged,
-    Progress,
-    Stopped,
-)
 from normbench.engine.capture.captured import Captured, captured, doubt, obstacle
 from normbench.norms._base import Norm
-from normbench.rows import Halt, Row
 from normbench.runtime import collectives
 
 if TYPE_CHECKING:
-    from normbench.engine.evaluate import Evaluator
-    from normbench.engine.loader import Batch, Feed
+    from normbench.engine.loader import Batch
     from normbench.optimizers._base import FlatOptimizer
 
 SUMS = ("losses", "norms", "hits", "classes")
 FOLD = 64  # steps whose losses are kept apart before they are reduced on the device
 Write = Callable[[list[Tensor], list[Tensor]], Any]
-
-
-def fit(
-    feed: Feed,
-    train_step: TrainStep,
-    schedule: Callable[[int], float],
-    evaluator: Evaluator,
-    at: Progress,
-    pretraining: Iterable[Row | Halt] = (),
-) -> Iterator[Row | Halt]:
-    """Train from where a run is (`at`) and yield rows: `val`, `train` and `val`, `test` and `end`.
-
-    A training row precedes each validation. A number that is not finite ends the run after the row
-    in which it is read: the `end` row then has `state` diverged with the first bad step and
-    quantity, and there is no test. The first validation after step 0 that reaches the target ends
-    the run as well: the test follows, and the `end` row with `target/examples`.
-
-    Between two steps it halts when `at` says so, and before an evaluation that was stopped.
-    """
-    budget = evaluator.budget
-    try:
-        if at.stage == PRETRAINING:
-            yield from pretraining
-            at.stage = VALIDATION
-        if at.stage == VALIDATION:
-            yield from _validation(evaluator, at)
-        while at.stage == TRAINING:
-            epoch, first = divmod(at.step, budget.steps_per_epoch)
-            evaluator.begin(epoch, first)
-            for batch in feed.epoch(epoch, first):
-                lr = schedule(at.step)
-                train_step(batch, lr)
-                at.step += 1
-                logs, evaluates = budget.due(at.step)
-                if logs or evaluates:
-                    yield from training(train_step, budget, at.step, lr)
-                if evaluates:
-                    yield from _validation(evaluator, at)
-                    train_step.doubt()
-                if at.halts(at.step):
-                    yield Halt()
-                if at.stage == TEST:
-                    break
-        yield from evaluator.test(at.step)
-        yield budget.end(at.step, at.reached)
-    except Stopped:
-        yield Halt()
-    except Diverged as cause:
-        yield budget.diverged(at.step, cause)
-
-
-def _validation(evaluator: Evaluator, at: Progress) -> Iterator[Row]:
-    """Yield the rows of the validation that is due, and say what comes next."""
-    at.stage = VALIDATION
-    at.reached = (yield from evaluator.validation(at.step)) and at.step > 0
-    at.stage = TEST if at.reached or at.step == evaluator.budget.steps else TRAINING
 
 
 @dataclass(eq=False)
@@ -262,19 +194,6 @@ class StepOptions:
     precision: str
     clip: float | None = None
     capture: str = "auto"
-
-
-def training(train_step: TrainStep, budget: Budget, step: int, lr: float) -> Iterator[Row]:
-    """Yield the training row that is due after `step` steps.
-
-    Raises: Diverged, after the row, if a loss or gradient norm since the last row is not finite.
-    """
-    values, bad = train_step.read()
-    if budget.diagnose == "off":
-        del values["optim/grad_norm"]
-    yield budget.row("train", step, {**values, "optim/lr": lr})
-    if bad:
-        raise Diverged(step - bad[0], bad[1])
 
 
 def why_eager(model: nn.Module, x: Tensor, y: Tensor) -> str:

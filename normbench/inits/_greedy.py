@@ -119,7 +119,9 @@ class _Course:
         loss = math.fsum(values) / len(values) if bad is None else math.nan
         examples = now * self.batch
         epoch = round(examples / self.context.count, 6)
-        return Row("pretrain", now, examples, epoch, {f"pretrain/{self.path}/loss": loss}), bad is None
+        return Row(
+            "pretrain", now, examples, epoch, {f"pretrain/{self.path}/loss": loss}
+        ), bad is None
 
     def state(self) -> dict[str, Tensor]:
         """Return all that is not of the model, by name."""
@@ -138,7 +140,9 @@ class _Course:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Give what changes with a step besides the unit, by name."""
-        named = {f"decoder.{place}": own for place, own in enumerate(self.decoder.learned)}
+        named: dict[str, Tensor] = {
+            f"decoder.{place}": own for place, own in enumerate(self.decoder.learned)
+        }
         for kind in ("exp_avgs", "exp_avg_sqs", "state_steps"):
             for place, tensor in enumerate(self.optimizer.state[kind]):
                 named[f"{kind}.{place}"] = tensor

@@ -6,17 +6,17 @@ import json
 import secrets
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import KW_ONLY, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from normbench.errors import FileRefused, InUse, MachineError, NormbenchError, first_line, shown
-from normbench.parts.options import leaves
+from normbench.errors import FileRefused, MachineError, NormbenchError, first_line
 from normbench.rows import Row, TimeRow, Value, finite, to_json
+from normbench.runs import attempt, kept
 from normbench.runs.reader import (
+    CHECKPOINT,
     CONFIG,
     ENVIRONMENT,
     ERROR,
@@ -25,11 +25,10 @@ from normbench.runs.reader import (
     MANY,
     METRICS,
     STATES,
-    STATUS,
+    STATUS_BYTES,
     TIMING,
     digest_of,
     is_of_attempt,
-    read_config,
     read_status,
 )
 from normbench.runs.tensorboard import Events, load_tensorboard
@@ -37,18 +36,8 @@ from normbench.runtime import machine, storage
 from normbench.runtime.lock import Lock
 from normbench.settings.schema import LAYOUT
 
-EXIT_CODES = {
-    "sigint": 130,
-    "sigterm": 143,
-    "oom": 4,
-    "storage": 4,
-    "artifact": 3,
-    "data": 3,
-    "error": 1,
-    "rank_lost": 1,
-    "worker_killed": 1,
-    "timeout": 1,
-}  # by the reason of a run that was interrupted or failed
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STATUS_EVERY_S = 5.0  # so that, with rows that come this often too, no status is older than 10 s
 MESSAGE = 1000  # characters of a message in a status
@@ -58,14 +47,16 @@ MESSAGE = 1000  # characters of a message in a status
 class RunDirectory:
     """Writes one run's folder while it holds the folder's lock: a context manager.
 
-    Entering makes the folder; what an earlier attempt left unfinished there is started over.
+    Entering makes the folder. What an earlier attempt left unfinished there goes on from what it
+    `kept`; without a checkpoint, or with one of other rows, it is started over.
     Leaving by an exception records it, as interrupted or failed. Leaving without `finish` leaves
     the state `running`, as a process that was killed does.
 
     Args: directory: the run's folder. config: the maps `experiment` and `execution`, resolved;
         `force` in the latter lets a finished run start over. environment: what the run depends on
         besides. tb: write TensorBoard events. tb_axis: their axis, `examples` or `step`. hparams:
-        the run's columns in TensorBoard's table. steps_total: planned optimizer steps.
+        the run's columns in TensorBoard's table. steps_total: planned optimizer steps. recorded:
+        settings by which rows are recorded.
     Raises: FileRefused if the folder is in use, finished, damaged or of another configuration;
         MachineError if the storage fails or TensorBoard is asked for and missing.
     """
@@ -78,6 +69,7 @@ class RunDirectory:
     tb_axis: str
     hparams: Mapping[str, float | str | bool]
     steps_total: int | None = None
+    recorded: Mapping[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         if self.tb:
@@ -113,6 +105,20 @@ class RunDirectory:
         if time.monotonic() >= self._due:
             self._save()
 
+    def keep(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Keep a state from which the run goes on, with the records up to here.
+
+        Raises: MachineError if the storage fails.
+        """
+        records = {}
+        for name, file in ((METRICS, self._metrics), (TIMING, self._timing)):
+            file.sync()
+            path = self.directory / name
+            records[name] = {"size": path.stat().st_size, "sha256": storage.digest(path)}
+        facts = {**about, "recorded": self.recorded, "records": records}
+        kept.write(self.directory, tensors, facts, self._belongs())
+        self._save()
+
     def warn(self, text: str) -> None:
         """Keep a warning in `status.json`."""
         self._save(warnings=[*self._status["warnings"], text[:MESSAGE]])
@@ -130,23 +136,21 @@ class RunDirectory:
         """Bring everything to the disk and write the final state; nothing is recorded after it.
 
         Args: state: `finished`, `diverged`, `interrupted` or `failed`. reason: for the last two,
-            a key of `EXIT_CODES`. message: what happened, for people. state_sha256: digest of
-            model and optimizer. train_s: seconds of training, evaluations left out.
+            a key of `attempt.EXIT_CODES`. message: what happened, for people. state_sha256:
+            digest of model and optimizer. train_s: seconds of training, evaluations left out.
             parameters: those of the model that are trained.
         """
         assert state in STATES[2:]
         # A run that fails because the disk is full must still be able to say so.
-        endured = (MachineError,) if state == "failed" else ()
-        with suppress(*endured):
+        with suppress(*([MachineError] if state == "failed" else [])):
             self._close(state)
-        default = 130 if state == "interrupted" else 1
         changes: dict[str, Any] = {
             "state": state,
             "reason": reason,
             "message": message and message[:MESSAGE],
             "state_sha256": state_sha256,
-            "exit_code": 0 if state in FINAL else EXIT_CODES.get(reason or "", default),
-            "finished_at": _now(),
+            "exit_code": 0 if state in FINAL else attempt.exit_code(state, reason),
+            "finished_at": attempt.now(),
         }
         if state in FINAL:
             last = self._last
@@ -157,9 +161,17 @@ class RunDirectory:
         if state == "diverged":
             changes |= {name: self._last.get(name) for name in ("bad_step", "bad_quantity")}
         self._save(**changes)
+        if state in FINAL:
+            storage.remove(self.directory / CHECKPOINT)
 
     def _measured(self, row: Row) -> None:
         self._metrics.write(to_json(row).encode() + b"\n")
+        self._count(row)
+
+    def _count(self, row: Row | TimeRow) -> None:
+        """Take over what a row says of the run as a whole."""
+        if isinstance(row, TimeRow):
+            return
         if row.kind not in MANY:
             self._last.update(row.values)
         if row.kind != "pretrain":  # which has steps of its own
@@ -178,66 +190,66 @@ class RunDirectory:
         before = read_status(self.directory)
         config = json.loads(json.dumps(self.config, allow_nan=False))
         if before:
-            self._check(before, config["experiment"])
+            attempt.check(self.directory, before, config)
+        unfinished = before and before["state"] not in FINAL
+        self.kept = (
+            kept.read(self.directory, self._belongs(), attempt.plain(self.recorded))
+            if unfinished
+            else None
+        )
         storage.remove_stale(self.directory)
         text = storage.write_yaml(self.directory / CONFIG, {"layout": LAYOUT, **config})
-        entries = json.dumps([self.environment], indent=1, allow_nan=False)
+        entries = json.dumps([*self._environments(), self.environment], indent=1, allow_nan=False)
         storage.write_atomic(self.directory / ENVIRONMENT, entries + "\n")
         self._process = secrets.token_hex(8)
         self._last: dict[str, Value] = {}
-        self._status = self._first_status(before)
+        self._status = attempt.first_status(
+            config["experiment"],
+            before,
+            self.kept.about["step"] if self.kept else 0,
+            self.steps_total,
+        )
+        rows = self.kept.rows() if self.kept else []
+        for row in rows:
+            self._count(row)
         self._save()
+        stays = {CHECKPOINT, *self.kept.records} if self.kept else set()
         for name in filter(is_of_attempt, storage.names(self.directory)):
-            storage.remove(self.directory / name)
+            if name not in stays:
+                storage.remove(self.directory / name)
         self._metrics = self._append(stack, METRICS)
         self._timing = self._append(stack, TIMING)
-        self._events: Events | None = None
-        if self.tb:
-            # Named by attempt: a running TensorBoard goes on to the next name, never back.
-            file = self._append(stack, f"{EVENTS}{self._status['attempts']:06d}.normbench")
-            self._events = Events(file, self.tb_axis)
-            layers = config["execution"].get("diagnose") == "full"
-            self._events.begin(self.hparams, text, layers)
+        self._events = self._begun(stack, text, rows) if self.tb else None
 
-    def _check(self, before: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
-        """Refuse a folder that is final or of another configuration."""
-        stored = dict(leaves(read_config(self.directory)["experiment"]))
-        mine = dict(leaves(experiment))
-        # A setting that came after the folder was written is at its default: the name says so.
-        differing = [
-            f"{key} is {shown(stored[key])} there and {shown(mine.get(key))} here"
-            for key in stored
-            if key not in mine or stored[key] != mine[key]
-        ]
-        if differing:
-            why = f"is of another configuration: {', '.join(differing[:4])}"
-            raise storage.damaged(self.directory / CONFIG, why)
-        if before["state"] in FINAL and not self.config["execution"].get("force"):
-            raise InUse(str(self.directory), f"is {before['state']} already", "force=true")
+    def _begun(self, stack: ExitStack, text: str, rows: Iterable[Row | TimeRow]) -> Events:
+        """Begin TensorBoard's file, with the rows of a run that goes on."""
+        # Named by attempt: a running TensorBoard goes on to the next name, never back.
+        file = self._append(stack, f"{EVENTS}{self._status['attempts']:06d}.normbench")
+        events = Events(file, self.tb_axis)
+        layers = self.config["execution"].get("diagnose") == "full"
+        events.begin(self.hparams, text, layers)
+        for row in rows:
+            events.add(row)
+        return events
 
-    def _first_status(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
-        return {
-            "schema": 1,
-            "state": "running",
-            "reason": None,
-            "message": None,
-            "config_sha256": digest_of(self.config["experiment"]),
-            "state_sha256": None,
-            "step": 0,
-            "epoch": 0,
-            "steps_total": self.steps_total,
-            "attempts": before["attempts"] + 1 if before else 1,
-            "resumed_at": [*before["resumed_at"], 0] if before else [],
-            "exit_code": None,
-            "started_at": before["started_at"] if before else _now(),
-            "updated_at": None,
-            "finished_at": None,
-            "final": None,
-            "warnings": [],
-        }
+    def _belongs(self) -> dict[str, Any]:
+        """Give what must be the same where the run goes on."""
+        run = f"{self.directory.parent.name}/{self.directory.name}"
+        same = {key: self.environment.get(key) for key in kept.SAME}
+        return attempt.plain(
+            {"run": run, "config_sha256": digest_of(self.config["experiment"]), **same}
+        )
+
+    def _environments(self) -> list[Any]:
+        """Give the entries of the attempts from which the run goes on."""
+        if not self.kept:
+            return []
+        entries = storage.read_json(self.directory / ENVIRONMENT, STATUS_BYTES)
+        return entries if isinstance(entries, list) else []
 
     def _append(self, stack: ExitStack, name: str) -> storage.Appended:
-        file = storage.Appended(self.directory / name)
+        before = self.kept.records.get(name, b"") if self.kept else b""
+        file = storage.Appended(self.directory / name, len(before))
         stack.callback(file.close)
         return file
 
@@ -250,35 +262,10 @@ class RunDirectory:
 
     def _save(self, **changes: Any) -> None:
         self._status.update(changes)
-        _save_status(self.directory, self._status)
+        attempt.save_status(self.directory, self._status)
         self._due = time.monotonic() + STATUS_EVERY_S
-
-
-def record_killed(directory: Path) -> None:
-    """Write into a run that its process was killed, unless it has ended or another works on it."""
-    with suppress(NormbenchError), Lock(directory):
-        status = read_status(directory)
-        if status and status["state"] == "running":
-            ended: dict[str, Any] = {
-                "state": "failed",
-                "reason": "worker_killed",
-                "message": "its process was killed",
-                "exit_code": EXIT_CODES["worker_killed"],
-                "finished_at": _now(),
-            }
-            _save_status(directory, {**status, **ended})
 
 
 def write_error(directory: Path, text: str) -> None:
     """Write a traceback to the run's `error.txt`."""
     storage.write_atomic(directory / ERROR, text.encode(errors="backslashreplace"))
-
-
-def _save_status(directory: Path, status: dict[str, Any]) -> None:
-    status["updated_at"] = _now()
-    text = json.dumps(status, indent=1, allow_nan=False)
-    storage.write_atomic(directory / STATUS, text + "\n")
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

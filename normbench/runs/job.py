@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from normbench.engine import augment, transforms
-from normbench.engine.budget import Budget, Diverged
+from normbench.engine.budget import PRETRAINING, Budget, Diverged, Progress
+from normbench.engine.capture.captured import attributes, same
 from normbench.engine.evaluate import Evaluator
+from normbench.engine.fit import fit
 from normbench.engine.loader import BlankSteps, Feed, Sampling
 from normbench.engine.sampler import Sampler
-from normbench.engine.train import StepOptions, TrainStep, fit
+from normbench.engine.train import StepOptions, TrainStep
 from normbench.errors import FileRefused
 from normbench.inits._base import InitContext
 from normbench.norms._modes import average_running, batch_statistics, calibrate
-from normbench.rows import Row, finite
-from normbench.runs import build
-from normbench.runtime import collectives
+from normbench.rows import Halt, Row, finite
+from normbench.runs import build, checkpoint
+from normbench.runtime import collectives, storage
 from normbench.settings import inputs
 from normbench.settings.schema import Config, part
 
@@ -30,10 +32,15 @@ if TYPE_CHECKING:
 # Examples from which data-dependent starts are set, where the batch is not larger: the variance of
 # two values says nothing, and wn at batch 2 then starts with lengths that end at chance.
 CALIBRATION = 64
+MODES = ("training", "plain", "generator")  # attributes of modules that are set before each use
 
 
 class Job:
-    """The parts of one run, made and joined; `rows` trains."""
+    """The parts of one run, made and joined; `rows` trains.
+
+    It can be kept at each `Halt` among the rows (`state`), and another job of the same config goes
+    on from there (`load`) to the same bits.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -48,14 +55,88 @@ class Job:
         self.train = feeds["train"]
         self.evaluator = Evaluator(self.model, self.train_step.cast, norm, feeds, self.budget)
         self.evaluator.facts = facts(config, feeds)
+        self.at = Progress()
+        self.attributes = _attributes(self.model)
+        self._kept: Mapping[str, Tensor] = {}  # of a run in the middle of pre-training
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[Row | Halt]:
         """Start from data what asks for it, train, and return every row of the run."""
         config = self.config
         schedule = part("schedule", config.schedule)
         lr = schedule.over(self.budget.steps, config.lr, config.warmup)
         start = self._pretraining()
-        return fit(self.train, self.train_step, lr, self.evaluator, self.budget, start)
+        return fit(self.train, self.train_step, lr, self.evaluator, self.at, start)
+
+    def state(self, halt: Halt) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return copies of all tensors and the facts from which the run goes on after a halt.
+
+        None where a module keeps something besides parameters, buffers and generators of dropout,
+        which no file could bring back.
+        """
+        if not same(self.attributes, _attributes(self.model)):
+            return None
+        parts = {
+            "step": self.train_step.state(),
+            "noise": self.evaluator.noise.state(),
+            "init": halt.state(),
+            "random": _random(self.config.device),
+        }
+        named = {f"{part}.{name}": each for part in parts for name, each in parts[part].items()}
+        # Copies: flat optimizers make of all parameters views of one tensor.
+        tensors = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in {**self._tensors(), **named}.items()
+        }
+        more = {key: value for key, value in self.evaluator.facts.items() if "pretrain/" in key}
+        about = {"stage": self.at.stage, "step": self.at.step, "reached": self.at.reached}
+        return tensors, {**about, "facts": more}
+
+    def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned.
+
+        Raises: FileRefused if names, shapes or dtypes are not those of this run.
+        """
+        self._check(tensors)
+        self.at.stage, self.at.step, self.at.reached = (
+            about[key] for key in ("stage", "step", "reached")
+        )
+        self.evaluator.facts |= about["facts"]
+        if self.at.stage == PRETRAINING:
+            self._kept = tensors
+        else:
+            self._fill(tensors)
+        self.train_step.load(_part(tensors, "step"))
+        self.evaluator.noise.load(_part(tensors, "noise"))
+        random = _part(tensors, "random")
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Give the tensors of model and optimizer that a step changes in place, by name."""
+        model = self.model
+        return {
+            **{f"model.{name}": each for name, each in model.named_parameters()},
+            **{f"model.{name}": each for name, each in model.named_buffers()},
+            **{f"optimizer.{name}": each for name, each in self.optimizer.state_dict().items()},
+        }
+
+    @torch.no_grad()
+    def _fill(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in self._tensors().items():
+            tensor.copy_(tensors[name])  # in place: flat parameters and recorded steps hold views
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, own in self._tensors().items():
+            found = (
+                f"{each.dtype} {tuple(each.shape)}"
+                if (each := tensors.get(name)) is not None
+                else "missing"
+            )
+            needed = f"{own.dtype} {tuple(own.shape)}"
+            if found != needed:
+                path = self.config.directory / checkpoint.NAME
+                raise storage.damaged(path, f"{name} is {found} there, and {needed} in this run")
 
     def state_sha256(self) -> str:
         """Digest all model and optimizer tensors: name, dtype, shape and bytes, by name."""
@@ -87,7 +168,7 @@ class Job:
             raise FileRefused(str(config.directory), why, "the same command and data everywhere")
         collectives.from_first([self.optimizer.params, *self.model.buffers()])
 
-    def _pretraining(self) -> Iterator[Row]:
+    def _pretraining(self) -> Iterator[Row | Halt]:
         """Let the norm set itself from training images, then the initializer, which may train.
 
         Raises: Diverged, after its row, if a number is not finite.
@@ -98,7 +179,10 @@ class Job:
         first = order[: max(config.batch, CALIBRATION)].to(self.train.device)
         images = self.train.gather(first)[0]
         with batch_statistics(self.model):  # these examples are one set, however batches are cut
-            calibrate(self.model, images)
+            if self._kept:
+                self._fill(self._kept)
+            else:
+                calibrate(self.model, images)
             context = InitContext(
                 gather=lambda index: self.train.gather(index)[0],
                 count=len(self.train),
@@ -107,14 +191,40 @@ class Job:
                 cast=self.train_step.cast,
                 seed=config.seed,
                 log_every=config.log_every,
+                halts=self.at.halts,
+                kept=_part(self._kept, "init"),
             )
             for row in build.init(config).calibrate(self.model, context):
                 yield row
+                if isinstance(row, Halt):
+                    continue
                 facts |= {"pretrain/steps": row.step, "pretrain/examples": row.examples}
                 for quantity, value in row.values.items():
                     if finite(value) is None:
                         raise Diverged(row.step, quantity, facts)
         collectives.from_first([self.optimizer.params])
+
+
+def _attributes(model: nn.Module) -> list[dict[str, Any]]:
+    """Give what the modules hold besides tensors, but for their modes."""
+    return [
+        {name: value for name, value in each.items() if name not in MODES}
+        for each in attributes(model)
+    ]
+
+
+def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Give the tensors of one part of a state, by their names in it."""
+    start = f"{part}."
+    return {
+        name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)
+    }
+
+
+def _random(device: str) -> dict[str, Tensor]:
+    """Give the states of torch's own generators, from which parts of others may draw."""
+    on_gpu = {"cuda": torch.cuda.get_rng_state()} if device == "cuda" else {}
+    return {"cpu": torch.get_rng_state(), **on_gpu}
 
 
 def empty_model(config: Config) -> nn.Module:

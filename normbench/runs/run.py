@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from normbench.errors import MachineError, NormbenchError, first_line
-from normbench.rows import Row, TimeRow, from_json, to_json
+from normbench.rows import Halt, Row, TimeRow, from_json, to_json
 from normbench.runs import build, check, evaluations, judge, weights
 from normbench.runs.directory import RunDirectory
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import Job
+from normbench.runs.keeping import Keeper
+from normbench.runs.kept import Kept
 from normbench.runs.tensorboard import hparams
 from normbench.runtime import collectives, machine, workers
-from normbench.settings.schema import Config
+from normbench.settings.declared import RECORDING
+from normbench.settings.schema import EVALUATION, Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Message(NamedTuple):
     """What a worker reports: warnings first, then rows, and with the last row the `result`.
 
-    Then also `right`: which images of each test are right, packed to hexadecimal digits.
+    Then also `right`: which images of each test are right, packed to hexadecimal digits. `kept`:
+    tensors and facts from which the run goes on; it stays in this process.
     """
 
     warnings: tuple[str, ...] = ()
@@ -29,6 +36,7 @@ class Message(NamedTuple):
     time: TimeRow | None = None
     result: dict[str, Any] | None = None
     right: dict[str, str] | None = None
+    kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
@@ -53,20 +61,22 @@ def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str
     machine.prepare(config.threads)
     join_torchrun(config)
     alone = config.gpus == 1 or collectives.joined()
-    messages = worker(config) if alone else together(config)
     if collectives.rank():  # which records nothing
-        *_, message = messages
+        *_, message = worker(config)
         return _state(message)
-    with memory_errors(config), open_directory(config) as directory, closing(messages):
+    keeper = Keeper(config.checkpoint_every) if config.gpus == 1 else None
+    with ExitStack() as stack:
+        if keeper:
+            stack.enter_context(keeper.listening())
+        stack.enter_context(memory_errors(config))
+        directory = stack.enter_context(open_directory(config))
+        kept = directory.kept
+        messages = worker(config, keeper, kept) if alone else together(config)
+        stack.enter_context(closing(messages))
         for message in messages:
-            for text in message.warnings:
-                directory.warn(text)
-            if message.row is not None:
-                directory.write(message.row)
-            if message.time is not None:
-                directory.write(message.time)
-            if message.row is not None:
-                on_row(message.row)
+            _record(message, directory, on_row)
+            if keeper and keeper.stops() and message.row is None:
+                keeper.end()
         state = _state(message)
         if state == "diverged" and config.on_nan == "fail":
             raise _divergence(config, message)
@@ -78,15 +88,43 @@ def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str
     return state
 
 
-def worker(config: Config) -> Generator[Message, None, None]:
-    """Train a config as its only worker or one of several, and yield what there is to record."""
+def _record(message: Message, directory: RunDirectory, on_row: Callable[[Row], None]) -> None:
+    """Write what is reported into the run's folder."""
+    for text in message.warnings:
+        directory.warn(text)
+    if message.row is not None:
+        directory.write(message.row)
+    if message.time is not None:
+        directory.write(message.time)
+    if message.row is not None:
+        on_row(message.row)
+    if message.kept:
+        directory.keep(*message.kept)
+
+
+def worker(
+    config: Config, keeper: Keeper | None = None, kept: Kept | None = None
+) -> Generator[Message, None, None]:
+    """Train a config as its only worker or one of several, and yield what there is to record.
+
+    Args: keeper: says when there is a state to be kept; kept: what to go on from.
+    """
     job = Job(config)
+    if kept:
+        job.load(kept.tensors, kept.about)
+    if keeper:
+        job.at.halts, job.evaluator.stops = keeper.halts, keeper.stops
     yield Message(tuple(mistake.text for mistake in check.warnings(config, job.model)))
-    clock = Clock()
+    clock = Clock(**kept.about["clock"]) if kept else Clock()
     for row in job.rows():
-        if row.kind == "end":
+        if isinstance(row, Halt):
+            assert keeper
+            yield from _keeping(job, row, keeper, clock)
+        elif row.kind == "end":
             break
-        yield Message(row=row, time=clock.read(row, job.evaluator.seconds))
+        else:
+            yield Message(row=row, time=clock.read(row, job.evaluator.seconds))
+    assert isinstance(row, Row)
     result = {
         "state_sha256": job.state_sha256(),
         "train_s": round(clock.trained_s, 4),
@@ -99,6 +137,16 @@ def worker(config: Config) -> Generator[Message, None, None]:
     obstacle = job.train_step.obstacle
     slower = f"capture={config.capture}: steps are not replayed: {obstacle}" if obstacle else ""
     yield Message(tuple(filter(None, [slower])), row=row, result=result, right=right)
+
+
+def _keeping(job: Job, halt: Halt, keeper: Keeper, clock: Clock) -> Iterator[Message]:
+    """Yield the state of a job at a halt, whose time does not count as training."""
+    start = time.perf_counter()
+    with keeper.keeping():
+        about = {"clock": clock.state(job.evaluator.seconds)}
+        state = job.state(halt)
+        yield Message(kept=state and (state[0], {**state[1], **about}))
+    job.evaluator.seconds += time.perf_counter() - start
 
 
 def together(config: Config) -> Generator[Message, None, None]:
@@ -137,6 +185,7 @@ def open_directory(config: Config) -> RunDirectory:
         tb_axis=config.tb_axis,
         hparams=hparams(config),
         steps_total=config.steps,
+        recorded={key: getattr(config, key) for key in (*RECORDING, *EVALUATION)},
     )
 
 
@@ -161,9 +210,23 @@ def memory_errors(config: Config) -> Iterator[None]:
 class Clock:
     """Turns wall time between training rows into examples per second, evaluations left out."""
 
-    def __init__(self) -> None:
-        self.start = self.last = time.perf_counter()
-        self.examples, self.evaluation_s, self.trained_s = 0, 0.0, 0.0
+    def __init__(
+        self, wall_s: float = 0.0, trained_s: float = 0.0, since_s: float = 0.0, examples: int = 0
+    ) -> None:
+        """Go on from what `state` returned."""
+        now = time.perf_counter()
+        self.start, self.last = now - wall_s, now - since_s
+        self.examples, self.evaluation_s, self.trained_s = examples, 0.0, trained_s
+
+    def state(self, evaluation_s: float) -> dict[str, float]:
+        """Return the times so far, in seconds; `since_s` is of training since the last row."""
+        now = time.perf_counter()
+        return {
+            "wall_s": now - self.start,
+            "trained_s": self.trained_s,
+            "since_s": now - self.last - (evaluation_s - self.evaluation_s),
+            "examples": self.examples,
+        }
 
     def read(self, row: Row, evaluation_s: float) -> TimeRow | None:
         """Return the timing row that belongs to a row of training or pre-training, if it is one.

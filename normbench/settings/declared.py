@@ -19,6 +19,7 @@ GROUPS = tuple(registry.KINDS)
 INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
 MEETING = "workers of a run meet at this port of the machine; null: in a file"
 PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535, "help": MEETING})
+RECORDING = ("diagnose", "eval_every", "log_every")  # what says which rows a training records
 COMMENT, WIDTH = 22, 100  # where the sentence on a setting begins, and where it is wrapped
 
 
@@ -226,6 +227,12 @@ class Settings:
         "weights",
         choices=("weights", "none"),
         help="weights: the final ones, for normbench eval and export; none: once they are judged",
+    )
+    checkpoint_every: int = recorded(
+        0,
+        low=0,
+        high=1_000_000,
+        help="steps between checkpoints; 0: by time, so that they cost at most 2 % of it",
     )
     capture: str = recorded(
         "auto",

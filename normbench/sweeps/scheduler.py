@@ -21,7 +21,7 @@ from normbench.errors import InUse, first_line
 from normbench.parts import registry
 from normbench.rows import Row, from_json, to_json
 from normbench.runs import build, tensorboard
-from normbench.runs.directory import record_killed
+from normbench.runs.attempt import record_killed
 from normbench.runs.judge import judge
 from normbench.runs.run import run
 from normbench.runtime import machine, processes

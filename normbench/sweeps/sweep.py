@@ -17,6 +17,7 @@ from normbench.results.layout import Layout
 from normbench.results.tables import Table
 from normbench.rows import Row
 from normbench.runs.reader import read_config, read_status
+from normbench.settings.declared import RECORDING
 from normbench.settings.fields import AUTO
 from normbench.settings.schema import EVALUATION
 from normbench.sweeps import folder, rounds
@@ -35,7 +36,6 @@ from normbench.sweeps.plan import Sweep
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
 
-RECORDING = ("diagnose", "eval_every", "log_every")  # what says which rows a training records
 AGAIN = "(force=true trains again)"
 
 

@@ -93,7 +93,7 @@ class Captured:
 
     def _learn(self, inputs: Inputs) -> tuple[Tensor, ...]:
         if not self.certain:
-            if self.replays and not _same(self.state, _state(self.model)):
+            if self.replays and not same(self.state, attributes(self.model)):
                 self._forget()
             self.certain = True
             return self(*inputs)
@@ -104,7 +104,7 @@ class Captured:
         return self._record(key, inputs)
 
     def _record(self, key: Key, inputs: Inputs) -> tuple[Tensor, ...]:
-        before, state = _Before(self.model, self.changing), _state(self.model)
+        before, state = _Before(self.model, self.changing), attributes(self.model)
         recorder = Recorder(self.known, inputs)
         try:
             with recorder.escapes, recorder:
@@ -118,8 +118,8 @@ class Captured:
         self.reason = recorder.reason or _objection(program, self.parameters, self.model)
         if self.reason or last is None:
             return outputs
-        if last.same_as(program) and _same(state, _state(self.model)):
-            if not _same(self.state, state):
+        if last.same_as(program) and same(state, attributes(self.model)):
+            if not same(self.state, state):
                 self._forget()
             self.state = state
             self._try(program, inputs, outputs, before)
@@ -183,7 +183,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other)
 
 
-def _state(model: nn.Module) -> list[Any]:
+def attributes(model: nn.Module) -> list[Any]:
     """Return the attributes of all modules, in copies of their containers.
 
     Left out are generators, which are looked up at each call, and what a module writes but does
@@ -203,7 +203,7 @@ def _copied(value: Any) -> Any:
     return copy.copy(value) if isinstance(value, set | deque) else value
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Tell whether attributes are equal, tensors being the same ones."""
     try:
         return bool(one == other)
