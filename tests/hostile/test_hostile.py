@@ -17,6 +17,7 @@ from normbench.settings.declared import defaults
 from normbench.settings.suggest import ALIASES, options_everywhere
 
 pytestmark = pytest.mark.slow
+SEEDS = 4  # of 25 misspellings each; more by hand: a seed takes ten seconds
 BASE = ["data=synthetic", "model=mlp", "steps=2", "device=cpu", "tb=false", "dry_run=true"]
 ODD = (
     "",
@@ -121,13 +122,14 @@ def test_a_hostile_file_gets_two_lines(
         check([*words, f"{place}=mine", "--config-dir", "conf"])
 
 
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_no_suggestion_for_a_misspelling_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    dice = random.Random(500)
+    dice = random.Random(seed)
     tried = made = 0
-    while tried < 500:
+    while tried < 25:
         if dice.random() < 0.5:
             group = dice.choice(list(registry.KINDS))
             word = f"{group}={misspelt(dice.choice(registry.choices(group)), dice)}"
@@ -150,4 +152,4 @@ def test_no_suggestion_for_a_misspelling_is_refused(
         with redirect_stdout(out), redirect_stderr(err := io.StringIO()):
             assert main(["train", *line, *fix]) in (0, 3, 4), (word, fix, err.getvalue())
         made += 1
-    assert made > 200
+    assert made > 5
