@@ -66,16 +66,17 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], size: int) ->
 class Appended:
     """A file that grows by whole records, each handed to the system in one `write`.
 
-    Args: size: to which it is cut first, if it is there.
+    Args: size: to which it is cut first, if it is given.
     Raises: MachineError if the storage fails; FileRefused if `path` is a symbolic link.
     """
 
-    def __init__(self, path: Path, size: int = 0) -> None:
+    def __init__(self, path: Path, size: int | None = None) -> None:
         self.path = path
         self._handle: int | None = None
         try:
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFE, MODE)
-            os.ftruncate(self._handle, size)
+            if size is not None:
+                os.ftruncate(self._handle, size)
         except OSError as error:
             raise cannot_write(path, 0, error) from error
 
@@ -99,13 +100,12 @@ class Appended:
 
     def close(self) -> None:
         """Bring everything to the disk and close; a second call does nothing."""
-        if self._handle is None:
-            return
-        try:
-            self.sync()
-        finally:
-            os.close(self._handle)
-            self._handle = None
+        if self._handle is not None:
+            try:
+                self.sync()
+            finally:
+                os.close(self._handle)
+                self._handle = None
 
 
 def make_directory(path: Path) -> None:

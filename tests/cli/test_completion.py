@@ -25,7 +25,7 @@ def test_commands_are_offered_first():
 
 
 def test_keys_are_offered_with_their_equals_sign():
-    assert offered("train seed") == ["seed=", "seeds="]
+    assert offered("train seed") == ["seed=", "seeds=", "seeds_max="]
     assert "norm=" in offered("train ") and "norm.eps=" in offered("train ")
 
 
