@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,9 @@ def update_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """
     layers = [module for module in model.modules() if isinstance(module, Running)]
     sums: dict[Running, dict[str, Tensor]] = {}
-    hooks = [layer.register_forward_pre_hook(_count) for layer in layers]
-    with batch_statistics(model):
+    with ExitStack() as stack, batch_statistics(model):
+        for layer in layers:  # a run that is stopped here is kept as it was before: without hooks
+            stack.callback(layer.register_forward_pre_hook(_count).remove)
         for batch in batches:
             model(batch)
             idle = _idle(model)
@@ -61,8 +62,6 @@ def update_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
                 sums[layer] = {
                     name: total[name] + value * layer.count for name, value in values.items()
                 }
-    for hook in hooks:
-        hook.remove()
     for layer, total in sums.items():
         count = collectives.total_number(float(total.pop("count")))
         layer.adopt(

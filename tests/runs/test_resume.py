@@ -93,6 +93,26 @@ def test_a_run_goes_on(case: str, tmp_path: Path) -> None:
     check(*words, path=tmp_path, after=after)
 
 
+@pytest.mark.parametrize("stats", ["running", "batch", "dataset"])
+def test_a_run_stopped_within_a_validation_goes_on(stats: str, tmp_path: Path) -> None:
+    chosen = config(*BRIEF, "steps=11", "norm=bn", f"eval_stats={stats}")
+    first, rows, asked = Job(chosen), [], iter(range(10**6))
+    for row in first.rows():
+        if isinstance(row, Halt):
+            break
+        rows.append(to_json(row))
+        if row.kind == "train":  # a validation follows: its second batch finds the signal
+            first.evaluator.stops = lambda: next(asked) > 0
+    state = first.state(row)
+    assert state is not None
+    assert first.at.stage == "validation"
+    checkpoint.write(tmp_path / checkpoint.NAME, *state)
+    second = Job(chosen)
+    second.load(*checkpoint.read(tmp_path / checkpoint.NAME))
+    more, digest = finished(second)
+    assert ([*rows, *more], digest) == finished(Job(chosen))
+
+
 @pytest.mark.parametrize("optimizer", registry.names("optimizer"))
 def test_every_optimizer_goes_on(optimizer: str, tmp_path: Path) -> None:
     check(f"optimizer={optimizer}", "norm=bn", path=tmp_path)
