@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from normbench.errors import Mistake, Refused, shown
@@ -107,6 +108,17 @@ class _Help(argparse.Action):
 def outputs(options: argparse.Namespace) -> str:
     """Return the folder of outputs that the option or the environment names, or the usual one."""
     return str(options.outputs or os.environ.get("NORMBENCH_OUTPUTS") or "outputs")
+
+
+def add_place(parser: Parser) -> None:
+    """Let a command take the folder that it looks at."""
+    text = "a run, a sweep, or a folder of outputs, which is the default"
+    parser.add_argument("place", nargs="?", metavar="DIR", help=text)
+
+
+def place(options: argparse.Namespace) -> Path:
+    """Return the folder that a command looks at."""
+    return Path(options.place or outputs(options))
 
 
 def screen(options: argparse.Namespace) -> Screen:

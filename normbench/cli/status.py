@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from normbench.cli.parser import Parser, outputs, screen
+from normbench.cli.parser import Parser, add_place, place, screen
 from normbench.errors import FileRefused
 
 EXAMPLES = (
@@ -16,13 +16,12 @@ EXAMPLES = (
     "normbench status outputs/runs/NAME/seed0       one of them",
 )
 TOLD = ("step", "steps_total", "attempts", "reason", "message", "state_sha256", "updated_at")
-HELP = "a run, a sweep, or a folder of outputs, which is the default"
 
 
 def parser() -> Parser:
     """Return the parser of the command's words."""
     made = Parser("status", "Tell the state of runs; changes nothing.", EXAMPLES)
-    made.add_argument("place", nargs="?", metavar="DIR", help=HELP)
+    add_place(made)
     return made
 
 
@@ -38,7 +37,7 @@ def run(words: list[str]) -> int:
     from normbench.sweeps import records
 
     found, errors = [], []
-    for folder in records.folders(Path(options.place or outputs(options))):
+    for folder in records.folders(place(options)):
         try:
             found.append(_told(folder))
         except FileRefused as error:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from normbench.cli.parser import Parser, outputs, screen
+from normbench.cli.parser import Parser, add_place, place, screen
 from normbench.errors import FileRefused
 
 EXAMPLES = (
@@ -12,13 +10,12 @@ EXAMPLES = (
     "normbench verify outputs/sweeps/norm-1a2b3c4d  the runs and the results of a sweep",
     "normbench verify                               all runs of outputs",
 )
-HELP = "a run, a sweep, or a folder of outputs, which is the default"
 
 
 def parser() -> Parser:
     """Return the parser of the command's words."""
     made = Parser("verify", "Check every file and digest of runs; changes nothing.", EXAMPLES)
-    made.add_argument("place", nargs="?", metavar="DIR", help=HELP)
+    add_place(made)
     return made
 
 
@@ -33,11 +30,11 @@ def run(words: list[str]) -> int:
     from normbench.runs.verify import verify
     from normbench.sweeps import records
 
-    place = Path(options.place or outputs(options))
-    folders = records.folders(place)
+    looked = place(options)
+    folders = records.folders(looked)
     found = [error for folder in folders for error in verify(folder)]
-    if not found and (place / records.SWEEP).is_file():
-        found = records.verify(place)
+    if not found and (looked / records.SWEEP).is_file():
+        found = records.verify(looked)
     mistakes = [mistake for error in found for mistake in error.mistakes]
     damaged = [{"path": each.subject, "why": each.why, "fix": each.fix} for each in mistakes]
     shown.document({"command": "verify", "runs": len(folders), "damaged": damaged})
