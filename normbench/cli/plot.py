@@ -47,9 +47,12 @@ def run(words: list[str]) -> int:
     gathered = report.gathered(options, shlex.join(["normbench", "plot", *words]))
     picture = gathered.picture(name)
     if picture is None:
-        there = [each for each in reported.CAPTIONS if gathered.picture(each)]
+        there = next((each for each in reported.CAPTIONS if gathered.picture(each)), None)
+        fix = shlex.join(
+            ["normbench", *(["plot", there] if there else ["compare"]), *options.places]
+        )
         why = "these runs have nothing to draw in this figure"
-        raise Refused(Mistake(f"plot {name}", why, f"normbench plot {there[0]}"))
+        raise Refused(Mistake(f"plot {name}", why, fix))
     from normbench.display import drawing  # imports matplotlib
     from normbench.runtime import storage
 
