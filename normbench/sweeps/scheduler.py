@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -268,6 +269,16 @@ def _serve(items: list[Item], gpu: int, channel: Channel) -> int:
         item = items[order["train"]]
         if item.config.gpus == 1:  # several workers take a device each
             machine.take_device(item.config.device, gpu)
-        run_one(item, lambda row: channel.send({"row": to_json(row)}))
-        channel.send({"state": item.state, "message": item.message})
+        run_one(item, lambda row: _tell(channel, {"row": to_json(row)}))
+        _tell(channel, {"state": item.state, "message": item.message})
     return 0
+
+
+def _tell(channel: Channel, message: Message) -> None:
+    """Send a message to the parent, if it still listens.
+
+    Where it has stopped, SIGTERM is on its way; the run that the signal finds is to end by it,
+    interrupted, and not to fail for want of a reader.
+    """
+    with suppress(BrokenPipeError):
+        channel.send(message)

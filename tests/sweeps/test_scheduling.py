@@ -1,9 +1,13 @@
 """The order in which the runs of a sweep start: the longest first."""
 
+import os
+
 from normbench.models.mlp import MLP
 from normbench.norms import create
 from normbench.norms._units import UnitBuilder
 from normbench.runs import build
+from normbench.runs.reader import read_status
+from normbench.runtime.processes import Channel
 from normbench.settings import compose
 from normbench.sweeps import scheduler
 from normbench.sweeps.items import Item
@@ -48,3 +52,15 @@ def test_the_longest_run_of_a_sweep_starts_first(tmp_path):
     scheduler.train_all(items, note)
     assert begun == [1, 2, 0]
     assert [item.state for item in items] == ["finished"] * 3
+
+
+def test_a_child_whose_parent_hears_no_more_ends_its_run_in_good_order(tmp_path):
+    words = ("model=mlp", "steps=2", "eval_every=1000", f"outputs={tmp_path}")
+    items = [Item(config, {}) for config in configs(*words)]
+    orders, to_child = os.pipe()
+    from_child, rows = os.pipe()
+    Channel(-1, to_child).send({"train": 0})
+    os.close(to_child)
+    os.close(from_child)
+    assert scheduler._serve(items, 0, Channel(orders, rows)) == 0
+    assert read_status(items[0].config.directory)["state"] == "finished"
