@@ -15,6 +15,7 @@ from normbench.display.screen import Screen
 from normbench.errors import NormbenchError, first_line
 from normbench.parts import registry
 from normbench.runs import run as runs
+from normbench.runs.reader import read_status
 from normbench.runtime import machine, storage
 from normbench.settings import compose, schema
 
@@ -28,6 +29,7 @@ TINY = (
     "batch=32",
     "steps=20",
     "eval_every=10",
+    "capture=on",
     "tb=false",
 )
 
@@ -157,4 +159,6 @@ def _trained(*settings: str) -> str:
         (cell,) = compose.Grid(compose.loader()).cells(words, multirun=False)
         assert cell.config
         state = runs.run(cell.config)
-    return f"{state} on {cell.config.device}"
+        status = read_status(cell.config.directory)
+    assert status
+    return "; ".join([f"{state} on {cell.config.device}", *status["warnings"]])

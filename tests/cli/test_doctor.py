@@ -9,6 +9,7 @@ import pytest
 
 from normbench.cli import doctor
 from normbench.cli.main import main
+from normbench.engine.capture.captured import Captured
 
 
 def found(outputs: Path) -> dict[str, str]:
@@ -37,6 +38,18 @@ def test_data_that_is_here_or_not_is_told(findings, monkeypatch):
 def test_a_short_training_alone_and_of_two_workers_is_tried(findings):
     assert state_of(findings, "20 training steps: finished on") == "ok"
     assert state_of(findings, "20 steps of two processes (gloo): finished on cpu") == "ok"
+
+
+def test_steps_that_cannot_be_replayed_are_told_with_the_reason(monkeypatch):
+    monkeypatch.setattr(Captured, "_record", refuse_to_record)
+    assert doctor._trained().endswith(
+        "; capture=on: steps are not replayed: this torch records nothing"
+    )
+
+
+def refuse_to_record(self, key, inputs):
+    self.reason = "this torch records nothing"
+    return self.function(*inputs)
 
 
 def test_outputs_that_cannot_be_written_fail_with_the_way_out(tmp_path):
