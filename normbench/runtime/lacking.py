@@ -1,4 +1,4 @@
-"""File systems that lack locks or the fsync of folders, such as those of networks."""
+"""File systems that lack space, locks, or the fsync of folders as those of networks may."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ERRORS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -33,3 +34,12 @@ def sync_folder(folder: Path) -> None:
         warn("no fsync of folders here: a power cut may bring back the file before the last")
     finally:
         os.close(handle)
+
+
+def free(path: Path) -> int:
+    """Tell how many bytes this user may still write where `path` lies; 0 if that is unknown."""
+    for folder in (path, *path.parents):
+        with suppress(OSError):
+            room = os.statvfs(folder)
+            return room.f_bavail * room.f_frsize
+    return 0

@@ -1,7 +1,7 @@
 """Files that a crash cannot tear and a stranger cannot bend: atomic writes, checked reads.
 
-A failure of the storage is a MachineError that names the file, the bytes needed and the bytes
-free. A file that is missing, damaged or a symbolic link is a FileRefused.
+A failure of the storage is a MachineError that names the file, and where there is no more space the
+bytes needed and free. A file that is missing, damaged or a symbolic link is a FileRefused.
 """
 
 from __future__ import annotations
@@ -266,9 +266,11 @@ def cannot_write(path: Path, needed: int, error: OSError) -> NormbenchError:
     """Return the error for a file that could not be written, of which `needed` bytes were left."""
     if error.errno == errno.ELOOP:
         return _link(path)
-    why = f"cannot be written: {_said(error)} ({needed:,} bytes needed, {_free(path):,} free)"
-    fix = "outputs=DIR or data.root=DIR    (a folder with space in which you may write)"
-    return MachineError(str(path), why, fix)
+    full = error.errno in lacking.SPACE
+    room = f" ({needed:,} bytes needed, {lacking.free(path):,} free)" if full else ""
+    place = "with more space" if full else "in which you may write"
+    fix = f"outputs=DIR or data.root=DIR    (a folder {place})"
+    return MachineError(str(path), f"cannot be written: {_said(error)}{room}", fix)
 
 
 def _cannot_read(path: Path, error: OSError) -> FileRefused:
@@ -276,15 +278,6 @@ def _cannot_read(path: Path, error: OSError) -> FileRefused:
         return _link(path)
     fix = f"ls -ld {shown(path)}    (it must be there, and yours to read)"
     return FileRefused(str(path), f"cannot be read: {_said(error)}", fix)
-
-
-def _free(path: Path) -> int:
-    """Bytes that this user may still write where `path` lies; 0 if that cannot be told."""
-    for folder in (path, *path.parents):
-        with suppress(OSError):
-            room = os.statvfs(folder)
-            return room.f_bavail * room.f_frsize
-    return 0
 
 
 def _said(error: OSError) -> str:

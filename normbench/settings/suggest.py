@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
 
 from hydra.errors import HydraException
 
@@ -90,7 +91,7 @@ class Suggestions:
         if owners:
             owner, fix = min(owners, key=len), self.fitting(_key(text), text)
             addressed = self.fitting(f"{group}.{owner}.{rest}", text)
-            return f"{addressed}{ELSE}{group}={owner} {fix}"
+            return f"{shlex.quote(addressed)}{ELSE}{shlex.join((f'{group}={owner}', fix))}"
         options = list(default_part(group, name))[1:]
         meant = near(rest, options)
         return self.fitting(f"{group}.{meant}", text) if meant else _listed(group, name)
@@ -107,7 +108,7 @@ class Suggestions:
                 (each for each in registry.names(group) if option in default_part(group, each)),
                 key=len,
             )
-            fix = f"{fix}{ELSE}{group}={owner} {fix}"
+            fix = f"{shlex.quote(fix)}{ELSE}{shlex.join((f'{group}={owner}', fix))}"
         return f"{fix}    {ALL_SETTINGS}"
 
     def switch(self, key: str, value: str) -> str:
@@ -179,14 +180,22 @@ def _ways(mistake: Mistake) -> tuple[list[list[list[str]]], str]:
     There is nothing to try where the suggestion is not of settings.
     """
     fix, blanks, remark = mistake.fix.partition("    ")
-    ways = [[way.split(" ") for way in each.split(" or ")] for each in fix.split(ELSE)]
-    words = [word for each in ways for way in each for word in way]
-    if "'" in fix or not all(map(OVERRIDE.fullmatch, words)):
+    try:
+        words = shlex.split(fix)
+    except ValueError:
+        return [], ""
+    ways = [_parted(each, "or") for each in _parted(words, ELSE.strip())]
+    if not all(OVERRIDE.fullmatch(word) for each in ways for way in each for word in way):
         return [], ""
     key = _key(mistake.subject)
     if key in defaults():
         ways.append([[f"{key}={written(defaults()[key])}"]])
     return ways, blanks + remark
+
+
+def _parted(words: Sequence[str], at: str) -> list[list[str]]:
+    """Cut a list of words where one of them is `at`."""
+    return [list(group) for apart, group in groupby(words, at.__eq__) if not apart]
 
 
 def _elsewhere(mistake: Mistake) -> str:

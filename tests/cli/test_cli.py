@@ -257,7 +257,10 @@ def test_an_output_folder_below_a_file_is_no_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = normbench("train", *TINY, "steps=5", "outputs=file/below", cwd=tmp_path)
     assert done.returncode == 4
-    assert "cannot be written: not a directory" in done.stderr
+    *_, error, fix = done.stderr.splitlines()
+    assert error.startswith("normbench: error: ") and "cannot be written: not a dir" in error
+    assert fix.startswith("  try: outputs=DIR")
+    assert "Error executing job" not in done.stderr  # Hydra's own line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

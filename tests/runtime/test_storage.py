@@ -1,5 +1,6 @@
 """Atomic writes, locks and checked reads, with the faults injected for real."""
 
+import errno
 import os
 import resource
 import signal
@@ -94,6 +95,14 @@ def test_a_failed_write_names_the_file_the_bytes_needed_and_the_bytes_free(tmp_p
     with file_limit(1000), pytest.raises(MachineError, match=text) as caught:
         storage.write_atomic(path, "x" * 5000)
     assert caught.value.code == 4
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOENT, errno.EIO])
+def test_space_is_advised_only_where_it_lacks(number):
+    told = str(storage.cannot_write(Path("x"), 10, OSError(number, os.strerror(number))))
+    assert "bytes needed" not in told and "a folder in which you may write" in told
+    full = str(storage.cannot_write(Path("x"), 10, OSError(errno.EDQUOT, "Quota exceeded")))
+    assert "quota exceeded (10 bytes needed, " in full and "a folder with more space" in full
 
 
 def test_a_write_into_a_folder_that_is_gone_makes_nothing(tmp_path):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from normbench.cli.main import main
 
 ALL = "    (all settings: normbench train --help)"
+OPTIONS = "    (names and options)"
 
 # words of `normbench train`, exit code, the two lines of each mistake
 REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
@@ -409,6 +412,11 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         [("dist={port:3}: no setting has this name", "dist.port=null" + ALL)],
     ),
     ("outputs=", 2, [("outputs=: is empty", "outputs=outputs")]),
+    (
+        "data.path=~/x",
+        2,
+        [("data.path='~/x': data=mnist has no such option", "normbench list data" + OPTIONS)],
+    ),
     ("data.root=", 2, [("data.root=: is empty", "data.root=null")]),
     (
         "--experimental-rerun=x",
@@ -439,6 +447,23 @@ def test_a_wrong_command_line_gets_its_message_and_creates_nothing(
     assert said.err == expected + "\n"
     assert said.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_suggestion_with_blanks_is_tried_and_shown_as_one_must_type_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "my pictures" / place).mkdir(parents=True)
+        for number in range(20):
+            picture = Image.new("L", (8, 8), number)
+            picture.save(tmp_path / "my pictures" / place / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "data.path=my pictures", "batch=2", "model=mlp"]
+    assert main(words) == 2
+    *_, fix = capsys.readouterr().err.splitlines()
+    suggested = shlex.split(fix.removeprefix("  try: "))
+    assert suggested == ["data=imagefolder", "data.path='my pictures'"]
+    assert main(["train", *suggested, *words[2:], "steps=2", "-q"]) == 0
 
 
 DEEP = r"norm=mine: \S+/norm/mine\.yaml is nested too deep"
