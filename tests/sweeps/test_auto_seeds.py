@@ -9,7 +9,7 @@ from commands import document, normbench
 
 TINY = ["data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=16", "device=cpu"]
 SHORT = ["train", *TINY, "tb=false", "diagnose=off", "eval_every=100"]
-APART = ["-m", "steps=60", "optimizer.lr=0.05,0.3", "seeds=auto", "seeds_max=10"]
+APART = ["-m", "steps=60", "optimizer.lr=0.03,1", "seeds=auto", "seeds_max=10"]
 
 
 def test_seeds_are_added_until_a_pair_is_decided_and_the_same_command_goes_on(
