@@ -56,6 +56,18 @@ def test_two_values_per_channel_become_minus_and_plus_the_weight(place):
     torch.testing.assert_close(y.sort(0).values, both)
 
 
+@pytest.mark.parametrize("half", [1e-3, 0.1, 3.0])
+def test_two_values_pass_a_gradient_only_where_they_nearly_meet(half):
+    eps, weight, mean = 1e-5, 1.7, 0.4
+    made = layer("bn", 1, 0, eps=eps)
+    torch.nn.init.constant_(made.weight, weight)
+    x = torch.tensor([[mean + half], [mean - half]], dtype=torch.float64, requires_grad=True)
+    (made(x) * x.new_tensor([[0.9], [-0.2]])).sum().backward()
+    # y = +-weight h / sqrt(h^2 + eps), h half of the difference
+    expected = 1.1 / 2 * weight * eps / (half**2 + eps) ** 1.5
+    assert x.grad.flatten().tolist() == pytest.approx([expected, -expected], rel=1e-9)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_the_mean_of_each_channel_after_mean_is_the_bias(place):
     made = layer("mean", 5, len(place))
