@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.errors import NormError
+from normbench.norms._base import divisors
 from normbench.norms._whitening import Whitening, WhiteningStatistics
 
 
@@ -50,12 +51,13 @@ class DecorrelatedBatchNorm(Whitening):
         """Raise NormError unless a covariance of `count` values can have full rank."""
         width = shape[1] // self.groups
         if count <= width:
+            enough = [each for each in divisors(shape[1]) if shape[1] // each < count]
             raise NormError(
                 "",
                 type(self).__name__,
                 f"input {tuple(shape)} leaves {count} value{'s' * (count != 1)} per channel for "
                 f"covariances of {width} channels, at least {width + 1} are needed",
-                "more groups or a larger batch",
+                f"norm.groups={enough[0]} or a larger batch" if enough else "a larger batch",
             )
 
     def projection(self, cov: Tensor) -> Tensor:

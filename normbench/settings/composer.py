@@ -116,6 +116,8 @@ class Composer:
 
     def take(self, words: Sequence[str]) -> Iterator[Mistake]:
         """Keep those of some words that Hydra takes, and yield what is wrong with the others."""
+        if not words:
+            return
         try:
             self._load(words)
             self.words = tuple(words)

@@ -65,12 +65,12 @@ class Suggestions:
         """Find the part that a wrong name means."""
         plural = registry.KINDS[group][0] if group in registry.KINDS else f"{group}s"
         everything = f"normbench list {plural}"
-        meant = registry.also_called(group, name) if group in registry.KINDS else None
-        meant = meant or near(name, self.choices(group))
+        alias = registry.also_called(group, name) if group in registry.KINDS else None
+        meant = alias or near(name, self.choices(group))
         if meant is None:
             return f"{everything}    (all names)"
         also = ""
-        if "arch" in registry.facts(group, meant).options if group == "model" else False:
+        if group == "model" and alias and "arch" in registry.facts(group, alias).options:
             also = f" model.arch={name.lower()}"
         return f"{group}={meant}{also}    (all names: {everything})"
 
@@ -123,10 +123,13 @@ class Suggestions:
             if value in self.choices(key):
                 return f"{key}={value}"
             return self.choice(key, value).partition("    ")[0] if value else f"{key}=NAME"
+        declared = _declared(key)
         try:
-            _declared(key).check(self.value(f"{key}={value}"))
+            declared.check(self.value(f"{key}={value}"))
+            if _named(key, declared.default) and not _named(key, value):
+                value = declared.default  # only the part itself knows what else it takes
         except HydraException:
-            value = written(_declared(key).default)
+            value = written(declared.default)
         except Unfit as unfit:
             value = written(unfit.fix)
         return f"{key}={value}"
@@ -143,6 +146,7 @@ class Suggestions:
             f"{group}.{option}"
             for group, name in default_parts().items()
             for option, _ in leaves(default_part(group, name))
+            if option != "name"
         )
         # Initializers come last: their options are called like those of what they start.
         names = sorted([*usual, *options_everywhere()], key=lambda name: name.startswith("init."))
@@ -187,9 +191,8 @@ def _ways(mistake: Mistake) -> tuple[list[list[list[str]]], str]:
     ways = [_parted(each, "or") for each in _parted(words, ELSE.strip())]
     if not all(OVERRIDE.fullmatch(word) for each in ways for way in each for word in way):
         return [], ""
-    key = _key(mistake.subject)
-    if key in defaults():
-        ways.append([[f"{key}={written(defaults()[key])}"]])
+    keys = dict.fromkeys([*map(_key, words), _key(mistake.subject)])
+    ways += [[[f"{key}={written(defaults()[key])}"]] for key in keys if key in defaults()]
     return ways, blanks + remark
 
 
@@ -241,6 +244,14 @@ def _declared(key: str) -> Declared:
         return registry.facts(group, member).options[inner]
     owned = (registry.facts(group, name).options for name in registry.names(group))
     return next(options[option] for options in owned if option in options)
+
+
+def _named(key: str, value: object) -> bool:
+    """Tell whether the value of an option, such as `init.base`, is the name of another part."""
+    group = key.partition(".")[0]
+    if group not in registry.KINDS or "choices" in _declared(key).limits:
+        return False
+    return isinstance(value, str) and registry.also_called(group, value) is not None
 
 
 def _key(text: str) -> str:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from normbench.errors import Mistake
 from normbench.parts import registry
 from normbench.parts.options import leaves, near
+from normbench.runtime import storage
 from normbench.settings import resolve
 from normbench.settings.declared import defaults
 from normbench.settings.fields import AUTO, declared_options
@@ -110,4 +111,6 @@ def _fault(path: Path) -> str | None:
         return f"{path} is not YAML: {str(error).splitlines()[0]}"
     if not isinstance(read, DictConfig):
         return f"{path} line 1 begins a list, not KEY: VALUE"
+    if storage.nesting(data.decode()) > storage.DEPTH:  # which Hydra reads from a deeper stack
+        return f"{path} is nested too deep"
     return None

@@ -447,7 +447,7 @@ def offered(*words):
         (
             ["norm=dbn", "batch=256", "model.width=80"],
             "init.batch=64: norm=dbn: input (64, 80) leaves 64 values per channel for covariances "
-            "of 80 channels, at least 81 are needed\n  try: more groups or a larger batch",
+            "of 80 channels, at least 81 are needed\n  try: norm.groups=2 or a larger batch",
         ),
     ],
 )

@@ -411,6 +411,33 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         2,
         [("dist={port:3}: no setting has this name", "dist.port=null" + ALL)],
     ),
+    ("norm_laye=x", 2, [("norm_laye=x: no setting has this name", "norm_batch=worker" + ALL)]),
+    ("seedds=gn", 2, [("seedds=gn: no setting has this name", "seeds=1" + ALL)]),
+    (
+        "wnit.base=zeros",
+        2,
+        [("wnit.base=zeros: no setting has this name", "init=autoencoder init.base=zeros" + ALL)],
+    ),
+    (
+        "wnit.base=gn",
+        2,
+        [
+            (
+                "wnit.base=gn: no setting has this name",
+                "init=autoencoder init.base=kaiming_normal" + ALL,
+            )
+        ],
+    ),
+    (
+        "model=torchvisqon",
+        2,
+        [
+            (
+                "model=torchvisqon: no model has this name",
+                "model=torchvision    (all names: normbench list models)",
+            )
+        ],
+    ),
     ("outputs=", 2, [("outputs=: is empty", "outputs=outputs")]),
     (
         "data.path=~/x",
