@@ -18,8 +18,7 @@ from normbench.rows import Row
 from normbench.settings import compose
 from normbench.settings.cell import Cell
 from normbench.settings.schema import EVALUATION, Config
-from normbench.sweeps import records
-from normbench.sweeps import sweep as sweeps
+from normbench.sweeps import conclusion, records
 from normbench.sweeps.command import Command, entered
 from normbench.sweeps.runs import Runs
 
@@ -89,8 +88,8 @@ def sweep(*overrides: str, **settings: Any) -> Runs:
     with entered(Command(work, silent, multirun=True)):
         task(None)
     words = [*overrides, *(_override(key, value) for key, value in settings.items())]
-    sweeps.conclude(work, silent, multirun=True, words=words)
-    results = sweeps.first_of_each(work.results())
+    conclusion.conclude(work, silent, multirun=True, words=words)
+    results = conclusion.first_of_each(work.results())
     return Runs(results, groups.swept([result.settings for result in results]))
 
 

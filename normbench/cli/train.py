@@ -29,8 +29,6 @@ EXAMPLES = (
     "normbench train experiment=small_batch        a sweep that is kept in a file",
     "normbench train --cfg job norm=frn            print the composed settings",
 )
-
-
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -93,12 +91,12 @@ def _nothing_left(command: Command, options: argparse.Namespace) -> bool:
 
 def _concluded(command: Command) -> int:
     """Show what came of the runs, and return 1 if one of another launcher's is not there."""
-    from normbench.sweeps import sweep
+    from normbench.sweeps import conclusion
 
     if command.trials:
         command.sweep = command.trials.conclude(command.screen)
     elif command.sweep.cells:
-        sweep.conclude(command.sweep, command.screen, command.multirun, command.words)
+        conclusion.conclude(command.sweep, command.screen, command.multirun, command.words)
     return int(any(not item.finished for item in command.sweep.items))
 
 
@@ -130,7 +128,7 @@ def task(composed: Any) -> Any:
     command = running.get()
     if command is None or (command.multirun and isinstance(composed, Mapping)):
         return _job(composed)
-    from normbench.sweeps import sweep
+    from normbench.sweeps import conclusion, sweep
 
     work, shown = command.sweep, command.screen
     try:
@@ -139,8 +137,9 @@ def task(composed: Any) -> Any:
         if work.tunings:
             sweep.choose(work, shown)
             sweep.announce(work, shown)
+        board = None
         if command.multirun or work.tunings:
-            sweep.begin(work, command.multirun, command.words)
+            board = conclusion.begin(work, command.multirun, command.words)
         if len(work.items) == 1 and not work.skipped:
             (item,) = work.items
             with sweep.single(item, shown) as on_row:
@@ -152,7 +151,7 @@ def task(composed: Any) -> Any:
                         item.state = runs.run(item.config, on_row)
                     judge(item.config, item.missing)
         elif work.items:
-            sweep.many(work, shown)
+            sweep.many(work, shown, board)
     except Exception as error:
         command.raised = error  # so that it is not taken for Hydra's
         raise

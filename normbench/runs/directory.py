@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from normbench.errors import FileRefused, MachineError, NormbenchError, first_line
 from normbench.rows import Row, TimeRow, Value, finite, to_json
-from normbench.runs import attempt, kept
+from normbench.runs import attempt, kept, tensorboard
 from normbench.runs.reader import (
     CHECKPOINT,
     CONFIG,
@@ -67,7 +67,7 @@ class RunDirectory:
     _: KW_ONLY
     tb: bool
     tb_axis: str
-    hparams: Mapping[str, float | str | bool]
+    hparams: Mapping[str, float | str | bool | None]
     steps_total: int | None = None
     recorded: Mapping[str, Any] = field(default_factory=dict)
 
@@ -226,8 +226,9 @@ class RunDirectory:
         # Named by attempt: a running TensorBoard goes on to the next name, never back.
         file = self._append(stack, f"{EVENTS}{self._status['attempts']:06d}.normbench")
         events = Events(file, self.tb_axis)
-        layers = self.config["execution"].get("diagnose") == "full"
-        events.begin(self.hparams, text, layers)
+        full = self.config["execution"].get("diagnose") == "full"
+        charts = tensorboard.LAYER_CHARTS if full else tensorboard.CHARTS
+        events.begin(self.hparams, text, charts, self.directory.parent.name)
         for row in rows:
             events.add(row)
         return events

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from normbench.errors import MachineError, NormbenchError, first_line
 from normbench.rows import Halt, Row, TimeRow, from_json, to_json
 from normbench.runs import build, check, evaluations, judge, weights
+from normbench.runs.columns import hparams
 from normbench.runs.directory import RunDirectory
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import Job
 from normbench.runs.keeping import Keeper
 from normbench.runs.kept import Kept
-from normbench.runs.tensorboard import hparams
 from normbench.runtime import collectives, machine, workers
 from normbench.settings.declared import RECORDING
 from normbench.settings.schema import EVALUATION, Config

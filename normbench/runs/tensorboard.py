@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from normbench.errors import MachineError, shown
 
 if TYPE_CHECKING:
     from normbench.rows import Row, TimeRow
     from normbench.runtime.storage import Appended
-    from normbench.settings.schema import Config
 
+
+class Band(NamedTuple):
+    """The tags of a curve and of its bounds, which one chart shows."""
+
+    value: str
+    lower: str
+    upper: str
+
+
+Charts = Mapping[str, Mapping[str, Sequence[str]]]  # by category and title: tags, or a band
 METRICS = ("test/accuracy", "gap/accuracy")  # columns of TensorBoard's table of runs
-VARIED = ("batch", "lr", "model", "norm", "seed")  # it shows five settings at first: these
-CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
+VARIED = ("model", "norm", "init", "batch", "lr")  # it shows five settings at first: these
+# Tags of what holds for a whole run: a text, not charts.
+CONSTANT = ("batch/global", "batch/worker", "batch/statistics", "chance/")
+CHARTS: Charts = {
     "Accuracy": {"train and val": ("train/accuracy", "val/accuracy")},
     "Gap": {"training mode minus evaluation mode": ("gap/accuracy",)},
     "Learning rate and gradient": {
@@ -26,7 +37,7 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "gradient norm": ("optim/grad_norm",),
     },
 }  # category, title and tags of the charts on the page of custom scalars
-LAYER_CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
+LAYER_CHARTS: Charts = {
     "Layers": {
         "deviation after the activation": ("layer/.*/act_std",),
         "share of saturated units": ("layer/.*/saturated",),
@@ -47,40 +58,57 @@ class Events:
         self.records = self.tb.RecordWriter(file)
 
     def begin(
-        self, hparams: Mapping[str, float | str | bool], config: str, layers: bool = False
+        self,
+        hparams: Mapping[str, float | str | bool | None],
+        config: str,
+        charts: Charts = CHARTS,
+        group: str = "",
+        metrics: Sequence[str] = METRICS,
     ) -> None:
         """Write the version, the run's columns, the layout of the charts and the configuration.
 
-        Args: layers: there will be rows on each layer.
+        What files before this one have shown is not shown any more.
+
+        Args: hparams: None stands for a number that there is not; group: of runs that differ in
+        the seed alone, whose mean TensorBoard's table shows; metrics: its tags.
         """
         tb = self.tb
         self._event(file_version="brain.Event:2")
+        self._event(step=0, session_log=tb.SessionLog(status=tb.SessionLog.START))
         infos = [
             tb.HParamInfo(name=name, type=_hparam_type(value), differs=name in VARIED)
             for name, value in hparams.items()
         ]
-        metrics = [tb.MetricInfo(name=tb.MetricName(tag=tag), display_name=tag) for tag in METRICS]
+        metrics = [
+            tb.MetricInfo(name=tb.MetricName(tag=tag), display_name=tag.lstrip("~"))
+            for tag in metrics
+        ]
         experiment = tb.Experiment(hparam_infos=infos, metric_infos=metrics)
-        start = tb.SessionStartInfo(start_time_secs=time.time())
+        start = tb.SessionStartInfo(start_time_secs=time.time(), group_name=group)
         for name, value in hparams.items():
-            setattr(start.hparams[name], _hparam_field(value), value)
+            if value is not None:
+                setattr(start.hparams[name], _hparam_field(value), value)
         self._hparams(tb.hparams.EXPERIMENT_TAG, experiment=experiment)
         self._hparams(tb.hparams.SESSION_START_INFO_TAG, session_start_info=start)
         layout = tb.layout.CONFIG_SUMMARY_TAG, tb.layout.create_summary_metadata()
-        self._bytes(*layout, _layout(tb, layers).SerializeToString())
-        code = "".join(f"    {line}\n" for line in config.splitlines())
-        self._bytes("config", tb.text.create_summary_metadata("config", ""), code.encode())
+        self._bytes(*layout, _layout(tb, charts).SerializeToString())
+        self._text("config", config)
 
     def add(self, row: Row | TimeRow) -> None:
         """Write the finite numbers among a row's values whose name is a tag."""
         step = row.examples if self.axis == "examples" else row.step
         event = self.tb.Event(wall_time=time.time(), step=step)
         add = event.summary.value.add
+        constant = ""
         for tag, value in row.values.items():
-            if "/" in tag and isinstance(value, int | float) and math.isfinite(value):
+            if tag.startswith(CONSTANT):
+                constant += f"{tag}: {value}\n"
+            elif "/" in tag and isinstance(value, int | float) and math.isfinite(value):
                 add(tag=tag, simple_value=value)
         if event.summary.value:
             self.records.write(event.SerializeToString())
+        if constant:
+            self._text("constants", constant)
 
     def end(self, state: str) -> None:
         """Write how the run ended, and close the file."""
@@ -93,6 +121,11 @@ class Events:
         tb = self.tb
         metadata = tb.hparams.create_summary_metadata(tb.HParamsPluginData(**content))
         self._summary(tag, metadata, tb.hparams.NULL_TENSOR)
+
+    def _text(self, tag: str, text: str) -> None:
+        """Write lines that TensorBoard shows as they are."""
+        code = "".join(f"    {line}\n" for line in text.splitlines())
+        self._bytes(tag, self.tb.text.create_summary_metadata(tag, ""), code.encode())
 
     def _bytes(self, tag: str, metadata: Any, content: bytes) -> None:
         tensor = self.tb.TensorProto(dtype=7, string_val=[content])  # DT_STRING
@@ -108,24 +141,6 @@ class Events:
         self.records.write(event.SerializeToString())
 
 
-def hparams(config: Config) -> dict[str, str | float | bool]:
-    """Return what TensorBoard's table of runs shows: the same keys for every run."""
-    return {
-        "model": config.model["name"],
-        "norm": config.norm["name"],
-        "init": config.init["name"],
-        "batch": config.batch,
-        "worker_batch": config.worker_batch,
-        "stat_batch": config.stat_batch,
-        "gpus": config.gpus,
-        "lr": config.lr,
-        "placement": config.placement,
-        "activation": config.activation["name"],
-        "order": config.order["name"],
-        "seed": config.seed,
-    }
-
-
 @cache
 def load_tensorboard() -> SimpleNamespace:
     """Import what writes TensorBoard's files; a process that forks many runs calls it first.
@@ -133,7 +148,7 @@ def load_tensorboard() -> SimpleNamespace:
     Raises: MachineError if the package is missing.
     """
     try:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.plugins.custom_scalar import layout_pb2
@@ -153,6 +168,7 @@ def load_tensorboard() -> SimpleNamespace:
     return SimpleNamespace(
         **messages,
         Event=Event,
+        SessionLog=SessionLog,
         Summary=Summary,
         TensorProto=TensorProto,
         RecordWriter=RecordWriter,
@@ -162,20 +178,24 @@ def load_tensorboard() -> SimpleNamespace:
     )
 
 
-def _layout(tb: SimpleNamespace, layers: bool) -> Any:
+def _layout(tb: SimpleNamespace, categories: Charts) -> Any:
     layout = tb.Layout()
-    for title, charts in {**CHARTS, **(LAYER_CHARTS if layers else {})}.items():
+    for title, charts in categories.items():
         category = layout.category.add(title=title)
         for name, tags in charts.items():
-            category.chart.add(title=name).multiline.tag.extend(tags)
+            chart = category.chart.add(title=name)
+            if isinstance(tags, Band):
+                chart.margin.series.add(**tags._asdict())
+            else:
+                chart.multiline.tag.extend(tags)
     return layout
 
 
-def _hparam_field(value: float | str | bool) -> str:
+def _hparam_field(value: float | str | bool | None) -> str:
     if isinstance(value, bool):
         return "bool_value"
     return "string_value" if isinstance(value, str) else "number_value"
 
 
-def _hparam_type(value: float | str | bool) -> int:
+def _hparam_type(value: float | str | bool | None) -> int:
     return {"string_value": 1, "bool_value": 2, "number_value": 3}[_hparam_field(value)]

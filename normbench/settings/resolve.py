@@ -13,6 +13,7 @@ from normbench.runtime import machine
 from normbench.settings import inputs
 from normbench.settings.declared import GROUPS, declared_keys, defaults
 from normbench.settings.fields import AUTO, declared_options, default_part
+from normbench.settings.naming import usual_activation, warmup_share
 from normbench.settings.rules import grid_around
 from normbench.settings.schema import Config, config_of
 
@@ -75,7 +76,7 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
     tree["epochs"] = tree["examples"] = None
     if tree["eval_every"] is None:
         tree["eval_every"] = tree["steps"] / per_epoch / 10
-    tree["warmup"] = _warmup(tree)
+    tree["warmup"] = warmup_share(tree)
     tree["warmup_least"] = defaults()["warmup_least"]  # the share says it
     if tree["tune"] == "lr" and tree["tune_lrs"] is None:
         tree["tune_lrs"] = grid_around(tree["optimizer"]["lr"])
@@ -92,8 +93,7 @@ def _resolve_norm(tree: dict[str, Any]) -> None:
     if tree["placement"] == "auto":
         tree["placement"] = facts["placement"]
     if tree["activation"]["name"] == AUTO:
-        usual = registry.facts("model", tree["model"]["name"]).constants["activation"]
-        name = usual if facts["brings"] == "relu" else facts["brings"]
+        name = usual_activation(tree["norm"]["name"], tree["model"]["name"])
         tree["activation"] = default_part("activation", name)
     if tree["bias"] == "auto" and facts["bias"]:
         tree["bias"] = "on"
@@ -105,15 +105,6 @@ def _steps(tree: Mapping[str, Any], per_epoch: int) -> int:
     if steps is None and tree["examples"] is not None:
         steps = max(1, round(tree["examples"] / tree["batch"]))
     return int(max(1, round(tree["epochs"] * per_epoch)) if steps is None else steps)
-
-
-def _warmup(tree: Mapping[str, Any]) -> float:
-    """Return the share of the steps that warm up, which has its least number of steps."""
-    facts = registry.facts("schedule", tree["schedule"]["name"]).constants
-    least, steps = int(tree["warmup_least"]), int(tree["steps"])
-    if not tree["warmup"] or not facts["warms_up"]:
-        least = 0
-    return max(float(tree["warmup"]), min(least, steps // 2) / steps)
 
 
 def _resolve_shares(norm: dict[str, Any], forwards: int) -> None:

@@ -21,6 +21,7 @@ from normbench.parts import registry
 from normbench.parts.options import copied, leaves
 from normbench.settings.declared import GROUPS, Settings, declared_keys, defaults
 from normbench.settings.fields import AUTO, JUDGED, RECORDED, default_part
+from normbench.settings.naming import readable
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
@@ -144,12 +145,11 @@ class Config(Settings):
         """Return what names an evaluation beside its run, empty for that of the training."""
         return evaluation_name(self.evaluation) if self.evaluation else ""
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """Return the readable name of the run's folder, the same in every sweep."""
-        label = [] if self.label == self.data["name"] else [self.label]
-        words = [self.model["name"], self.norm["name"], f"b{self.batch}", *label]
-        return "-".join([*words, self.sha256[:12]])
+        """Return the name of the run's folder, the same in every sweep: `mlp-gn-groups4-b2-…`."""
+        words = self.experiment(), self._defaults(), self.label, self.steps_per_epoch
+        return f"{readable(*words)}-{self.sha256[:12]}"
 
     @property
     def directory(self) -> Path:

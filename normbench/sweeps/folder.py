@@ -42,7 +42,7 @@ class Outcome:
     keys: Sequence[str]
 
 
-def begin(sweep: Sweep, outcome: Outcome, command: str) -> None:
+def begin(sweep: Sweep, outcome: Outcome, command: str) -> Path:
     """Write `sweep.json` before the runs start: what is asked, with what, and since when."""
     about = _about(sweep, outcome, command)
     first = sweep.items[0].config
@@ -52,7 +52,7 @@ def begin(sweep: Sweep, outcome: Outcome, command: str) -> None:
         "started_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": about["versions"] or [{key: here.get(key) for key in VERSIONS}],
     }
-    _write_about(sweep, outcome, {**about, **started})
+    return _write_about(sweep, outcome, {**about, **started})
 
 
 def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) -> Path:

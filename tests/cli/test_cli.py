@@ -52,7 +52,7 @@ def test_a_sweep_leaves_its_runs_and_its_results(
 ) -> None:
     place, _ = swept
     runs = sorted(path.name for path in (place / "outputs/runs").iterdir())
-    assert [name.rpartition("-")[0] for name in runs] == [
+    assert ["-".join(name.split("-")[:3]) for name in runs] == [
         "mlp-bn-b2",
         "mlp-bn-b32",
         "mlp-gn-b2",
@@ -64,6 +64,7 @@ def test_a_sweep_leaves_its_runs_and_its_results(
         "results.csv",
         "sweep.json",
         "table.md",
+        "tensorboard",
     ]
     assert len((folder / "results.csv").read_text().splitlines()) == 13
     seed = place / "outputs/runs" / runs[0] / "seed0"

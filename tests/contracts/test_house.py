@@ -35,6 +35,7 @@ TORCH_FREE = (
     *("settings.schema", "settings.compose", "settings.resolve", "settings.rules"),
     *("settings.inputs", "display.screen", "runs.directory", "runs.checkpoint"),
     *("sweeps.plan", "sweeps.describe", "sweeps.sweep", "sweeps.command"),
+    *("sweeps.conclusion", "sweeps.curves"),
     *("sweeps.reported", "sweeps.runs", "display.page", "display.figures"),
     *("cli.main", "cli.train", "cli.list", "cli.data", "cli.report", "cli.plot"),
 )

@@ -7,9 +7,12 @@ import warnings
 
 import pytest
 
+from normbench.parts.options import leaves
 from normbench.rows import Row, TimeRow
+from normbench.runs import columns
 from normbench.runs.tensorboard import CHARTS, Events, load_tensorboard
 from normbench.runtime.storage import Appended
+from normbench.settings.compose import Grid, loader
 
 HPARAMS = {"norm": "gn", "batch": 2, "lr": 0.1, "bias": True, "placement": "none"}
 VAL = Row("val", 100, 200, 1.0, {"val/loss": 0.5, "val/accuracy": 0.75})
@@ -101,6 +104,48 @@ def test_the_table_of_runs_shows_test_accuracy_and_gap(path):
         "bias": 2,
         "placement": 1,
     }
+
+
+def test_runs_that_differ_in_the_seed_are_one_group_of_the_table(path):
+    events = Events(Appended(path), "examples")
+    events.begin(HPARAMS, "", group="mlp-gn-b2-0123456789ab")
+    events.end("finished")
+    start = hparams(loaded(path), "session_start_info").session_start_info
+    assert start.group_name == "mlp-gn-b2-0123456789ab"
+
+
+def test_what_is_constant_is_a_text_and_no_chart(path):
+    row = Row("val", 0, 0, 0.0, {"batch/worker": 8, "chance/val": 0.1, "val/loss": 2.0})
+    events = written(path, row)
+    assert scalars(events) == [("val/loss", 0, 2.0)]
+    text = summaries(events)["constants"].tensor.string_val[0]
+    assert text == b"    batch/worker: 8\n    chance/val: 0.1\n"
+
+
+@pytest.mark.parametrize("words", ["", "norm=gn", "norm=ws+gn norm.gn.groups=4", "model=lstm"])
+def test_every_run_has_the_same_columns_of_the_same_types(words):
+    (cell,) = Grid(loader()).cells(words.split(), False)
+    values = columns.hparams(cell.config)
+    assert list(values) == list(columns.columns())
+    for name, numbers in columns.columns().items():
+        kinds = (int, float, type(None)) if numbers else (str,)
+        assert type(values[name]) in kinds, name
+    settings = {key.removesuffix(".name") for key, _ in leaves(cell.config.plain())}
+    chained = {key for key in settings if key.startswith(("norm.gn.", "norm.ws."))}
+    assert settings - chained <= values.keys()
+
+
+def test_a_column_that_a_run_has_not_is_none_in_words_and_blank_in_numbers(path):
+    (cell,) = Grid(loader()).cells(["norm=none"], False)
+    events = Events(Appended(path), "examples")
+    events.begin(columns.hparams(cell.config), "")
+    events.end("finished")
+    found = loaded(path)
+    start = hparams(found, "session_start_info").session_start_info.hparams
+    assert start["norm.momentum_per"].string_value == "none"
+    assert "norm.groups" not in start
+    infos = {info.name: info.type for info in hparams(found, "experiment").experiment.hparam_infos}
+    assert infos["norm.groups"] == 3  # DATA_TYPE_FLOAT64
 
 
 @pytest.mark.parametrize(("state", "status"), [("finished", 1), ("diverged", 2), ("failed", 2)])

