@@ -22,14 +22,15 @@ import unicodedata
 from dataclasses import dataclass
 
 SHOWN = 80  # characters of a user's text that a message repeats
+PATH = 240  # characters of a path, whose end says which file is meant
 MISTAKES = 5  # mistakes that one message lists: two lines each
 
 
-def shown(value: object) -> str:
+def shown(value: object, most: int = SHOWN) -> str:
     """Give a user's value as one short line that cannot repaint a terminal or a log."""
     text = value if isinstance(value, str) else str(value)
-    text = escaped(text[: SHOWN + 1])
-    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+    text = escaped(text[: most + 1])
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def escaped(text: str) -> str:
@@ -56,7 +57,8 @@ class Mistake:
     @property
     def text(self) -> str:
         """The two lines, without a word on how bad it is."""
-        return f"{shown(self.subject)}: {self.why}\n  try: {self.fix}"
+        path = "/" in self.subject and "=" not in self.subject
+        return f"{shown(self.subject, PATH if path else SHOWN)}: {self.why}\n  try: {self.fix}"
 
     def __str__(self) -> str:
         return f"normbench: error: {self.text}"

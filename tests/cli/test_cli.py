@@ -52,11 +52,11 @@ def test_a_sweep_leaves_its_runs_and_its_results(
 ) -> None:
     place, _ = swept
     runs = sorted(path.name for path in (place / "outputs/runs").iterdir())
-    assert ["-".join(name.split("-")[:3]) for name in runs] == [
-        "mlp-bn-b2",
-        "mlp-bn-b32",
-        "mlp-gn-b2",
-        "mlp-gn-b32",
+    assert ["-".join(name.split("-")[:4]) for name in runs] == [
+        "mlp-width8-bn-b2",
+        "mlp-width8-bn-b32",
+        "mlp-width8-gn-b2",
+        "mlp-width8-gn-b32",
     ]
     (folder,) = (place / "outputs/sweeps").iterdir()
     assert folder.name.startswith("norm-batch-")
@@ -100,7 +100,7 @@ def test_more_seeds_train_only_the_new_ones(
     done = normbench("train", *TINY, "norm=gn", "batch=32", "steps=20", "seeds=4", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "plan: 4 runs, 3 finished already (force=true trains again)" in done.stderr
-    (run,) = (place / "outputs/runs").glob("mlp-gn-b32-*")
+    (run,) = (place / "outputs/runs").glob("mlp-width8-gn-b32-*")
     attempts = [
         json.loads((run / f"seed{k}/status.json").read_text())["attempts"] for k in range(4)
     ]
@@ -114,7 +114,7 @@ def test_a_run_of_a_sweep_has_the_bytes_of_the_run_alone(
     done = normbench("train", *TINY, "norm=bn", "batch=2", "steps=20", "seed=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (alone,) = (tmp_path / "outputs/runs").glob("*/seed1")
-    (among,) = (place / "outputs/runs").glob("mlp-bn-b2-*/seed1")
+    (among,) = (place / "outputs/runs").glob("mlp-width8-bn-b2-*/seed1")
     assert (alone / "metrics.jsonl").read_bytes() == (among / "metrics.jsonl").read_bytes()
     digests = [
         json.loads((each / "status.json").read_text())["state_sha256"] for each in (alone, among)

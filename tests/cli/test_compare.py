@@ -84,7 +84,7 @@ def test_one_seed_less_is_paired_without_it_and_left_out_if_asked(
     place: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(place / "outputs", tmp_path / "outputs")
-    (folder,) = tmp_path.glob("outputs/runs/mlp-bn-b32-*")
+    (folder,) = tmp_path.glob("outputs/runs/mlp-width32-bn-b32-*")
     shutil.rmtree(folder / "seed3")
     words = ["compare", "norm=bn,gn", "batch=32"]
     found = document(*words, cwd=tmp_path)["comparison"]["blocks"][0]["arms"]
@@ -120,7 +120,7 @@ def test_a_metric_by_its_tag_or_its_short_name(
 def test_the_area_and_the_time_are_those_of_the_curve(place: Path) -> None:
     import numpy as np
 
-    (folder,) = place.glob("outputs/runs/mlp-bn-b32-*")
+    (folder,) = place.glob("outputs/runs/mlp-width32-bn-b32-*")
     rows = [json.loads(line) for line in (folder / "seed0/metrics.jsonl").read_text().splitlines()]
     curve = [(row["examples"], row["val/accuracy"]) for row in rows if row["kind"] == "val"]
     x, y = np.array(curve).T
@@ -241,8 +241,8 @@ def test_what_cannot_be_compared_is_refused(
 
 def test_seeds_that_do_not_overlap_are_named(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "outputs", tmp_path / "outputs")
-    (bn,) = tmp_path.glob("outputs/runs/mlp-bn-b32-*")
-    (gn,) = tmp_path.glob("outputs/runs/mlp-gn-b32-*")
+    (bn,) = tmp_path.glob("outputs/runs/mlp-width32-bn-b32-*")
+    (gn,) = tmp_path.glob("outputs/runs/mlp-width32-gn-b32-*")
     for folder, seeds in ((bn, range(3)), (gn, range(3, 6))):
         for seed in seeds:
             shutil.rmtree(folder / f"seed{seed}")
@@ -266,7 +266,7 @@ def test_damaged_files_are_named(
     name: str, content: str, why: str, place: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(place / "outputs", tmp_path / "outputs")
-    (folder,) = tmp_path.glob("outputs/runs/mlp-bn-b32-*")
+    (folder,) = tmp_path.glob("outputs/runs/mlp-width32-bn-b32-*")
     (folder / "seed1" / name).write_text(content)
     done = normbench("compare", "--metric", "auc", cwd=tmp_path)
     assert done.returncode == 3
@@ -346,7 +346,7 @@ def test_a_sweep_with_cells_that_failed_are_missing_or_do_not_apply(tmp_path: Pa
     done = normbench(*usual, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.glob("outputs/sweeps/*")
-    shutil.rmtree(next(tmp_path.glob("outputs/runs/mlp-bn-*/seed2")))
+    shutil.rmtree(next(tmp_path.glob("outputs/runs/mlp-width32-bn-*/seed2")))
     found = normbench("compare", folder.name, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     lines = found.stdout.splitlines()
@@ -363,7 +363,7 @@ def test_images_that_were_kept_are_read(place: Path) -> None:
 
     found = normbench("compare", sweep(place).name, "--images", cwd=place)
     assert "test accuracy, %" in found.stdout and "McNemar" in found.stdout
-    (path, *_) = sorted(place.glob("outputs/runs/mlp-bn-b16-*/seed0/evaluation-own.json"))
+    (path, *_) = sorted(place.glob("outputs/runs/mlp-width32-bn-b16-*/seed0/evaluation-own.json"))
     packed = base64.b64decode(json.loads(path.read_text())["right"][""])
     accuracy = json.loads((path.parent / "status.json").read_text())["final"]["test/accuracy"]
     assert np.unpackbits(np.frombuffer(packed, np.uint8))[:500].mean() == pytest.approx(accuracy)

@@ -520,7 +520,7 @@ def test_a_training_may_download_its_data_first(served, tmp_path):
     shutil.rmtree(tmp_path / "data")
     again = train(served, "steps=2")  # the finished run needs its data no more
     assert again.returncode == 0, again.stderr
-    assert "finished already: outputs/runs/mlp-bn-b8-" in again.stderr
+    assert "finished already: outputs/runs/mlp-width8-bn-b8-" in again.stderr
     assert not (tmp_path / "data").exists()
 
 

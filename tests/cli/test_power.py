@@ -53,7 +53,7 @@ def test_of_recorded_runs_with_their_cost(place: Path) -> None:
     (pair,) = found["pairs"]
 
     def read(norm: str, name: str) -> list[list[dict[str, float]]]:
-        paths = sorted(place.glob(f"outputs/runs/mlp-{norm}-*/seed*/{name}"))
+        paths = sorted(place.glob(f"outputs/runs/mlp-width*-{norm}-*/seed*/{name}"))
         return [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
 
     ends = {norm: read(norm, "metrics.jsonl") for norm in ("bn", "gn")}

@@ -26,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["norm=bn,gn,in", "batch=16,64", "seeds=6", "skip_invalid=true"]
     done = normbench(*SHORT, *words, cwd=place)
     assert done.returncode == 0, done.stderr
-    runs = sorted(place.glob("outputs/runs/mlp-gn-b64-*/seed*"))
+    runs = sorted(place.glob("outputs/runs/mlp-width32-gn-b64-*/seed*"))
     shutil.rmtree(runs[1])
     status = json.loads((runs[2] / "status.json").read_text())
     status |= {"state": "failed", "message": ATTACK, "final": None}

@@ -143,7 +143,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any]]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_damage_is_named_and_left_as_it_is(damage: str, swept: Path) -> None:
     name, do = DAMAGES[damage]
-    run = only(swept, "runs/mlp-bn*/seed0")
+    run = only(swept, "runs/mlp-width8-bn*/seed0")
     was = (run / name).read_bytes()
     do(run / name)
     assert not (run / name).exists() or (run / name).read_bytes() != was
@@ -159,10 +159,10 @@ def test_every_damage_is_named_and_left_as_it_is(damage: str, swept: Path) -> No
 
 
 def test_weights_of_another_run_are_found(swept: Path) -> None:
-    run, other = only(swept, "runs/mlp-bn*/seed0"), only(swept, "runs/mlp-bn*/seed1")
+    run, other = only(swept, "runs/mlp-width8-bn*/seed0"), only(swept, "runs/mlp-bn*/seed1")
     shutil.copy(other / "weights.safetensors", run)
     done = normbench("verify", str(run), cwd=swept)
-    assert done.returncode == 3 and "run is mlp-bn" in done.stderr
+    assert done.returncode == 3 and "run is mlp-width8-bn" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["results.csv", "sweep.json"])

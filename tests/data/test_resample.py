@@ -101,6 +101,6 @@ def test_norms_of_one_seed_see_the_same_images_and_the_note_says_what_varies(
             json.loads(path.read_text())["final"]["val/loss"]
             for path in sorted(folder.glob("*/status.json"))
         )
-        for folder in tmp_path.glob("outputs/runs/mlp-none-*")
+        for folder in tmp_path.glob("outputs/runs/mlp-width32-none-*")
     }
     assert len(losses) == 2
