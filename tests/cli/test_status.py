@@ -159,7 +159,7 @@ def test_every_damage_is_named_and_left_as_it_is(damage: str, swept: Path) -> No
 
 
 def test_weights_of_another_run_are_found(swept: Path) -> None:
-    run, other = only(swept, "runs/mlp-width8-bn*/seed0"), only(swept, "runs/mlp-bn*/seed1")
+    run, other = only(swept, "runs/mlp-width8-bn*/seed0"), only(swept, "runs/mlp-width8-bn*/seed1")
     shutil.copy(other / "weights.safetensors", run)
     done = normbench("verify", str(run), cwd=swept)
     assert done.returncode == 3 and "run is mlp-width8-bn" in done.stderr
