@@ -154,9 +154,12 @@ class Grid:
         """Compose Hydra's own words with the preset, and tell whether there is a sweep."""
         wrong = self.composer.take(self.read.hydras(overrides))
         self.read.mistakes.update(dict.fromkeys(wrong))
-        known = {f"{PRESETS}={name}" for name in self.read.choices(PRESETS)}
-        chosen = tuple(text for text in map(current, overrides) if text in known)
-        self.hydra: Composed = self.base(chosen)
+        # With all parts of one run it is composed only once; a user's files may be wrong together.
+        one = not multirun and not self.composer.folders
+        texts = {key_of(text): text for text in map(current, overrides)}
+        groups = texts.keys() & {PRESETS, *(self.read.groups if one else ())}
+        known = {f"{group}={name}" for group in groups for name in self.read.choices(group)}
+        self.hydra: Composed = self.base(tuple(text for text in texts.values() if text in known))
         self.read.sweeper, self.here = self.hydra.sweeper, self.hydra.launcher in HERE
         self.rounds = self.hydra.launcher == HERE[0] and self.hydra.sweeper in GRIDS
         if multirun or self.hydra.multirun:
