@@ -88,9 +88,9 @@ def sweep(*overrides: str, **settings: Any) -> Runs:
     with entered(Command(work, silent, multirun=True)):
         task(None)
     words = [*overrides, *(_override(key, value) for key, value in settings.items())]
-    conclusion.conclude(work, silent, multirun=True, words=words)
+    folder = conclusion.conclude(work, silent, multirun=True, words=words)
     results = conclusion.first_of_each(work.results())
-    return Runs(results, groups.swept([result.settings for result in results]))
+    return Runs(results, groups.swept([result.settings for result in results]), folder)
 
 
 def load(place: str | Path = "outputs") -> Runs:
@@ -102,7 +102,7 @@ def load(place: str | Path = "outputs") -> Runs:
     path = Path(place).expanduser()
     if (path / records.SWEEP).is_file():
         stored = records.sweep(path)
-        return Runs(stored.results, stored.keys)
+        return Runs(stored.results, stored.keys, path)
     return Runs(records.at(path))
 
 

@@ -64,6 +64,20 @@ def test_curves_are_those_of_the_rows(place: Path) -> None:
     assert found[0]["norm"] == runs[0].settings["norm"]
 
 
+def test_the_learning_rates_of_a_sweep_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["norm=none,bn", "tune=lr", "tune_lrs=[0.1,0.3]", "tune_seeds=1"]
+    assert shell("train", "-m", *SHORT, *words, cwd=tmp_path).returncode == 0
+    runs = normbench.sweep(*SHORT, *words)  # which are finished
+    drawn = runs.plot("lr")._repr_svg_()
+    (folder,) = tmp_path.glob("outputs/sweeps/*")
+    assert normbench.load(folder).plot("lr")._repr_svg_() == drawn
+    with pytest.raises(normbench.NormbenchError, match="nothing to draw"):
+        normbench.load("outputs").plot("lr")
+
+
 def test_a_single_run_is_shown_too(place: Path) -> None:
     (folder, *_) = sorted((place / "outputs/runs").glob("*/seed0"))
     runs = normbench.load(folder)

@@ -51,6 +51,7 @@ def parser() -> Parser:
         default="apart",
         help="chance: a failed run counts as one that guesses, in the mean",
     )
+    add("--sort", action="store_true", help="rows by their mean place in the columns, best first")
     add("--images", action="store_true", help="intervals for fresh test images, McNemar, churn")
     add("--anova", action="store_true", help="share of the variance by setting, pair, seed, rest")
     for form in ("csv", "markdown", "latex"):
@@ -178,6 +179,7 @@ def question(options: argparse.Namespace) -> Question:
         metric=options.metric,
         target=options.target,
         in_common=getattr(options, "seeds_in_common", False),
+        sort=getattr(options, "sort", False),
         as_chance=getattr(options, "failures", "apart") == "chance",
     )
 

@@ -66,6 +66,7 @@ class Declared:
             why = f"is none of {', '.join(choices)}"
             if others:
                 why = f"is not {_article(kinds, self.limits)}"
+                raise Unfit(why, near(value, choices) or written(self.default))
             raise Unfit(why, nearest(value, choices))
         numbers = value if isinstance(value, list) else [value]
         if not all(self._within(number) for number in numbers):

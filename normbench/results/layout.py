@@ -130,7 +130,8 @@ class Layout:
 
     Args: by: the compared key, empty where nothing is swept; wanted: the value of it that
     differences are to, by default `none`, `default`, or the first; as_chance: whether a failed run
-    counts as one that guesses; most: the seeds at which `seeds=auto` ends.
+    counts as one that guesses; most: the seeds at which `seeds=auto` ends;
+    order: values of the compared key that come first.
     Raises: ValueError if two runs of one cell have the same seed: a key is missing.
     """
 
@@ -141,6 +142,7 @@ class Layout:
     wanted: str | None = None
     as_chance: bool = False
     most: int | None = None
+    order: Sequence[str] = ()
     across: list[str] = field(init=False)
     down: list[str] = field(init=False)  # without the compared key
 
@@ -198,6 +200,21 @@ class Layout:
         values = list(dict.fromkeys(row[-1] for row in self.names))
         return next(value for value in (self.wanted, *BASELINES, *values) if value in values)
 
+    @property
+    def ranking(self) -> list[str]:
+        """List the values of the compared key by their mean place, the best or smallest first.
+
+        The place is among the arms that have a mean at the same other settings.
+        """
+        places: dict[str, list[int]] = {}
+        for block in self.blocks.values():
+            known = {row: group.mean for row, group in block.groups.items()}
+            means = {row: mean for row, mean in known.items() if mean is not None}
+            ordered = sorted(means, key=means.__getitem__, reverse=bool(self.measured.larger))
+            for at, row in enumerate(ordered):
+                places.setdefault(row[-1], []).append(at)
+        return sorted(places, key=lambda value: sum(places[value]) / len(places[value]))
+
     @cached_property
     def _cells(self) -> dict[tuple[Key, Key], list[Result]]:
         found: dict[tuple[Key, Key], list[Result]] = {}
@@ -222,7 +239,9 @@ class Layout:
         return [(values, found[values]) for values in order]
 
     def _places(self, key: str) -> dict[str, int]:
-        values = dict.fromkeys(values_of(result.settings, [key])[0] for result in self.results)
+        first = self.order if key == self.by else ()
+        found = (values_of(result.settings, [key])[0] for result in self.results)
+        values = dict.fromkeys([*first, *found])
         return {value: order for order, value in enumerate(values)}
 
 

@@ -33,7 +33,8 @@ class Question:
     `experiment=NAME` with further words of a training whose runs are meant; where: filters
     `KEY=VALUE,VALUE`; by: the compared key; baseline: its value that differences are to; metric:
     by its tag or short name; target: the accuracy that times are to; in_common: keep only the seeds
-    that all configurations have; as_chance: count a failed run as one that guesses.
+    that all configurations have; as_chance: count a failed run as one that guesses;
+    sort: rows with the best place first.
     """
 
     outputs: Path
@@ -46,6 +47,7 @@ class Question:
     target: float | None = None
     in_common: bool = False
     as_chance: bool = False
+    sort: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def of(stored: StoredSweep, question: Question) -> Answer:
     kept = in_common(told, by) if question.in_common else told
     laid = Layout(kept, keys, metric, by, baseline, question.as_chance)
     check(laid, varying)
+    if question.sort:
+        laid = replace(laid, order=laid.ranking, wanted=laid.baseline)
     brought = {
         key: arms
         for key, arms in confounders.items()

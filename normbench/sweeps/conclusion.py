@@ -48,8 +48,8 @@ def _command(multirun: bool, words: Sequence[str]) -> str:
     return shlex.join(["normbench", "train", *["-m"] * multirun, *words])
 
 
-def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str]) -> None:
-    """Show what came of the runs and of the tuning before them, and write a sweep's folder.
+def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str]) -> Path | None:
+    """Show what came of the runs and of the tuning before them; write and return a sweep's folder.
 
     Args: words: the settings as they were typed.
     """
@@ -77,7 +77,7 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str])
         shown += [*map(compare.table, layouts), *filter(None, further)]
     elif results:
         shown.append(time_to_target.beneath(seeds.seeds(results), results))
-    curves = sweep.outputs / "runs"
+    curves, place = sweep.outputs / "runs", None
     if multirun or tuned:
         outcome = folder.Outcome(everything, results, tuned, keys)
         place = folder.write(sweep, outcome, _command(multirun, words), shown)
@@ -88,6 +88,7 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str])
         screen.lines([""] * (number > 0))
         screen.table(table)
     screen.note(f"tensorboard --logdir {shlex.quote(str(curves))}")
+    return place
 
 
 def _differences(sweep: Sweep, layout: Layout) -> Table | None:

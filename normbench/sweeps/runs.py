@@ -19,12 +19,15 @@ from normbench.sweeps.reported import CAPTIONS, Picture, Report
 class Runs(list[Result]):
     """A list of results that can be compared as `normbench compare` does.
 
-    Args: results: of runs; keys: the settings that were swept, by default those that vary.
+    Args: results: of runs; keys: the settings that were swept, by default those that vary; folder:
+    of the sweep, which has the learning rates that it tried.
     """
 
-    def __init__(self, results: Sequence[Result], keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, results: Sequence[Result], keys: Sequence[str] = (), folder: Path | None = None
+    ) -> None:
         super().__init__(results)
-        self.swept = [*keys]
+        self.swept, self.folder = [*keys], folder
         self.keys = self.swept or groups.swept([result.settings for result in self])
 
     def table(self, metric: str = "test/accuracy", **asked: Any) -> Table:
@@ -48,8 +51,8 @@ class Runs(list[Result]):
     ) -> Picture:
         """Draw one of the figures of `normbench plot`; `.figure` is matplotlib's.
 
-        Args: figure: convergence, batch, differences, failures or cost; metric, asked: as of
-            `table`.
+        Args: figure: convergence, batch, differences, lr (of a sweep with tune=lr), failures or
+            cost; metric, asked: as of `table`.
         Raises: Refused as `table`, or if there is no such figure or nothing to draw in it.
         """
         drawn = self._report(metric, asked).picture(figure) if figure in CAPTIONS else None
@@ -98,7 +101,8 @@ class Runs(list[Result]):
 
     def _report(self, metric: str, asked: dict[str, Any]) -> Report:
         question = Question(Path("outputs"), metric=metric, **asked)
-        return Report(compared.of(StoredSweep([*self], self.swept), question), [], "")
+        answer = compared.of(StoredSweep([*self], self.swept), question)
+        return Report(answer, [self.folder] if self.folder else [], "")
 
     def _place(self, result: Result) -> dict[str, object]:
         settings = {key: result.settings.get(key) for key in self.keys}

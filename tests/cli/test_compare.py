@@ -54,6 +54,22 @@ def test_all_runs_are_arms_and_columns_by_what_differs(place: Path) -> None:
     assert len(found["runs"]) == 5
 
 
+def test_rows_are_sorted_by_their_mean_place(place: Path) -> None:
+    usual = document("compare", "--where", "norm=gn,bn", "batch=16,32", cwd=place)["comparison"]
+    by_rank = document("compare", "--sort", cwd=place)["comparison"]
+    places: dict[str, list[int]] = {}
+    for block in usual["blocks"]:
+        known = [arm for arm in block["arms"] if arm["mean"] is not None]
+        for at, arm in enumerate(sorted(known, key=lambda arm: -arm["mean"])):
+            places.setdefault(arm["norm"], []).append(at)
+    expected = sorted(places, key=lambda norm: sum(places[norm]) / len(places[norm]))
+    assert [arm["norm"] for arm in by_rank["blocks"][0]["arms"]] == expected
+    assert by_rank["baseline"] == "bn"  # as without
+    loss = document("compare", "--sort", "--metric", "loss", "batch=32", cwd=place)["comparison"]
+    means = [arm["mean"] for arm in loss["blocks"][0]["arms"]]
+    assert means == sorted(means)
+
+
 def test_filters_choose_runs_in_the_order_typed(place: Path) -> None:
     found = document("compare", "--where", "norm=gn,bn", "batch=32,16", cwd=place)["comparison"]
     assert [block["at"]["batch"] for block in found["blocks"]] == ["32", "16"]
