@@ -49,10 +49,7 @@ def _command(multirun: bool, words: Sequence[str]) -> str:
 
 
 def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str]) -> Path | None:
-    """Show what came of the runs and of the tuning before them; write and return a sweep's folder.
-
-    Args: words: the settings as they were typed.
-    """
+    """Show what came of runs that `words` asked for; write and return the folder of a sweep."""
     sweep.catch_up()
     cells, tuned = sweep.results(), searches(sweep)
     results = first_of_each(cells)
