@@ -47,7 +47,7 @@ class TrainStep:
             self._seen(loss, logits, y)
             gradient = self.further
         grad = self.optimizer.grad
-        collectives.average(grad)
+        collectives.average(self.optimizer.message)
         if self.after_backward:
             self.norm.after_backward(self.model)
         self.squares.append(grad.dot(grad))  # half the time of the norm; the root is taken in read

@@ -39,6 +39,7 @@ class FlatParameters:
     Shared parameters appear once. A view has the strides of its parameter, so channels-last
     weights stay so. Gaps between parameters (see `ALIGN`) are 0 in both tensors and stay 0.
     Whatever replaces a parameter or a gradient afterwards (`model.to`, `set_to_none`) breaks this.
+    `message` is the gradients and one number more, which workers send each other.
 
     Args: model: its trainable parameters share one dtype and one device.
     """
@@ -54,7 +55,8 @@ class FlatParameters:
                 self.decayed = size
         like = trained[0]
         self.params = torch.zeros(size, dtype=like.dtype, device=like.device)
-        self.grad = torch.zeros_like(self.params)
+        self.message = self.params.new_zeros(size + 1)
+        self.grad = self.message[:size]
         for parameter, start in zip(trained, starts, strict=True):
             assert (parameter.dtype, parameter.device) == (like.dtype, like.device)
             # empty_like has dense strides, also where the parameter itself has gaps.
@@ -69,11 +71,11 @@ class FlatOptimizer:
     """Steps the flat parameters of one model; a subclass fills `state` and implements `step`.
 
     `params` and `grad` are the flat parameters and gradients: their norm, or their sum over
-    workers, is one call.
+    workers, is one call. `message` is `grad` and one number more, for whoever sends it.
     """
 
     def __init__(self, flat: FlatParameters) -> None:
-        self.params, self.grad = flat.params, flat.grad
+        self.params, self.grad, self.message = flat.params, flat.grad, flat.message
         self.state: dict[str, Tensor] = {}
         self._decayed = slice(0, flat.decayed)
 

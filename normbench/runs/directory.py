@@ -88,7 +88,7 @@ class RunDirectory:
                 signal = "sigint" if isinstance(error, KeyboardInterrupt) else "sigterm"
                 self.finish("interrupted", reason=signal, message=f"stopped by {signal.upper()}")
             elif error is not None:
-                self._fail(error)
+                self.fail(error)
 
     def write(self, row: Row | TimeRow) -> None:
         """Record one row on the disk and in TensorBoard, and in `status.json` now and then.
@@ -177,7 +177,7 @@ class RunDirectory:
         if row.kind != "pretrain":  # which has steps of its own
             self._status["step"], self._status["epoch"] = row.step, row.epoch
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Write why a run failed; a second failure while writing must not hide the first."""
         reason = "oom" if machine.out_of_memory(error) else getattr(error, "reason", "error")
         with suppress(NormbenchError, OSError):

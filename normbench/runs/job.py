@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normbench.engine import augment, transforms
 from normbench.engine.budget import PRETRAINING, Budget, Diverged, Progress
-from normbench.engine.capture.captured import attributes, same
+from normbench.engine.capture.captured import same
 from normbench.engine.evaluate import Evaluator
 from normbench.engine.fit import fit
 from normbench.engine.loader import BlankSteps, Feed, Sampling
@@ -22,6 +22,7 @@ from normbench.inits._base import InitContext
 from normbench.norms._modes import average_running, batch_statistics, calibrate
 from normbench.rows import Halt, Row, finite
 from normbench.runs import build, checkpoint
+from normbench.runs.state import attributes, mine, of_others, part_of, random
 from normbench.runtime import collectives, storage
 from normbench.settings import inputs
 from normbench.settings.schema import Config, part
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 # Examples from which data-dependent starts are set, where the batch is not larger: the variance of
 # two values says nothing, and wn at batch 2 then starts with lengths that end at chance.
 CALIBRATION = 64
-MODES = ("training", "plain", "generator")  # attributes of modules that are set before each use
 
 
 class Job:
@@ -56,7 +56,7 @@ class Job:
         self.evaluator = Evaluator(self.model, self.train_step.cast, norm, feeds, self.budget)
         self.evaluator.facts = facts(config, feeds)
         self.at = Progress()
-        self.attributes = _attributes(self.model)
+        self.attributes = attributes(self.model)
         self._kept: Mapping[str, Tensor] = {}  # of a run in the middle of pre-training
 
     def rows(self) -> Iterator[Row | Halt]:
@@ -71,15 +71,18 @@ class Job:
         """Return copies of all tensors and the facts from which the run goes on after a halt.
 
         None where a module keeps something besides parameters, buffers and generators of dropout,
-        which no file could bring back.
+        which no file could bring back. Of several workers, all of which call but in pre-training,
+        the first has the tensors of all.
         """
-        if not same(self.attributes, _attributes(self.model)):
+        whole = same(self.attributes, attributes(self.model))
+        together = self.at.stage != PRETRAINING  # in which all have the same, and do not talk
+        if not (collectives.all_are(whole) if together else whole):
             return None
         parts = {
             "step": self.train_step.state(),
             "noise": self.evaluator.noise.state(),
             "init": halt.state(),
-            "random": _random(self.config.device),
+            "random": random(self.config.device),
         }
         named = {f"{part}.{name}": each for part in parts for name, each in parts[part].items()}
         # Copies: flat optimizers make of all parameters views of one tensor.
@@ -87,6 +90,13 @@ class Job:
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, tensor in {**self._tensors(), **named}.items()
         }
+        if together:
+            own = (
+                "noise.",
+                "random.",
+                *(f"model.{name}" for name, _ in self.model.named_buffers()),
+            )
+            tensors |= of_others({k: each for k, each in tensors.items() if k.startswith(own)})
         more = {key: value for key, value in self.evaluator.facts.items() if "pretrain/" in key}
         about = {"stage": self.at.stage, "step": self.at.step, "reached": self.at.reached}
         return tensors, {**about, "facts": more}
@@ -96,6 +106,7 @@ class Job:
 
         Raises: FileRefused if names, shapes or dtypes are not those of this run.
         """
+        tensors = mine(tensors)
         self._check(tensors)
         self.at.stage, self.at.step, self.at.reached = (
             about[key] for key in ("stage", "step", "reached")
@@ -105,12 +116,12 @@ class Job:
             self._kept = tensors
         else:
             self._fill(tensors)
-        self.train_step.load(_part(tensors, "step"))
-        self.evaluator.noise.load(_part(tensors, "noise"))
-        random = _part(tensors, "random")
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"])
+        self.train_step.load(part_of(tensors, "step"))
+        self.evaluator.noise.load(part_of(tensors, "noise"))
+        states = part_of(tensors, "random")
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"])
 
     def _tensors(self) -> dict[str, Tensor]:
         """Give the tensors of model and optimizer that a step changes in place, by name."""
@@ -192,7 +203,7 @@ class Job:
                 seed=config.seed,
                 log_every=config.log_every,
                 halts=self.at.halts,
-                kept=_part(self._kept, "init"),
+                kept=part_of(self._kept, "init"),
             )
             for row in build.init(config).calibrate(self.model, context):
                 yield row
@@ -203,28 +214,6 @@ class Job:
                     if finite(value) is None:
                         raise Diverged(row.step, quantity, facts)
         collectives.from_first([self.optimizer.params])
-
-
-def _attributes(model: nn.Module) -> list[dict[str, Any]]:
-    """Give what the modules hold besides tensors, but for their modes."""
-    return [
-        {name: value for name, value in each.items() if name not in MODES}
-        for each in attributes(model)
-    ]
-
-
-def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Give the tensors of one part of a state, by their names in it."""
-    start = f"{part}."
-    return {
-        name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)
-    }
-
-
-def _random(device: str) -> dict[str, Tensor]:
-    """Give the states of torch's own generators, from which parts of others may draw."""
-    on_gpu = {"cuda": torch.cuda.get_rng_state()} if device == "cuda" else {}
-    return {"cpu": torch.get_rng_state(), **on_gpu}
 
 
 def empty_model(config: Config) -> nn.Module:

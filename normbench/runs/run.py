@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from normbench.errors import MachineError, NormbenchError, first_line
 from normbench.rows import Halt, Row, TimeRow, from_json, to_json
@@ -14,14 +14,12 @@ from normbench.runs.columns import hparams
 from normbench.runs.directory import RunDirectory
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import Job
-from normbench.runs.keeping import Keeper
+from normbench.runs.keeping import Keeper, heeded
 from normbench.runs.kept import Kept
-from normbench.runtime import collectives, machine, workers
+from normbench.runs.state import State, from_first, packed, unpacked
+from normbench.runtime import collectives, machine, signs, torchrun, workers
 from normbench.settings.declared import RECORDING
 from normbench.settings.schema import EVALUATION, Config
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Message(NamedTuple):
@@ -36,7 +34,7 @@ class Message(NamedTuple):
     time: TimeRow | None = None
     result: dict[str, Any] | None = None
     right: dict[str, str] | None = None
-    kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+    kept: State | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
@@ -61,21 +59,22 @@ def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str
     machine.prepare(config.threads)
     join_torchrun(config)
     alone = config.gpus == 1 or collectives.joined()
-    if collectives.rank():  # which records nothing
-        *_, message = worker(config)
-        return _state(message)
-    keeper = Keeper(config.checkpoint_every) if config.gpus == 1 else None
+    keeper, name = Keeper(config.checkpoint_every), f"{config.sha256}/{config.seed}"
     with ExitStack() as stack:
-        if keeper:
-            stack.enter_context(keeper.listening())
+        stack.enter_context(keeper.listening())
+        if collectives.rank():  # which records nothing
+            stack.enter_context(torchrun.watched(name))
+            *_, message = worker(config, keeper)
+            return _state(message)
         stack.enter_context(memory_errors(config))
         directory = stack.enter_context(open_directory(config))
-        kept = directory.kept
-        messages = worker(config, keeper, kept) if alone else together(config)
+        if collectives.joined():
+            stack.enter_context(torchrun.watched(name, directory.fail))
+        messages = (worker if alone else together)(config, keeper, directory.kept)
         stack.enter_context(closing(messages))
         for message in messages:
             _record(message, directory, on_row)
-            if keeper and keeper.stops() and message.row is None:
+            if keeper.stops() and message.row is None and not collectives.joined():
                 keeper.end()
         state = _state(message)
         if state == "diverged" and config.on_nan == "fail":
@@ -103,23 +102,26 @@ def _record(message: Message, directory: RunDirectory, on_row: Callable[[Row], N
 
 
 def worker(
-    config: Config, keeper: Keeper | None = None, kept: Kept | None = None
+    config: Config, keeper: Keeper, kept: Kept | None = None
 ) -> Generator[Message, None, None]:
     """Train a config as its only worker or one of several, and yield what there is to record.
 
-    Args: keeper: says when there is a state to be kept; kept: what to go on from.
+    Args: keeper: says when there is a state to be kept; kept: what to go on from, as worker 0 has
+        it.
+    Raises: KeyboardInterrupt or SystemExit once several workers have halted to end.
     """
     job = Job(config)
-    if kept:
-        job.load(kept.tensors, kept.about)
-    if keeper:
-        job.at.halts, job.evaluator.stops = keeper.halts, keeper.stops
+    if state := from_first(kept and (kept.tensors, kept.about)):
+        job.load(*state)
+    several = heeded(job, keeper)
     yield Message(tuple(mistake.text for mistake in check.warnings(config, job.model)))
-    clock = Clock(**kept.about["clock"]) if kept else Clock()
+    clock = Clock(**state[1]["clock"]) if state else Clock()
     for row in job.rows():
         if isinstance(row, Halt):
-            assert keeper
             yield from _keeping(job, row, keeper, clock)
+            if several.ends:
+                collectives.meet()  # the others wait until worker 0 has kept the run
+                keeper.end()
         elif row.kind == "end":
             break
         else:
@@ -132,7 +134,8 @@ def worker(
     }
     right = {name: bits.hex() for name, bits in judge.packed(job.evaluator.right).items()}
     if not collectives.rank():
-        weights.write(config, job.model, str(result["state_sha256"]))
+        with signs.away():
+            weights.write(config, job.model, str(result["state_sha256"]))
     collectives.meet()  # or one that leaves early breaks off the last message to another
     obstacle = job.train_step.obstacle
     slower = f"capture={config.capture}: steps are not replayed: {obstacle}" if obstacle else ""
@@ -145,20 +148,26 @@ def _keeping(job: Job, halt: Halt, keeper: Keeper, clock: Clock) -> Iterator[Mes
     with keeper.keeping():
         about = {"clock": clock.state(job.evaluator.seconds)}
         state = job.state(halt)
-        yield Message(kept=state and (state[0], {**state[1], **about}))
+        if collectives.rank():  # worker 0 has all
+            state = None
+        with signs.away():
+            yield Message(kept=state and (state[0], {**state[1], **about}))
     job.evaluator.seconds += time.perf_counter() - start
 
 
-def together(config: Config) -> Generator[Message, None, None]:
+def together(config: Config, keeper: Keeper, kept: Kept | None) -> Generator[Message, None, None]:
     """Train a config in several processes, and yield what the first of them reports."""
 
     def work(send: workers.Send) -> None:
-        for message in worker(config):
-            send(message.to_plain())
+        for message in worker(config, keeper, kept):
+            data = packed(*message.kept) if message.kept else b""
+            send(message._replace(kept=None).to_plain(), data)
 
-    sent = workers.together(config.gpus, config.device, work, config.dist["port"])
+    sent = workers.together(config.gpus, config.device, work, config.dist["port"], keeper.wait)
     with closing(sent):
-        yield from map(Message.from_plain, sent)
+        for plain in sent:
+            state = unpacked(plain.pop("data")) if "data" in plain else None
+            yield Message.from_plain({**plain, "kept": state})
 
 
 def join_torchrun(config: Config) -> None:

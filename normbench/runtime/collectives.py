@@ -7,17 +7,20 @@ joined, there is one worker and every sum is the tensor itself.
 from __future__ import annotations
 
 import atexit
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from normbench.runtime import signs
 
 PATIENCE_S = 600  # how long a worker waits for another before it gives up
 # Workers of the run that is being checked, before there are any.
@@ -89,12 +92,16 @@ def join(rank: int, workers: int, device: str, meeting: str) -> None:
     atexit.register(leave)
 
 
-def turns() -> int:
-    """Count how often this worker has come to a message and through it: odd while it is in one.
+def notices(purpose: str) -> Any:
+    """Connect to the `Store` that torchrun keeps, in which all workers read what each has written.
 
-    All workers come to the same messages.
+    The connection is for one thread, which may use it while others wait for a message.
     """
-    return _turns(dist.group.WORLD).count if joined() else 0
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    patience = timedelta(seconds=signs.LAST_WORDS_S)
+    store = dist.TCPStore(*place, is_master=False, timeout=patience)  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"normbench/{attempt}/{purpose}", store)  # type: ignore[attr-defined]
 
 
 def meet() -> None:
@@ -127,8 +134,12 @@ def total_number(number: float) -> float:
     """Return the sum of a number over all workers, in float64."""
     if world_size() == 1:
         return number
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return float(total(torch.tensor(number, dtype=torch.float64, device=device)))
+    return float(total(torch.tensor(number, dtype=torch.float64, device=_device())))
+
+
+def all_are(truth: bool) -> bool:
+    """Tell whether something is true on all workers."""
+    return total_number(float(truth)) == world_size()
 
 
 def mine(batches: Tensor, accumulate: int) -> Tensor:
@@ -147,6 +158,30 @@ def from_first(tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             with _talking():
                 dist.broadcast(tensor, 0)
+
+
+def bytes_from_first(data: bytes) -> bytes:
+    """Return the `data` of worker 0, whatever this one has."""
+    if world_size() == 1:
+        return data
+    size = torch.tensor(len(data), device=_device())
+    from_first([size])
+    content = torch.zeros(int(size), dtype=torch.uint8, device=_device())
+    if rank() == 0 and data:
+        content.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    from_first([content] if len(content) else [])
+    return content.cpu().numpy().tobytes()
+
+
+def to_first(tensor: Tensor) -> list[Tensor]:
+    """Return on worker 0 the tensors, of equal shapes, of all workers; nothing elsewhere."""
+    if world_size() == 1:
+        return [tensor]
+    own = tensor.to(_device())
+    every = None if rank() else [torch.empty_like(own) for _ in range(world_size())]
+    with _talking():
+        dist.gather(own, every)
+    return [each.cpu() for each in every or []]
 
 
 def unlike_first(digest: str, device: str) -> list[int]:
@@ -179,29 +214,20 @@ def all_reduce_sum(tensor: Tensor, workers: int) -> Tensor:
     return total
 
 
+def _device() -> str:
+    """Where tensors must be to be sent."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
 @contextmanager
 def _talking() -> Iterator[None]:
-    turns = _turns(dist.group.WORLD)
-    turns.count += 1
+    signs.OWN.turns += 1
     try:
         yield
-        turns.count += 1
+        signs.OWN.turns += 1
     except RuntimeError as error:  # all that torch raises when a message does not get through
         said = str(error).partition("\n")[0]  # where in torch's source stands in brackets before it
         raise PeerLost(re.sub(r"^\[[^]]*\]\s*", "", said)) from error
-
-
-@dataclass
-class _Turns:
-    """Turns into messages and out of them."""
-
-    count: int = 0
-
-
-@cache
-def _turns(world: dist.ProcessGroup | None) -> _Turns:
-    """The turns of this worker since it joined `world`, which all its threads see."""
-    return _Turns()
 
 
 @cache

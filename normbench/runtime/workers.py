@@ -1,9 +1,7 @@
 """The processes that train one run together on this machine: starts, supervises and ends them.
 
-The parent trains nothing. It forks one child per worker and passes on the messages of worker 0. A
-child tells its parent every `BEAT_S` that it is alive, so that one which is stopped or stuck in the
-kernel is noticed as well as one that died; and how far it is in the messages to the others, so that
-one which lives but does not come to them is noticed too.
+The parent trains nothing. It forks one child per worker, passes on the messages of worker 0, and
+hears the signs of life of all.
 """
 
 from __future__ import annotations
@@ -15,27 +13,23 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import partial
+from typing import Protocol
 
 from normbench.errors import FileRefused, Mistake, NormbenchError, first_line
-from normbench.runtime import collectives, machine, processes
+from normbench.runtime import collectives, machine, processes, signs
 from normbench.runtime.processes import Channel, Child, Message
-
-BEAT_S = 1.0  # between two signs of life
-SILENCE_S = 15.0  # without one, a worker is lost
-FACTOR = 10  # likewise if it needs so many times longer than another to come to the next message
-LAST_WORDS_S = 5.0  # how long the others may take to report a loss that one has noticed
-
-Send = Callable[[Message], None]
+from normbench.runtime.signs import LAST_WORDS_S, RankLost, Sign, Watch
 
 
-class RankLost(NormbenchError):
-    """A worker died, hangs, or was cut off from the others."""
+class Send(Protocol):
+    """What sends a message to the parent."""
 
-    reason = "rank_lost"
+    def __call__(self, message: Message, data: bytes = b"") -> None:
+        """Send a message; with data, wait until it has been taken."""
 
 
 class WorkFailed(NormbenchError):
@@ -49,69 +43,78 @@ class WorkFailed(NormbenchError):
 
 @dataclass
 class _Worker:
-    """A child: when it was last heard of, how far it was then, and whether it has ended well."""
+    """A child, and whether it has ended well."""
 
     rank: int
     child: Child
-    heard: float
-    turns: int = 0
     done: bool = False
 
 
 def together(
-    workers: int, device: str, work: Callable[[Send], None], port: int | None = None
+    workers: int,
+    device: str,
+    work: Callable[[Send], None],
+    port: int | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Generator[Message, None, None]:
     """Run `work(send)` in `workers` processes joined in a group; yield what worker 0 sends.
 
+    A message with data has it under `data`; worker 0 goes on when the next message is asked for.
+
     Args: device: of the run; worker k of `cuda` takes the k-th device. work: is called in each
         process; what the others send is dropped. The caller has not touched CUDA. port: of this
-        machine, where they meet; None for a file.
+        machine, where they meet; None for a file. tick: is called every second or so.
     Raises: RankLost, naming the worker; WorkFailed with the error of a worker. No process is left
         when the generator ends, whatever ends it.
     """
     with tempfile.TemporaryDirectory(prefix="normbench-") as folder:
         meeting = f"file://{folder}/meeting" if port is None else f"tcp://127.0.0.1:{port}"
-        team = _Team(
-            [partial(_be, rank, workers, device, meeting, work) for rank in range(workers)]
-        )
+        shelf = os.memfd_create("normbench")  # memory of all, for what is too large for a pipe
+
+        def at_work(channel: Channel) -> None:
+            work(partial(_send, channel, shelf))
+
+        mains = [partial(_be, rank, workers, device, meeting, at_work) for rank in range(workers)]
+        team = _Team(mains, shelf)
         try:
-            yield from team.messages()
+            yield from team.messages(tick)
         finally:
             team.end()
+            os.close(shelf)
 
 
 class _Team:
     """The workers of a run as their parent sees them."""
 
-    def __init__(self, mains: list[Callable[[Channel], int]]) -> None:
+    def __init__(self, mains: Sequence[Callable[[Channel], int]], shelf: int) -> None:
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
+        self.watch = Watch(len(mains))
+        self.shelf = shelf
         self.lost: str | None = None  # what a worker said that noticed the loss of another
         self.deadline = 0.0  # by which the lost one should have shown
-        self.front = 0  # turns of the foremost worker
-        self.moved, self.took = time.monotonic(), 0.0  # when it took the last, after how long
         for rank, main in enumerate(mains):
             siblings = [worker.child for worker in self.workers]
             # One that waits for others hears no signal but this.
             child = processes.fork(main, siblings, dies_by=signal.SIGKILL)
-            worker = _Worker(rank, child, time.monotonic())
+            worker = _Worker(rank, child)
             self.workers.append(worker)
+            self.watch.hear(rank, Sign(), time.monotonic())
             self.selector.register(child.channel.source, selectors.EVENT_READ, worker)
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self, tick: Callable[[], None]) -> Iterator[Message]:
         """Yield the messages of worker 0 until all are done."""
-        looked = time.monotonic()
         while not all(worker.done for worker in self.workers):
-            events = self.selector.select(BEAT_S)
+            events = self.selector.select(signs.BEAT_S)
             now = time.monotonic()
-            if now - looked > 2 * BEAT_S + LAST_WORDS_S:  # this very process was stopped
-                for worker in self.workers:
-                    worker.heard = now
-                self.moved = now
-            looked = now
             for key, _ in events:
                 yield from self._receive(key.data, now)
-            self._check(now)
+            self.watch.check(now)
+            if self.lost and now > self.deadline:
+                break
+            tick()
+        if self.lost:
+            raise RankLost("gpus", self.lost, signs.AGAIN)
 
     def end(self) -> None:
         """Kill whoever is left and wait for all."""
@@ -123,46 +126,33 @@ class _Team:
 
     def _receive(self, worker: _Worker, now: float) -> Iterator[Message]:
         messages = worker.child.channel.receive()
-        worker.heard = now
         if messages is None:
             self.selector.unregister(worker.child.channel.source)
             if not worker.done:
                 why = _how_it_ended(worker.child.reap())
-                raise RankLost(f"worker {worker.rank}", why, "the same command again")
+                raise RankLost(f"worker {worker.rank}", why, signs.AGAIN)
             return
         for message in messages:
             if "failed" in message:
                 raise _failure(worker.rank, message["failed"])
-            if "done" in message:
-                worker.done, worker.turns = True, message["done"]
-            elif "lost" in message:
-                worker.done = True
-                if self.lost is None:
+            if "sign" in message:
+                sign = Sign(*message["sign"])
+                self.watch.hear(worker.rank, sign, now)
+                worker.done = worker.done or sign.done
+                if "lost" in message and self.lost is None:
                     self.lost = f"worker {worker.rank} was cut off: {message['lost']}"
-                    self.deadline = now + SILENCE_S + LAST_WORDS_S
-            elif "beat" in message:
-                worker.turns = message["beat"]
+                    self.deadline = now + signs.SILENCE_S + LAST_WORDS_S
             elif worker.rank == 0:
-                yield message
+                yield from self._passed(worker, message)
 
-    def _check(self, now: float) -> None:
-        front = max(worker.turns for worker in self.workers)
-        if front > self.front:
-            self.front, self.took, self.moved = front, now - self.moved, now
-        waited = now - self.moved
-        for worker in self.workers:
-            silent = now - worker.heard
-            if not worker.done and silent > SILENCE_S:
-                why = f"gave no sign of life for {SILENCE_S:.0f} s"
-                raise RankLost(f"worker {worker.rank}", why, "the same command again")
-            # One that is in a message waits as well, and one that was stopped is soon silent.
-            computes = worker.turns % 2 == 0 and silent < 3 * BEAT_S
-            behind = computes and worker.turns < front
-            if behind and waited > max(SILENCE_S, FACTOR * self.took):
-                why = f"hangs: the others have waited {waited:.0f} s for it"
-                raise RankLost(f"worker {worker.rank}", why, "the same command again")
-        if self.lost and now > self.deadline:
-            raise RankLost("gpus", self.lost, "the same command again")
+    def _passed(self, worker: _Worker, message: Message) -> Iterator[Message]:
+        if not message.pop("shelved", False):
+            yield message
+            return
+        with open(self.shelf, "rb", closefd=False) as file:
+            file.seek(0)
+            yield {**message, "data": file.read()}
+        worker.child.channel.send({"taken": True})
 
 
 def _how_it_ended(code: int) -> str:
@@ -176,31 +166,46 @@ def _be(
     workers: int,
     device: str,
     meeting: str,
-    work: Callable[[Send], None],
+    work: Callable[[Channel], None],
     channel: Channel,
 ) -> int:
     """Be a worker."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_beat, args=(channel.send,), daemon=True).start()
+    threading.Thread(target=_beat, args=(channel,), daemon=True).start()
     try:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # all workers are on this machine
         machine.take_device(device, rank)
         collectives.join(rank, workers, device, meeting)
-        work(channel.send)
-        channel.send({"done": collectives.turns()})
+        work(channel)
+        signs.OWN.done = True
+        channel.send({"sign": astuple(signs.OWN)})
         return 0
     except collectives.PeerLost as error:
-        channel.send({"lost": str(error)})
+        signs.OWN.done = True
+        channel.send({"sign": astuple(signs.OWN), "lost": str(error)})
     except BaseException as error:
         channel.send({"failed": _as_message(error)})
     return 1
 
 
-def _beat(send: Send) -> None:
+def _beat(channel: Channel) -> None:
     with suppress(OSError):
         while True:
-            send({"beat": collectives.turns()})
-            time.sleep(BEAT_S)
+            channel.send({"sign": astuple(signs.OWN)})
+            time.sleep(signs.BEAT_S)
+
+
+def _send(channel: Channel, shelf: int, message: Message, data: bytes = b"") -> None:
+    """Send a message to the parent, its data by the shelf, which is free again on return."""
+    if not data:
+        channel.send(message)
+        return
+    with open(shelf, "wb", closefd=False) as file:
+        file.seek(0)
+        file.truncate()
+        file.write(data)
+    channel.send({**message, "shelved": True})
+    channel.receive()
 
 
 def _as_message(error: BaseException) -> Message:

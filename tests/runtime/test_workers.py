@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from normbench.errors import FileRefused, NormbenchError
-from normbench.runtime import collectives, machine, workers
+from normbench.runtime import collectives, machine, signs, workers
 from normbench.runtime.processes import Message
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
@@ -140,8 +140,8 @@ def test_a_worker_that_lives_and_does_not_come_on_is_noticed_within_30_seconds(r
 
 
 def test_workers_that_all_need_long_are_not_taken_for_lost(monkeypatch):
-    monkeypatch.setattr(workers, "SILENCE_S", 0.5)
-    monkeypatch.setattr(workers, "BEAT_S", 0.1)
+    monkeypatch.setattr(signs, "SILENCE_S", 0.5)
+    monkeypatch.setattr(signs, "BEAT_S", 0.1)
 
     def work(say: workers.Send) -> None:
         for seconds in (0.0, 1.0, 0.0, 1.5):

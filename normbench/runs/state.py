@@ -1,0 +1,80 @@
+"""What a state is made of: parts by name, attributes of modules, and what each worker has alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from normbench.engine.capture import captured
+from normbench.runtime import collectives
+
+State = tuple[Mapping[str, Tensor], dict[str, Any]]  # with plain facts about it
+MODES = ("training", "plain", "generator")  # attributes of modules that are set before each use
+
+
+def attributes(model: nn.Module) -> list[dict[str, Any]]:
+    """Give what the modules hold besides tensors, but for their modes."""
+    return [
+        {name: value for name, value in each.items() if name not in MODES}
+        for each in captured.attributes(model)
+    ]
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Give the tensors of one part of a state, by their names in it."""
+    start = f"{part}."
+    return {
+        name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)
+    }
+
+
+def random(device: str) -> dict[str, Tensor]:
+    """Give the states of torch's own generators, from which parts of others may draw."""
+    on_gpu = {"cuda": torch.cuda.get_rng_state()} if device == "cuda" else {}
+    return {"cpu": torch.get_rng_state(), **on_gpu}
+
+
+def of_others(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return on worker 0 the tensors that the others have, `worker1.NAME`; nothing on them.
+
+    All workers call, each with tensors `own` on the CPU of the same names, shapes and dtypes.
+    """
+    if collectives.world_size() == 1 or not own:
+        return {}
+    flat = {name: tensor.reshape(-1).view(torch.uint8) for name, tensor in own.items()}
+    sizes = [len(each) for each in flat.values()]
+    there: dict[str, Tensor] = {}
+    for rank, data in enumerate(collectives.to_first(torch.cat([*flat.values()]))):
+        for (name, tensor), piece in zip(own.items(), torch.split(data, sizes), strict=True):
+            if rank:  # copies, for no other type may begin at any byte
+                there[f"worker{rank}.{name}"] = piece.clone().view(tensor.dtype).view_as(tensor)
+    return there
+
+
+def mine(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state with what this worker has of its own in place of what worker 0 has."""
+    return {**tensors, **part_of(tensors, f"worker{collectives.rank()}")}
+
+
+def packed(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+    """Pack tensors, contiguous and on the CPU, and plain facts for another process."""
+    return save(dict(tensors), {"about": json.dumps(about)})
+
+
+def unpacked(data: bytes) -> State:
+    """Return what `packed` was made from."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load(data), json.loads(header["__metadata__"]["about"])
+
+
+def from_first(state: State | None) -> State | None:
+    """Return the state, if any, that worker 0 has."""
+    if collectives.world_size() == 1:
+        return state
+    data = collectives.bytes_from_first(packed(*state) if state else b"")
+    return unpacked(data) if data else None
