@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from normbench.cli.train import planned, task
+from normbench.cli.training import planned, task
 from normbench.display.screen import Screen
 from normbench.errors import Mistake, Refused
 from normbench.parts.options import quoted, written

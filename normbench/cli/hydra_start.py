@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import Mistake, NormbenchError, Refused
@@ -30,15 +29,6 @@ def starting(
 
     from normbench.parts import registry
 
-    @wraps(task)
-    def held_back(composed: Any) -> Any:  # Hydra would say in its own words what the run says below
-        try:
-            return task(composed)
-        except Exception as error:
-            if command is None or command.raised is not error:
-                raise
-            return None
-
     words, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     raises, before = logging.raiseExceptions, GlobalHydra.instance().hydra
     start = hydra.main(str(registry.configs()), config_name="train", version_base="1.3")
@@ -47,7 +37,9 @@ def starting(
         os.environ["HYDRA_FULL_ERROR"] = "1"  # a defect comes up with its own traceback
         logging.raiseExceptions = False  # Hydra prints --info by logging; `| head` is no error
         GlobalHydra.instance().clear()
-        yield start(held_back if command and not command.multirun else task)
+        if command:
+            command.holds = not command.multirun  # Hydra would say in its own words what a run says
+        yield start(task)
         if command and command.raised:
             raise command.raised
     except NormbenchError:

@@ -16,6 +16,7 @@ from normbench.errors import Mistake, NormbenchError, Refused
 # A command is a file of this folder with `parser()` and `run(words)`; imported when it is called.
 VERBS = {
     "train": "train one configuration, or a sweep with -m",
+    "resume": "go on with a run or a sweep from its folder",
     "compare": "compare finished runs, paired by seed",
     "report": "write tables, figures and commands of finished runs as one page",
     "plot": "draw one figure of finished runs",

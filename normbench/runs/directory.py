@@ -191,12 +191,7 @@ class RunDirectory:
         config = json.loads(json.dumps(self.config, allow_nan=False))
         if before:
             attempt.check(self.directory, before, config)
-        unfinished = before and before["state"] not in FINAL
-        self.kept = (
-            kept.read(self.directory, self._belongs(), attempt.plain(self.recorded))
-            if unfinished
-            else None
-        )
+        self.kept = self._read_kept() if before and before["state"] not in FINAL else None
         storage.remove_stale(self.directory)
         text = storage.write_yaml(self.directory / CONFIG, {"layout": LAYOUT, **config})
         entries = json.dumps([*self._environments(), self.environment], indent=1, allow_nan=False)
@@ -209,6 +204,8 @@ class RunDirectory:
             self.kept.about["step"] if self.kept else 0,
             self.steps_total,
         )
+        changed = [*(before or {}).get("changed", []), *self.kept.changed] if self.kept else []
+        self._status.update({"changed": changed} if changed else {})
         rows = self.kept.rows() if self.kept else []
         for row in rows:
             self._count(row)
@@ -220,6 +217,18 @@ class RunDirectory:
         self._metrics = self._append(stack, METRICS)
         self._timing = self._append(stack, TIMING)
         self._events = self._begun(stack, text, rows) if self.tb else None
+
+    def _read_kept(self) -> kept.Kept | None:
+        """Read what the run goes on from.
+
+        Raises: FileRefused if it is damaged, of another run, or from another machine or code.
+        """
+        return kept.read(
+            self.directory,
+            self._belongs(),
+            attempt.plain(self.recorded),
+            bool(self.config["execution"].get("allow_changed")),
+        )
 
     def _begun(self, stack: ExitStack, text: str, rows: Iterable[Row | TimeRow]) -> Events:
         """Begin TensorBoard's file, with the rows of a run that goes on."""

@@ -20,11 +20,15 @@ SAME = ("source", "torch", "system", "cpu", "device", "device_name", "threads", 
 
 
 class Kept(NamedTuple):
-    """A state that a run goes on from, and the records up to there, whole lines of bytes."""
+    """A state that a run goes on from, and the records up to there, whole lines of bytes.
+
+    `changed`: what is not as it was, so that equal bits are not promised any more.
+    """
 
     tensors: dict[str, Tensor]
     about: dict[str, Any]
     records: dict[str, bytes]
+    changed: list[str]
 
     def rows(self) -> list[Row | TimeRow]:
         """Return all rows so far, those of times last."""
@@ -47,37 +51,53 @@ def write(
     checkpoint.write(path, tensors, {**about, "belongs": belongs})
 
 
-def read(directory: Path, belongs: Mapping[str, Any], recorded: Mapping[str, Any]) -> Kept | None:
+def read(
+    directory: Path, belongs: Mapping[str, Any], recorded: Mapping[str, Any], allow_changed: bool
+) -> Kept | None:
     """Read what is kept in a folder; None if that is nothing, or has other rows than are asked for.
 
-    Args: belongs: what must be as it was; recorded: settings by which rows are recorded.
+    Args: belongs: what must be as it was, with `allow_changed` but for what is in SAME; recorded:
+        settings by which rows are recorded.
     Raises: FileRefused if a file is damaged, of another run, or from another machine or code.
     """
     path = directory / checkpoint.NAME
     if not path.exists():
         return None
     tensors, about = checkpoint.read(path)
-    _check(path, about, belongs)
+    changed = _changed(path, about, belongs, allow_changed)
     if about.get("recorded") != recorded:
         return None
     try:
         sizes = {name: about["records"][name] for name in (METRICS, TIMING)}
         records = {name: _records(directory / name, **sizes[name]) for name in sizes}
-        kept = Kept(tensors, about, records)
+        kept = Kept(tensors, about, records, changed)
         kept.rows()
     except (KeyError, TypeError, ValueError) as error:
         raise storage.damaged(path, f"and the records beside it disagree: {shown(error)}") from None
     return kept
 
 
-def _check(path: Path, about: Mapping[str, Any], belongs: Mapping[str, Any]) -> None:
+def _changed(
+    path: Path, about: Mapping[str, Any], belongs: Mapping[str, Any], allowed: bool
+) -> list[str]:
+    """List what is not as it was.
+
+    Raises: FileRefused if that is not allowed.
+    """
     there = about.get("belongs")
     there = there if isinstance(there, dict) else {}
+    changed = []
     for key, here in belongs.items():
-        if there.get(key) != here:
-            why = f"{key} is {shown(there.get(key))} there and {shown(here)} here"
-            fix = f"rm {shown(path)}    (then the same command again, which starts over)"
-            raise FileRefused(str(path), why, fix)
+        if there.get(key) == here:
+            continue
+        most = 12 if key == "source" else None  # digits enough to tell two digests apart
+        why = f"{key} is {shown(there.get(key))[:most]} there and {shown(here)[:most]} here"
+        if not (allowed and key in SAME):
+            fix = "allow_changed=true    (goes on, and equal bits are not promised any more)"
+            over = f"rm {shown(path)}    (then the same command again, which starts over)"
+            raise FileRefused(str(path), why, fix if key in SAME else over)
+        changed.append(why)
+    return changed
 
 
 def _records(path: Path, size: int, sha256: str) -> bytes:

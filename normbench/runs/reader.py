@@ -75,9 +75,7 @@ def read_config(directory: Path) -> dict[str, dict[str, Any]]:
     layout = tree.pop("layout", 1)
     for name, settings in tree.items():
         why = (
-            _unlike_setting(name, settings)
-            if isinstance(settings, dict)
-            else f"{name} is not a map"
+            unlike_setting(name, settings) if isinstance(settings, dict) else f"{name} is not a map"
         )
         if why:
             raise storage.damaged(path, why)
@@ -163,8 +161,10 @@ def _unlike_status(status: Any) -> str | None:
             return f"{name} is {shown(status.get(name, 'missing'))}"
     if not all(type(step) is int for step in status["resumed_at"]):
         return "resumed_at is not a list of steps"
-    if not all(type(text) is str for text in status["warnings"]):
-        return "warnings is not a list of texts"
+    for name in ("warnings", "changed"):
+        texts = status.get(name, [])
+        if not isinstance(texts, list) or not all(type(text) is str for text in texts):
+            return f"{name} is not a list of texts"
     final = (status["final"] or {}).values()
     if not all(type(value) in _PLAIN and finite(value) == value for value in final):
         return "final holds more than numbers"
@@ -177,12 +177,12 @@ def _unlike_later(status: Any, name: str) -> str | None:
     return None if fits else f"{name} is {shown(value)}"
 
 
-def _unlike_setting(key: Any, value: Any) -> str | None:
+def unlike_setting(key: Any, value: Any) -> str | None:
     """Say why a key with its value is not a setting, or not a map of settings."""
     if not isinstance(key, str) or not _KEY.fullmatch(key) or key in ("hydra", "defaults"):
         return f"holds the key {shown(key)}, which is not a setting"
     if isinstance(value, dict):
-        return next(filter(None, (_unlike_setting(*item) for item in value.items())), None)
+        return next(filter(None, (unlike_setting(*item) for item in value.items())), None)
     for entry in value if isinstance(value, list) else [value]:
         if type(entry) not in _PLAIN:
             return f"{key} is not a number, word or null"

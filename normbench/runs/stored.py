@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,21 +41,30 @@ def stored(directory: Path) -> Config:
     """
     maps = read_config(directory)
     path = directory / CONFIG
-    tree = _tree(path, {**maps["execution"], **maps["experiment"]})
-    tree["data"] |= {
-        key: value
-        for key, value in (maps["execution"].get("data") or {}).items()
-        if key in declared_options("data", tree["data"]["name"])
-    }
+    place = directory.absolute().parents[2]
+    outputs = place if directory.is_absolute() else os.path.relpath(place)
+    more = maps["execution"].pop("data", None) or {}
+    config = checked(path, {**maps["execution"], **maps["experiment"], "outputs": outputs}, more)
     *_, runs, name, seed = ("", "", *directory.absolute().parts)
-    tree["outputs"] = str(directory.absolute().parents[2])
-    for mistake in resolve.check_values({**tree, "seed": max(0, _number(tree["seed"]))}):
-        raise _changed(path, f"{mistake.subject}: {mistake.why}")
-    config = _known(path, tree)
     if (config.name, config.directory.name, "runs") != (name, seed, runs):
         why = f"is of {config.name}/{config.directory.name}, with the data that is here"
-        raise _changed(path, f"{why}, and not of {shown(f'{runs}/{name}/{seed}')}")
+        raise changed(path, f"{why}, and not of {shown(f'{runs}/{name}/{seed}')}")
     return config
+
+
+def checked(path: Path, given: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> Config:
+    """Make the config of settings that a file holds, checked as those that are typed.
+
+    Args: data: further options of the data, of which it may not know some.
+    Raises: FileRefused, naming `path`, or if the data is not here.
+    """
+    tree = _tree(path, given)
+    known = declared_options("data", tree["data"]["name"])
+    tree["data"] |= {key: value for key, value in (data or {}).items() if key in known}
+    tree["outputs"] = str(tree["outputs"])
+    for mistake in resolve.check_values({**tree, "seed": max(0, _number(tree["seed"]))}):
+        raise changed(path, f"{mistake.subject}: {mistake.why}")
+    return _known(path, tree)
 
 
 def _tree(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,16 +78,16 @@ def _tree(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         names = registry.names(group)
         known = isinstance(name, str) and all(each in names for each in name.split("+"))
         if not isinstance(part, dict) or not (known or (group, name) == ("activation", AUTO)):
-            raise _changed(path, f"{group}={shown(name)} is no part of this normbench")
+            raise changed(path, f"{group}={shown(name)} is no part of this normbench")
         tree[group] = default_part(group, str(name))
     known_keys = {key for key, _ in leaves(tree)} | {"tune_lrs"}
     for key, value in leaves({key: given[key] for key in given if key != "data"}):
         if key not in known_keys:
-            raise _changed(path, f"{key}={shown(written(value))} is no setting of this normbench")
+            raise changed(path, f"{key}={shown(written(value))} is no setting of this normbench")
         resolve.put(tree, key, value)
     options = {"name", *declared_options("data", tree["data"]["name"])}
     if strange := sorted(given["data"].keys() - options):
-        raise _changed(path, f"data.{shown(strange[0])} is no setting of this normbench")
+        raise changed(path, f"data.{shown(strange[0])} is no setting of this normbench")
     tree["data"] |= given["data"]
     return tree
 
@@ -86,13 +96,14 @@ def _known(path: Path, tree: dict[str, Any]) -> Config:
     try:
         return config_of(tree, data_about(tree))
     except PartError as error:
-        raise _changed(path, f"{error.mistakes[0].subject}: {error.mistakes[0].why}") from None
+        raise changed(path, f"{error.mistakes[0].subject}: {error.mistakes[0].why}") from None
 
 
 def _number(value: object) -> int:
     return value if type(value) is int else 0
 
 
-def _changed(path: Path, why: str) -> FileRefused:
+def changed(path: Path, why: str) -> FileRefused:
+    """Return the error for settings that are not as normbench wrote them."""
     again = f"rm -r {shown(path.parent)}    (and train it again: it has been changed)"
     return FileRefused(str(path), why, again)

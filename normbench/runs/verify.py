@@ -61,7 +61,15 @@ def _environment(directory: Path, _: Mapping[str, Any]) -> None:
         raise storage.damaged(directory / ENVIRONMENT, "is not a list of starts")
 
 
+def _none_yet(path: Path, status: Mapping[str, Any]) -> bool:
+    """Tell whether a run was killed before it made its first file of rows: it will start over."""
+    kept = (path.parent / CHECKPOINT).exists()
+    return not (path.exists() or kept or status["state"] in FINAL)
+
+
 def _metrics(directory: Path, status: Mapping[str, Any]) -> None:
+    if _none_yet(directory / METRICS, status):
+        return
     rows = read_rows(directory)
     if status["state"] not in FINAL:
         return
@@ -74,6 +82,8 @@ def _metrics(directory: Path, status: Mapping[str, Any]) -> None:
 
 def _timing(directory: Path, status: Mapping[str, Any]) -> None:
     path = directory / TIMING
+    if _none_yet(path, status):
+        return
     *lines, rest = storage.read_bytes(path, METRICS_BYTES).split(b"\n")
     if rest and status["state"] in FINAL:
         raise storage.damaged(path, "ends within a line")

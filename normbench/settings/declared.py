@@ -243,6 +243,9 @@ class Settings:
         "outputs", help="folder of runs and sweeps; also --outputs, $NORMBENCH_OUTPUTS"
     )
     force: bool = recorded(False, help="train again what is finished")
+    allow_changed: bool = recorded(
+        False, help="go on although code, torch or machine are others: equal bits are not promised"
+    )
     dry_run: bool = recorded(False, help="print the plan only")
     skip_invalid: bool = recorded(
         False, help="leave out cells of a sweep whose parts do not fit, instead of refusing it"

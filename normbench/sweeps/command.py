@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Command:
     """One `train`: its checked runs, where they are shown, and the exit codes of Hydra's jobs.
 
-    `trials` are those of a sweeper that chooses its cells itself; `raised`: what a run did raise.
+    `trials` are those of a sweeper that chooses its cells itself; `raised`: what a run did raise;
+    `holds`: whether it is held back until Hydra has ended.
 
     Args: words: the settings as they were typed.
     """
@@ -30,6 +31,7 @@ class Command:
     trials: Trials | None = None
     codes: list[int] = field(default_factory=list)
     raised: Exception | None = None
+    holds: bool = False
 
 
 # Hydra calls its plugins and the task with its own arguments only. Other threads, and processes

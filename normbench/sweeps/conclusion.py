@@ -13,31 +13,40 @@ from normbench.results import compare, export, groups, lr_search, seeds, time_to
 from normbench.results.groups import Result
 from normbench.results.layout import Layout
 from normbench.results.tables import Table
-from normbench.settings.fields import AUTO
+from normbench.runs.attempt import now
 from normbench.settings.schema import EVALUATION
 from normbench.sweeps import folder, rounds
 from normbench.sweeps.curves import Board
 from normbench.sweeps.describe import not_applying, searches, unpaired, varying
 from normbench.sweeps.plan import Sweep
+from normbench.sweeps.sweep import announce, choose
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
 
 
-def begin(sweep: Sweep, multirun: bool, words: Sequence[str]) -> Board | None:
-    """Write into a sweep's folder what is asked, so that one which is killed leaves its trace.
+def begin(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str]) -> Board | None:
+    """Write a sweep's folder, so that a kill leaves a trace, and choose the rates of `tune=lr`.
 
-    The runs name the folder: with `seeds=auto` they are known at the end only.
     Returns: what shows there how the runs go on, if they are shown in TensorBoard.
     """
-    if sweep.cells[0].config.seeds != AUTO and any(not item.finished for item in sweep.items):
-        cells = sweep.results()
-        everything = [*cells, *_not_tuned(sweep), *not_applying(sweep)]
-        keys = varying([result.settings for result in everything], sweep)
-        outcome = folder.Outcome(everything, first_of_each(cells), searches(sweep), keys)
-        place = folder.begin(sweep, outcome, _command(multirun, words))
-        return _board(place, sweep, keys)
-    return None
+    asked = _command(multirun, words), now()
+    board = _trace(sweep, *asked) if multirun or sweep.tunings else None
+    if sweep.tunings:
+        choose(sweep, screen)
+        announce(sweep, screen)
+        board = _trace(sweep, *asked)  # its runs are known by now
+    return board
+
+
+def _trace(sweep: Sweep, command: str, since: str) -> Board | None:
+    if not sweep.todo:
+        return None
+    cells = sweep.results()
+    everything = [*cells, *_not_tuned(sweep), *not_applying(sweep)]
+    keys = varying([result.settings for result in everything], sweep)
+    outcome = folder.Outcome(everything, first_of_each(cells), searches(sweep), keys)
+    return _board(folder.begin(sweep, outcome, command, since), sweep, keys)
 
 
 def _board(place: Path, sweep: Sweep, keys: Sequence[str]) -> Board | None:

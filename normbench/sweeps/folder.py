@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from normbench.runs.reader import ENVIRONMENT, STATUS_BYTES
 from normbench.runtime import machine, storage
 from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
+from normbench.sweeps import remembered
 from normbench.sweeps.items import LR
 from normbench.sweeps.plan import Sweep
 from normbench.sweeps.records import RESULTS, SWEEP
@@ -42,14 +41,14 @@ class Outcome:
     keys: Sequence[str]
 
 
-def begin(sweep: Sweep, outcome: Outcome, command: str) -> Path:
+def begin(sweep: Sweep, outcome: Outcome, command: str, since: str) -> Path:
     """Write `sweep.json` before the runs start: what is asked, with what, and since when."""
     about = _about(sweep, outcome, command)
-    first = sweep.items[0].config
+    first = sweep.cells[0].config
     here = machine.environment(first.device, first.threads)
     started = {
         "state": "running",
-        "started_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "started_at": since,
         "versions": about["versions"] or [{key: here.get(key) for key in VERSIONS}],
     }
     return _write_about(sweep, outcome, {**about, **started})
@@ -74,15 +73,17 @@ def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) 
     return folder
 
 
+def place_of(sweep: Sweep, keys: Sequence[str]) -> Path:
+    """Return the folder of a sweep, which its cells name, whatever comes of them."""
+    short = remembered.identity(planned.config for planned in sweep.cells)
+    usual = "tune" if sweep.tunings else "seed"
+    return sweep.outputs / "sweeps" / f"{'-'.join(sorted(keys, key=place)) or usual}-{short}"
+
+
 def _write_about(sweep: Sweep, outcome: Outcome, about: dict[str, Any]) -> Path:
-    """Write `sweep.json` into the folder that the runs of a sweep name, which is returned."""
+    """Write `sweep.json` into the folder of a sweep, which is returned."""
     trials = [run for search in outcome.tuned for run in itertools.chain(*search.runs.values())]
-    runs = {(result.name, result.evaluation) for result in [*outcome.results, *trials]}
-    names = sorted("/".join(filter(None, run)) for run in runs)
-    short = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
-    usual = "tune" if outcome.tuned else "seed"
-    keys = sorted(outcome.keys, key=place)
-    folder = sweep.outputs / "sweeps" / f"{'-'.join(keys) or usual}-{short}"
+    folder = place_of(sweep, outcome.keys)
     storage.make_directory(folder)
     document = {
         "schema": 1,
@@ -133,6 +134,7 @@ def _about(sweep: Sweep, outcome: Outcome, command: str) -> dict[str, Any]:
         "compare": first.compare,
         "baseline": None if first.baseline is None else written(first.baseline),
         "seeds_max": first_cell.seeds_max if first_cell.seeds == AUTO else None,
+        "plan": remembered.plan(sweep),
     }
 
 

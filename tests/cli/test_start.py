@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from normbench.cli.train import planned
+from normbench.cli.training import planned
 from normbench.display.screen import Screen
 from normbench.errors import Refused
 from normbench.settings import compose
@@ -73,8 +73,9 @@ def test_what_is_not_swept_is_refused_before_anything_is_shown(tmp_path: Path) -
 
 def test_the_heading_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, io; from normbench.cli.train import planned; from normbench.settings import "
-        "compose; from normbench.display.screen import Screen; from normbench.sweeps import sweep\n"
+        "import sys, io; from normbench.cli.training import planned; "
+        "from normbench.settings import compose; from normbench.display.screen import Screen; "
+        "from normbench.sweeps import sweep\n"
         "sweep.check = lambda work: sys.exit(10 + ('torch' in sys.modules))\n"
         "class Tty(io.StringIO): isatty = lambda self: True\n"
         "planned(compose.Grid(compose.loader()).cells(['data=synthetic'], False), "
