@@ -65,7 +65,12 @@ def judge(planned: list[Item], shown: Screen) -> None:
     from normbench.sweeps import describe, sweep
 
     left = [how for item in planned for how in item.missing]
-    shown.heading([f"eval: {len(planned)} runs, {len(left)} evaluations to make"])
+    shown.heading(
+        [
+            f"eval: {describe.counted(len(planned), 'run')}, "
+            f"{describe.counted(len(left), 'evaluation')} to make"
+        ]
+    )
     if not left:
         return
     data.fetch(data.missing(each for how in left for each in (how, how.tested)), shown)

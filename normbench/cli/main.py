@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from normbench import __version__
-from normbench.errors import Mistake, NormbenchError, Refused
+from normbench.errors import FileRefused, Mistake, NormbenchError, Refused
 
 # A command is a file of this folder with `parser()` and `run(words)`; imported when it is called.
 VERBS = {
@@ -32,6 +32,7 @@ VERBS = {
     "doctor": "tell what this machine can run",
     "completion": "print the script that completes words in bash, zsh or fish",
 }
+PRINTING = ("-h", "--help", "help", "-V", "--version", "list", "completion")
 FIRST = """\
 normbench settles arguments about normalization and initialization by running the experiment.
 
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     verb, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
+        if verb not in PRINTING and not {"-h", "--help"} & {*words}:
+            _check_folder()
         return _command(verb)(words)
     except NormbenchError as error:
         from normbench.display.screen import Screen
@@ -71,14 +74,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """Run the command of this process, which SIGTERM ends in good order."""
+    _open_streams()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     code = main()
-    with suppress(BrokenPipeError):  # the reader of our output has gone
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(
+            OSError, ValueError
+        ):  # the reader of our output has gone, or the disk is full
+            stream.flush()
     # With torch, taking the interpreter apart costs a second, and a thread that gloo has left
     # behind would now and then abort it.
     os._exit(code)
+
+
+def _open_streams() -> None:
+    """Put `/dev/null` where a standard stream is closed: no file may get its number."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def _check_folder() -> None:
+    """Raise FileRefused where the working directory was removed: torch cannot be loaded there."""
+    try:
+        os.getcwd()
+    except OSError:
+        why = "the working directory does not exist any more"
+        raise FileRefused(".", why, "cd, to a folder that exists") from None
 
 
 def _command(verb: str) -> Callable[[list[str]], int]:
@@ -104,10 +131,16 @@ def _command(verb: str) -> Callable[[list[str]], int]:
 
 
 def _overview(_: list[str]) -> int:
-    print(FIRST.format(verbs="\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())))
-    return 0
+    verbs = "\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())
+    return _said(FIRST.format(verbs=verbs))
 
 
 def _version(_: list[str]) -> int:
-    print(f"normbench {__version__}")
+    return _said(f"normbench {__version__}")
+
+
+def _said(text: str) -> int:
+    from normbench.display.console import Sink
+
+    Sink(sys.stdout, vital=True).write(f"{text}\n")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -94,6 +95,22 @@ class Parser(argparse.ArgumentParser):
         return f"{super().format_help()}\nexamples:\n{examples}\n{self.settings()}".rstrip() + "\n"
 
 
+def settings() -> str:
+    """List the parts of each group, and the settings with their defaults."""
+    from normbench.parts import registry
+    from normbench.settings.declared import default_parts, described
+
+    groups = [
+        f"{f'{group}={name}':<21} # {' '.join(registry.choices(group))}"
+        for group, name in default_parts().items()
+    ]
+    groups.append(f"{'experiment=NAME':<21} # {' '.join(registry.presets())} (kept settings)")
+    return "\n".join(
+        ["parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)", *groups, ""]
+        + ["settings: KEY=VALUE", *described()]
+    )
+
+
 class _Help(argparse.Action):
     """Prints the help of a command and ends it."""
 
@@ -101,7 +118,9 @@ class _Help(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help="show this help")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(parser.format_help(), end="")
+        from normbench.display.console import Sink
+
+        Sink(sys.stdout, vital=True).write(parser.format_help())
         parser.exit()
 
 
@@ -121,9 +140,12 @@ def place(options: argparse.Namespace) -> Path:
     return Path(options.place or outputs(options))
 
 
-def screen(options: argparse.Namespace) -> Screen:
-    """Return the screen that the shared options ask for."""
+def screen(options: argparse.Namespace, vital: bool = True) -> Screen:
+    """Return the screen that the shared options ask for.
+
+    Args: vital: whether a command has failed whose result cannot be printed.
+    """
     from normbench.display.screen import Screen
 
     color = False if options.no_color else None
-    return Screen(quiet=options.quiet, json=options.json, color=color)
+    return Screen(quiet=options.quiet, json=options.json, color=color, vital=vital)

@@ -44,7 +44,7 @@ def run(words: list[str]) -> int:
     from normbench.sweeps.command import Command
 
     options = parser().parsed(words)
-    shown = screen(options)
+    shown = screen(options, vital=False)
     places = [word for word in options.words if "=" not in word or Path(word).exists()]
     if len(places) != 1:
         why = f"takes one folder, and {len(places)} are named"

@@ -7,7 +7,7 @@ import os
 import sys
 
 from normbench.cli.hydra_start import starting
-from normbench.cli.parser import Parser, screen
+from normbench.cli.parser import Parser, screen, settings
 from normbench.cli.training import carried_out, code_of, planned, task
 from normbench.errors import Mistake, Refused
 from normbench.parts.options import quoted
@@ -27,7 +27,7 @@ INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 def parser() -> Parser:
     """Return the parser of the command's words."""
     text = "Train one configuration, or with -m every combination of lists."
-    made = Parser("train", text, EXAMPLES, overrides=True, settings=_settings)
+    made = Parser("train", text, EXAMPLES, overrides=True, settings=settings)
     made.add_argument("-m", "--multirun", action="store_true", help="run all combinations")
     made.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the settings only")
     made.add_argument("--package", metavar="GROUP", help="with --cfg: only this group")
@@ -53,7 +53,7 @@ def run(words: list[str]) -> int:
     command = _checked(options)
     if command is None:
         return 0
-    with carried_out(command):
+    with carried_out(command, follows):
         if _nothing_left(command, options):
             task(None)
         else:
@@ -97,7 +97,7 @@ def _checked(options: argparse.Namespace) -> Command | None:
     from normbench.settings import compose, composer, members
     from normbench.sweeps import describe, plan, trials
 
-    grid, shown = compose.Grid(compose.loader(options.config_dir)), screen(options)
+    grid, shown = compose.Grid(compose.loader(options.config_dir)), screen(options, vital=False)
     cells = grid.cells(options.overrides, options.multirun, options.switches)
     options.multirun = options.multirun or grid.hydra.multirun
     own = grid.composer.words
@@ -136,19 +136,3 @@ def _with_outputs(options: argparse.Namespace) -> None:
     place = options.outputs or (not given and os.environ.get("NORMBENCH_OUTPUTS"))
     if place:
         options.overrides.append(quoted("outputs", place))
-
-
-def _settings() -> str:
-    """List the parts of each group, and the settings with their defaults."""
-    from normbench.parts import registry
-    from normbench.settings.declared import default_parts, described
-
-    groups = [
-        f"{f'{group}={name}':<21} # {' '.join(registry.choices(group))}"
-        for group, name in default_parts().items()
-    ]
-    groups.append(f"{'experiment=NAME':<21} # {' '.join(registry.presets())} (kept settings)")
-    return "\n".join(
-        ["parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)", *groups, ""]
-        + ["settings: KEY=VALUE", *described()]
-    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from normbench.errors import InUse, NormbenchError
+from normbench.errors import InUse, Mistake, NormbenchError
 from normbench.sweeps.command import Command, entered, running
 
 if TYPE_CHECKING:
@@ -46,8 +46,12 @@ def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
 
 
 @contextmanager
-def carried_out(command: Command) -> Iterator[None]:
-    """Let a `with` block start the runs of a command; what fails after a tuning is shown only."""
+def carried_out(command: Command, follows: bool = False) -> Iterator[None]:
+    """Let a `with` block start the runs of a command; what fails after a tuning is shown only.
+
+    Where Ctrl-C ends it, what there is by now is shown, and how to go on.
+    Args: follows: whether another process shows it.
+    """
     try:
         with entered(command):
             yield
@@ -56,6 +60,12 @@ def carried_out(command: Command) -> Iterator[None]:
             raise
         command.screen.error(error)  # the tuning before it has a result
         command.codes.append(error.code)
+    except KeyboardInterrupt:
+        if command.sweep.items and not command.trials and not follows:
+            from normbench.sweeps import conclusion
+
+            conclusion.stopped(command.sweep, command.screen, command.multirun, command.words)
+        raise
 
 
 def code_of(command: Command, follows: bool = False) -> int:
@@ -66,6 +76,10 @@ def code_of(command: Command, follows: bool = False) -> int:
     code = max(command.codes, default=0)
     if not follows and (command.multirun or command.sweep.tunings or not code):
         code = max(code, _concluded(command))
+    if command.screen.lost:  # the work is done all the same
+        why = f"cannot be written: {command.screen.lost}"
+        fix = "normbench compare    (shows the results again)"
+        command.screen.warn(Mistake("output", why, fix).text)
     return code
 
 

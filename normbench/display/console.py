@@ -40,6 +40,7 @@ class Sink:
 
     def __init__(self, stream: TextIO | None, vital: bool) -> None:
         self.stream, self.vital = stream, vital
+        self.lost: str | None = None  # why there was no space
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
@@ -57,8 +58,9 @@ class Sink:
                 self.stream = None
             except OSError as error:
                 self._leave()
-                if self.vital and error.errno not in GONE:
-                    why = f"cannot be written: {error.strerror}"
+                self.lost = None if error.errno in GONE else error.strerror
+                if self.vital and self.lost:
+                    why = f"cannot be written: {self.lost}"
                     raise MachineError("output", why, "a place with space for it") from None
         return len(text)
 

@@ -26,7 +26,8 @@ class Screen:
 
     Args: quiet: errors and the final result only; json: stdout takes one document and nothing
     else; color: None decides by terminal, `NO_COLOR`, `FORCE_COLOR` and `TERM`; stream: for
-    progress and messages, stderr by default; out: for results, stdout by default.
+    progress and messages, stderr by default; out: for results, stdout by default; vital: whether
+    it is an error that there is no space for the results.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class Screen:
         color: bool | None = None,
         stream: TextIO | None = None,
         out: TextIO | None = None,
+        vital: bool = True,
     ) -> None:
         self.quiet, self.json = quiet, json
         self._err = Terminal(stream or sys.stderr, color)
-        self._out = Terminal(out or sys.stdout, color, vital=True)
+        self._out = Terminal(out or sys.stdout, color, vital)
 
     def heading(self, lines: Sequence[str]) -> None:
         """Print the first lines of a command; nothing if quiet."""
@@ -107,6 +109,11 @@ class Screen:
             RunLine(escaped(label), steps) for label, steps in zip(labels, totals, strict=True)
         ]
         return SweepProgress(self._err, self.quiet, lines)
+
+    @property
+    def lost(self) -> str | None:
+        """Say why results could not be written."""
+        return self._out.sink.lost
 
     @property
     def live(self) -> bool:

@@ -145,7 +145,9 @@ class SweepProgress(LiveDisplay):
         states = [WORDS.get(run.state, run.state) for run in self._runs]
         order = dict.fromkeys(["done", "diverged", "failed", "running", *sorted(states)])
         words = [f"{states.count(word)} {word}" for word in order if word in states]
-        line = f"{len(states)} runs: {', '.join(words)}   {self._time(now)}"
+        line = (
+            f"{len(states)} run{'s' * (len(states) != 1)}: {', '.join(words)}   {self._time(now)}"
+        )
         return Text(line.rstrip(), "dim", no_wrap=True, overflow="crop")
 
     def _time(self, now: float) -> str:

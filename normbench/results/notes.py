@@ -155,7 +155,8 @@ def intervals(groups: Sequence[Group]) -> list[str]:
         lines.append(LATE)
     if few:
         where = f" in {len(few)} of {len(counts)} cells" if enough else ""
-        lines.append(f"too few seeds for an interval{where}: {span(few)}, {stats.FEWEST} give one")
+        seeds = "seed" if set(few) == {1} else "seeds"
+        lines.append(f"{span(few)} {seeds}{where}: an interval needs {stats.FEWEST}")
     return lines
 
 

@@ -14,10 +14,11 @@ from normbench.results.groups import Result
 from normbench.results.layout import Layout
 from normbench.results.tables import Table
 from normbench.runs.attempt import now
+from normbench.runs.reader import read_status
 from normbench.settings.schema import EVALUATION
 from normbench.sweeps import folder, rounds
 from normbench.sweeps.curves import Board
-from normbench.sweeps.describe import not_applying, searches, unpaired, varying
+from normbench.sweeps.describe import counted, not_applying, searches, unpaired, varying
 from normbench.sweeps.plan import Sweep
 from normbench.sweeps.sweep import announce, choose
 
@@ -57,7 +58,28 @@ def _command(multirun: bool, words: Sequence[str]) -> str:
     return shlex.join(["normbench", "train", *["-m"] * multirun, *words])
 
 
-def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str]) -> Path | None:
+def stopped(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str]) -> None:
+    """Show what came of the runs that were done when a command was stopped, and how to go on.
+
+    Args: words: the settings as they were typed.
+    """
+    for item in sweep.items:
+        item.look()
+    done = sum(item.finished for item in sweep.items)
+    if multirun and done:
+        conclude(sweep, screen, multirun, words, state="stopped")
+    states = [read_status(item.config.directory) or {} for item in sweep.items]
+    begun = [status for status in states if status.get("state") == "interrupted"]
+    kept = f"{done} of {counted(len(states), 'run')} done, {len(begun)} more kept unfinished"
+    if len(states) == 1:
+        kept = f"at step {states[0].get('step', 0)} of {sweep.items[0].config.steps}, which is kept"
+    screen.note(f"stopped: {kept}; the same command goes on:")
+    screen.note(f"  {_command(multirun, words)}")
+
+
+def conclude(
+    sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str], state: str = "ended"
+) -> Path | None:
     """Show what came of runs that `words` asked for; write and return the folder of a sweep."""
     sweep.catch_up()
     cells, tuned = sweep.results(), searches(sweep)
@@ -86,15 +108,19 @@ def conclude(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str])
     curves, place = sweep.outputs / "runs", None
     if multirun or tuned:
         outcome = folder.Outcome(everything, results, tuned, keys)
-        place = folder.write(sweep, outcome, _command(multirun, words), shown)
+        place = folder.write(sweep, outcome, _command(multirun, words), shown, state)
         screen.note(f"sweep {place}")
         board = _board(place, sweep, keys)
         curves = board.write() if board else curves
+    _show(screen, shown, curves)
+    return place
+
+
+def _show(screen: Screen, shown: Sequence[Table], curves: Path) -> None:
     for number, table in enumerate(shown):
         screen.lines([""] * (number > 0))
         screen.table(table)
     screen.note(f"tensorboard --logdir {shlex.quote(str(curves))}")
-    return place
 
 
 def _differences(sweep: Sweep, layout: Layout) -> Table | None:

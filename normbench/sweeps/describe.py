@@ -54,8 +54,8 @@ def heading(config: Config, seeds: int) -> list[str]:
     ratio = f"{config.batch}/{config.lr_base_batch}"
     rule = f" = {config.optimizer['lr']:g} x {ratio}" if config.lr_rule != "none" else ""
     second = [
-        f"batch {config.batch} = {_count(config.gpus, 'worker')} x {config.batch // config.gpus}",
-        f"statistics over {_count(config.stat_batch, 'example')}{batched}",
+        f"batch {config.batch} = {counted(config.gpus, 'worker')} x {config.batch // config.gpus}",
+        f"statistics over {counted(config.stat_batch, 'example')}{batched}",
         f"lr {config.lr:g}{rule} (lr_rule={config.lr_rule})",
     ]
     second += _momentum(config)
@@ -103,8 +103,8 @@ def plan_lines(sweep: Sweep) -> list[str]:
     ]
     left = sum(not item.trained for item in sweep.items)
     more = sum(len(item.missing) for item in sweep.items)
-    count = f"plan: {len(sweep.items)} runs, {left} to train"
-    count += f", {_count(more, 'evaluation')} of their weights" if more else ""
+    count = f"plan: {counted(len(sweep.items), 'run')}, {left} to train"
+    count += f", {counted(more, 'evaluation')} of their weights" if more else ""
     count += further_seeds(sweep)
     skipped = [f"{cell.state:<17} {cell.message}" for cell in not_applying(sweep)]
     return [*_tuning_lines(sweep), count, *lines, *skipped]
@@ -113,7 +113,7 @@ def plan_lines(sweep: Sweep) -> list[str]:
 def further_seeds(sweep: Sweep) -> str:
     """Say what `seeds=auto` may still take."""
     left = rounds.at_most(sweep.cells)
-    return f"; at most {_count(left, 'run')} more until each pair is decided" if left else ""
+    return f"; at most {counted(left, 'run')} more until each pair is decided" if left else ""
 
 
 def varying(settings: Sequence[Settings], sweep: Sweep) -> list[str]:
@@ -161,9 +161,9 @@ def _tuning_lines(sweep: Sweep) -> list[str]:
     more = sum(tuning.steps_left * tuning.config.tune_seeds for tuning in sweep.tunings)
     later = sum(planned.config.most_seeds for planned in sweep.cells if planned.runs is None)
     lines = [
-        f"tuning: {len(items)} runs, {left} to train"
+        f"tuning: {counted(len(items), 'run')}, {left} to train"
         + (f", at most {more} more where the best lr is at an end" if more else "")
-        + (f"; then at most {later} runs with the chosen lr" if later else "")
+        + (f"; then at most {counted(later, 'run')} with the chosen lr" if later else "")
     ]
     found = searches(sweep)
     width = max(len(search.name) for search in found)
@@ -171,13 +171,14 @@ def _tuning_lines(sweep: Sweep) -> list[str]:
         lrs = " ".join(f"{lr:g}" for lr in search.runs)
         chosen = f"lr {search.choice.lr:g} is chosen" if search.choice else "to tune"
         words = [f"{chosen:<17} {search.name:<{width}}", f"lr {lrs}"]
-        words += [_count(tuning.config.tune_seeds, "tuning seed"), f"steps {tuning.config.steps}"]
+        words += [counted(tuning.config.tune_seeds, "tuning seed"), f"steps {tuning.config.steps}"]
         lines.append("   ".join(words))
     return lines
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number > 1)}"
+def counted(number: int, noun: str) -> str:
+    """Say how many there are of something: `1 run`, `2 runs`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _part(config: Config, group: str) -> str:

@@ -54,15 +54,17 @@ def begin(sweep: Sweep, outcome: Outcome, command: str, since: str) -> Path:
     return _write_about(sweep, outcome, {**about, **started})
 
 
-def write(sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table]) -> Path:
+def write(
+    sweep: Sweep, outcome: Outcome, command: str, shown: Sequence[Table], state: str = "ended"
+) -> Path:
     """Write `sweep.json`, `results.csv` and `table.md`, with `tune=lr` also `tune.csv`.
 
     The same command finds the folder again, in whatever order its words come.
 
-    Args: command: as it was typed; shown: the tables.
+    Args: command: as it was typed; shown: the tables; state: of the sweep, `ended` or `stopped`.
     """
     about = _about(sweep, outcome, command)
-    folder = _write_about(sweep, outcome, {**about, "state": "ended"})
+    folder = _write_about(sweep, outcome, {**about, "state": state})
     keys = sorted(outcome.keys, key=place)
     columns = [*outcome.keys, *[LR] * bool(outcome.tuned)]
     storage.write_atomic(folder / RESULTS, export.csv(outcome.cells, columns))

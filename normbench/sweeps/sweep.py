@@ -15,6 +15,7 @@ from normbench.settings.declared import RECORDING
 from normbench.sweeps import rounds
 from normbench.sweeps.curves import Board
 from normbench.sweeps.describe import (
+    counted,
     further_seeds,
     heading,
     labels,
@@ -154,7 +155,9 @@ def choose(sweep: Sweep, screen: Screen) -> None:
 
 def _count(what: str, items: Sequence[Item]) -> str:
     done = sum(item.finished for item in items)
-    return f"{what}: {len(items)} runs" + (f", {done} finished already {AGAIN}" if done else "")
+    return f"{what}: {counted(len(items), 'run')}" + (
+        f", {done} finished already {AGAIN}" if done else ""
+    )
 
 
 def train(

@@ -137,7 +137,7 @@ def test_json_is_one_document_with_the_runs(
 
 def test_too_few_seeds_are_said(tmp_path: Path) -> None:
     done = normbench("train", "-m", *TINY, "norm=none,bn", "seeds=2", "steps=5", cwd=tmp_path)
-    assert "too few seeds" in done.stdout
+    assert "2 seeds: an interval needs 3" in done.stdout
 
 
 def test_one_failing_run_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_numbers_of_a_column_stand_below_each_other():
 def test_two_seeds_have_a_mean_and_one_note_instead_of_intervals():
     table = shown(seeded([0.9, 0.8], norm="bn") + seeded([0.4, 0.6], norm="gn"), ["norm"])
     assert texts(table) == [["bn", "85.0"], ["gn", "50.0"]]
-    assert table.notes == ("too few seeds for an interval: 2, 3 give one",)
+    assert table.notes == ("2 seeds: an interval needs 3",)
 
 
 def test_where_only_some_cells_have_too_few_seeds_the_note_says_how_many():
@@ -164,7 +164,7 @@ def test_where_only_some_cells_have_too_few_seeds_the_note_says_how_many():
     assert table.notes == (
         over(3, 63),
         FIXED,
-        "too few seeds for an interval in 1 of 2 cells: 1, 3 give one",
+        "1 seed in 1 of 2 cells: an interval needs 3",
     )
 
 
@@ -364,7 +364,7 @@ def test_one_seed_has_neither_mean_nor_note():
 def test_two_seeds_are_too_few_for_the_interval():
     table = seeds.seeds(seeded([0.9, 0.8], norm="gn"))
     assert texts(table)[0] == ["test accuracy", "90.0", "80.0", "85.0", ""]
-    assert table.notes == ("too few seeds for an interval: 2, 3 give one",)
+    assert table.notes == ("2 seeds: an interval needs 3",)
 
 
 def test_many_seeds_are_told_by_their_extremes():

@@ -578,7 +578,7 @@ def test_a_single_run_can_be_tuned_and_its_grid_extended(tmp_path: Path) -> None
     done = train(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(folders(tmp_path, "tune")) > 2
-    assert "tuning: 1 runs more: the best lr is at the end of 1 grid" in done.stderr
+    assert "tuning: 1 run more: the best lr is at the end of 1 grid" in done.stderr
     assert "mlp  none: unstable at every lr" in done.stdout
     assert "test accuracy" in done.stdout
     assert next(tmp_path.rglob("tune.csv")).parent.name.startswith("tune-")
