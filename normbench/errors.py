@@ -18,6 +18,7 @@ NormbenchError          1  a run failed
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from dataclasses import dataclass
 
@@ -31,6 +32,11 @@ def shown(value: object, most: int = SHOWN) -> str:
     text = value if isinstance(value, str) else str(value)
     text = escaped(text[: most + 1])
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def pasted(path: object) -> str:
+    """Give a path, whole and quoted, for a command that is printed to be pasted."""
+    return shlex.quote(escaped(str(path)))
 
 
 def escaped(text: str) -> str:

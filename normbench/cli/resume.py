@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from normbench.cli import training
 from normbench.cli.parser import Parser, screen
-from normbench.errors import FileRefused, Mistake, Refused, shown
+from normbench.errors import FileRefused, Mistake, Refused, pasted, shown
 from normbench.parts.options import written
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _anew(words: Sequence[str], place: Path, config: Config | None) -> dict[str,
             why = "says what is trained, which was settled when it began"
             if key in there:
                 why = f"{key} is {shown(written(there[key]))} there and {shown(here)} here"
-            fix = f"normbench resume {shown(place)}    (without {shown(word)})"
+            fix = f"normbench resume {pasted(place)}    (without {shown(word)})"
             raise FileRefused(str(place), why if key in there else f"{shown(word)} {why}", fix)
     tree = grid.checked(row)
     grid.read.stop()

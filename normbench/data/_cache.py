@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbench.data._base import VerifiedFile
-from normbench.errors import FileRefused, InUse, shown
+from normbench.errors import FileRefused, InUse, pasted
 from normbench.runtime import storage
 from normbench.runtime.lock import Lock
 
@@ -115,7 +115,7 @@ class Cache:
         for name, shape, sha256 in _files(decoded) if decoded else []:
             file = f"{self.directory.name}/{name}"
             if self._mapped(name, shape, sha256) is None:
-                fix = f"rm -r {shown(self.directory)}    (it is made again when it is needed)"
+                fix = f"rm -r {pasted(self.directory)}    (it is made again when it is needed)"
                 raise FileRefused(file, "is not what was decoded", fix)
             yield VerifiedFile(file, (self.directory / name).stat().st_size, sha256)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from normbench.errors import FileRefused, shown
+from normbench.errors import FileRefused, pasted, shown
 from normbench.rows import Value, finite
 from normbench.runs.reader import EVALUATION
 from normbench.runtime import storage
@@ -120,7 +120,7 @@ def _unnamed(place: Path, made: Evaluation) -> FileRefused:
 
 
 def _damaged(place: Path, why: str) -> FileRefused:
-    fix = f"rm {shown(place)}    (then the same command again, which judges anew)"
+    fix = f"rm {pasted(place)}    (then the same command again, which judges anew)"
     return FileRefused(str(place), why, fix)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from normbench.engine.budget import Diverged
 from normbench.engine.evaluate import Evaluator
-from normbench.errors import FileRefused, shown
+from normbench.errors import FileRefused, pasted, shown
 from normbench.runs import build, evaluations, weights
 from normbench.runs.check import Checked, check_fit
 from normbench.runs.evaluations import Evaluation
@@ -130,7 +130,7 @@ def load(model: nn.Module, kept: Mapping[str, Tensor], config: Config) -> None:
     Raises: FileRefused with the first name, shape or type that is another one.
     """
     wanted = model.state_dict()
-    path, again = weights.path(config.directory), f"rm -r {config.directory}"
+    path, again = weights.path(config.directory), f"rm -r {pasted(config.directory)}"
     fix = f"{again}    (then normbench train again)"
     for name in [*wanted, *kept]:
         mine, theirs = (_described(tensors.get(name)) for tensors in (wanted, kept))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from normbench.errors import FileRefused, shown
+from normbench.errors import FileRefused, pasted, shown
 from normbench.rows import Row, TimeRow, from_json
 from normbench.runs import checkpoint
 from normbench.runs.reader import METRICS, METRICS_BYTES, TIMING
@@ -94,7 +94,7 @@ def _changed(
         why = f"{key} is {shown(there.get(key))[:most]} there and {shown(here)[:most]} here"
         if not (allowed and key in SAME):
             fix = "allow_changed=true    (goes on, and equal bits are not promised any more)"
-            over = f"rm {shown(path)}    (then the same command again, which starts over)"
+            over = f"rm {pasted(path)}    (then the same command again, which starts over)"
             raise FileRefused(str(path), why, fix if key in SAME else over)
         changed.append(why)
     return changed

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from normbench.errors import FileRefused, PartError, shown
+from normbench.errors import FileRefused, PartError, pasted, shown
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
 from normbench.runs.reader import CONFIG, FINAL, read_config, read_status
@@ -105,5 +105,5 @@ def _number(value: object) -> int:
 
 def changed(path: Path, why: str) -> FileRefused:
     """Return the error for settings that are not as normbench wrote them."""
-    again = f"rm -r {shown(path.parent)}    (and train it again: it has been changed)"
+    again = f"rm -r {pasted(path.parent)}    (and train it again: it has been changed)"
     return FileRefused(str(path), why, again)

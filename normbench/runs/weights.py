@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normbench.errors import FileRefused, shown
+from normbench.errors import FileRefused, pasted, shown
 from normbench.runs import checkpoint
 from normbench.settings.schema import Config
 
@@ -45,7 +45,7 @@ def check(directory: Path, state_sha256: str | None) -> None:
     for key, mine in (("run", _run(directory)), ("state_sha256", state_sha256)):
         if about.get(key) != mine:
             why = f"{key} is {shown(about.get(key))} there, and {mine} in the folder's status"
-            fix = f"rm -r {shown(place.parent)}    (and train it again)"
+            fix = f"rm -r {pasted(place.parent)}    (and train it again)"
             raise FileRefused(str(place), why, fix)
 
 

@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
-from normbench.errors import FileRefused, MachineError, NormbenchError, shown
+from normbench.errors import FileRefused, MachineError, NormbenchError, pasted
 from normbench.runtime import lacking
 
 MODE = 0o644  # of new files, less the umask
@@ -244,8 +244,8 @@ def digest(what: bytes | Path) -> str:
 
 def damaged(path: Path, why: str) -> FileRefused:
     """Return the error for a file of a run that is not as normbench wrote it."""
-    folder = shown(path.parent)
-    return FileRefused(str(path), why, f"rm -r {folder}    (then the same command again)")
+    fix = f"rm -r {pasted(path.parent)}    (then the same command again)"
+    return FileRefused(str(path), why, fix)
 
 
 def _opened(path: Path) -> BufferedReader:
@@ -276,7 +276,7 @@ def cannot_write(path: Path, needed: int, error: OSError) -> NormbenchError:
 def _cannot_read(path: Path, error: OSError) -> FileRefused:
     if error.errno == errno.ELOOP:
         return _link(path)
-    fix = f"ls -ld {shown(path)}    (it must be there, and yours to read)"
+    fix = f"ls -ld {pasted(path)}    (it must be there, and yours to read)"
     return FileRefused(str(path), f"cannot be read: {_said(error)}", fix)
 
 
@@ -285,7 +285,7 @@ def _said(error: OSError) -> str:
 
 
 def _link(path: Path) -> FileRefused:
-    fix = f"rm {shown(path)}    (then the same command again)"
+    fix = f"rm {pasted(path)}    (then the same command again)"
     return FileRefused(str(path), "is a symbolic link, which is refused here", fix)
 
 

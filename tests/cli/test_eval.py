@@ -193,7 +193,7 @@ def another(path: Path) -> None:
         (lambda path: flip(path, 3), "is not a safetensors file"),
         (lambda path: path.write_bytes(path.read_bytes()[:100]), "cut off"),
         (lambda path: path.write_bytes(b"\x80\x04."), "is not a safetensors file"),
-        (another, r"run is mlp-none-\S+/seed0 there, and mlp-bn-\S+/seed0 in"),
+        (another, r"run is mlp-width16-none-\S+/seed0 there, and mlp-width16-bn-\S+/seed0 in"),
         (lambda path: path.unlink(), "has kept no weights"),
         (lambda path: (path.unlink(), path.symlink_to("status.json")), "link"),
     ],
