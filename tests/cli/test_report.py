@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import itertools
 import json
 import re
 import shlex
@@ -88,13 +89,63 @@ def test_every_command_of_a_report_names_the_runs_that_are_there(place: Path) ->
     assert told.count("to train ") == 2
 
 
+GOLDEN = """\
+- bn: all 6 failed at batch 16
+- gn against bn: too few pairs, 0/4 against 1/6 failed at batch 64
+- differing besides norm: nothing; with it comes bias (bn auto; gn on)
+
+test accuracy, % by norm
+
+| norm | batch 16 | batch 64 |
+| --- | --- | --- |
+| bn | 10.0 6/6 failed | 82.0 [80.0, 84.0] 1/6 failed |
+| gn | 90.5 [88.4, 92.6] 2/6 failed | 92.0 [88.6, 95.4] 2 without result |
+| in | does not apply | does not apply |
+
+- no norm can be called better on 3 seeds: the exact sign-flip test has p >= 0.25, 6 seeds are \
+needed
+- mean and 95 % interval (Student t) of 4 to 6 seeds, given that a run trains; 0 of 4 failures \
+means at most 53 %
+- seeds do not vary the test images, the split or the training images
+- failures: 7 stuck at most 5 points above chance, 10.0 %: the share of the largest class; 2 \
+diverged
+"""
+
+
+def test_all_that_can_befall_a_cell_is_told(place: Path, tmp_path: Path) -> None:
+    """Diverged, stuck, failed, missing and skipped cells, with accuracies that no machine moves."""
+    shutil.copytree(place / "outputs", tmp_path / "outputs")
+    for norm, batch in itertools.product(("bn", "gn"), (16, 64)):
+        for path in tmp_path.glob(f"outputs/runs/*{norm}-b{batch}-*/seed*/status.json"):
+            status, seed = json.loads(path.read_text()), int(path.parent.name[4:])
+            if status["final"] is None:
+                continue
+            accuracy = {"bn": 0.79, "gn": 0.89}[norm] + 0.01 * seed
+            if (norm, batch) == ("bn", 16) or (norm, batch, seed) == ("bn", 64, 0):
+                accuracy = 0.1
+            status["final"] |= {"test/accuracy": accuracy}
+            if (norm, batch) == ("gn", 16) and seed > 3:
+                status |= {"state": "diverged", "message": "loss is not finite at step 7"}
+            path.write_text(json.dumps(status))
+    done = normbench("report", sweep(tmp_path), "-o", "r.md", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "r.md").read_text()
+    assert GOLDEN in text
+    assert done.stdout.split()[1:] == [f"r-{name}.svg" for name in SHOWN]
+    drawn = (tmp_path / "r-failures.svg").read_text()
+    for kind in ("trained", "stuck", "diverged", "failed", "no result"):
+        assert f"<!-- {kind} -->" in drawn
+    assert "<!-- bn  batch 16 -->" in drawn
+
+
+SHOWN = ("convergence", "batch", "differences", "failures", "cost")
+
+
 def test_markdown_names_its_figures_and_csv_is_the_long_table(place: Path) -> None:
     normbench("report", sweep(place), "-o", "r.md", cwd=place)
     text = (place / "r.md").read_text()
     figures = re.findall(r"\]\(<(.*?)>\)", text)
-    assert figures == [
-        f"r-{name}.svg" for name in ("convergence", "batch", "differences", "failures", "cost")
-    ]
+    assert figures == [f"r-{name}.svg" for name in SHOWN]
     assert all((place / name).read_text().startswith("<?xml") for name in figures)
     assert "<script" not in text
     normbench("report", sweep(place), "-o", "r.csv", cwd=place)
