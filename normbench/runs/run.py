@@ -175,6 +175,7 @@ def join_torchrun(config: Config) -> None:
     info = machine.rank_info()
     if info is None:
         return
+    machine.end_with_parent()  # torchrun, and with it the store of the signs of life
     machine.take_device(config.device, info.local)
     if not collectives.joined():
         collectives.join(info.rank, info.workers, config.device, "env://")

@@ -116,7 +116,15 @@ def attempt(folder: Path, *words: str, strike: Callable[[int], None] | None = No
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Together, "__call__", struck)
-            sys.exit(main(["train", *SMALL, *words, f"outputs='{folder}'"]))
+            sys.exit(
+                main(
+                    [
+                        "train",
+                        *{w.partition("=")[0]: w for w in (*SMALL, *words)}.values(),
+                        f"outputs='{folder}'",
+                    ]
+                )
+            )
 
     process = multiprocessing.get_context("fork").Process(target=command)
     process.start()
