@@ -41,6 +41,9 @@ def _slow_validations(config: Config) -> Iterator[Mistake]:
         if not running:
             why += f", and norm={config.norm['name']} has no running statistics"
         yield Mistake("eval_stats=batch", why, "eval_stats=running or eval_stats=dataset")
+    if by != config.eval_stats == "batch" and config.batch == 1:
+        why = f"the final weights are judged in {sum(config.sizes[1:]):,} forwards of 1 image each"
+        yield Mistake("eval_stats=batch", why, "eval_stats=running or eval_stats=dataset")
     trained = config.steps * config.batch
     again = validations * config.sizes[0]
     if by == "dataset" and running and again > REFRESHED * trained:

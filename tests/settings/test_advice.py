@@ -24,6 +24,11 @@ def told(words: str) -> list[Mistake]:
             "  try: eval_stats=running or eval_stats=dataset",
         ),
         (
+            "batch=1 eval_stats=batch",
+            "eval_stats=batch: the final weights are judged in 15,000 forwards of 1 image each\n"
+            "  try: eval_stats=running or eval_stats=dataset",
+        ),
+        (
             "batch=4 eval_stats=batch norm=gn target=0.9",
             "eval_stats=batch: 11 validations take 1,250 forwards of 4 images each, and norm=gn "
             "has no running statistics\n  try: eval_stats=running or eval_stats=dataset",
@@ -78,7 +83,7 @@ def test_more_than_the_cores_are_told(key: str, monkeypatch: pytest.MonkeyPatch)
         "",
         "batch=2 norm=gn",
         "batch=8 eval_stats=batch",
-        "batch=1 eval_stats=batch",
+        "batch=2 eval_stats=batch",
         "eval_stats=dataset steps=10",
         "eval_stats=dataset",
         "eval_stats=dataset steps=10 norm=gn",
