@@ -16,12 +16,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-LIMIT_S = 300
+LIMIT_S = 300  # of what takes a second on a machine that has nothing else to do
 
 
 def normbench(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +51,15 @@ def started(*words: str, **options: Any) -> subprocess.Popen[bytes]:
     """Start a command in a process of its own, which says nothing unless `options` have pipes."""
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen([sys.executable, "-m", "normbench", *words], **{**silent, **options})
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """Wait until `found` returns something, and return that."""
+    limit = time.monotonic() + LIMIT_S
+    while not (something := found()):
+        assert time.monotonic() < limit, f"it did not come to that in {LIMIT_S} s"
+        time.sleep(0.02)
+    return something
 
 
 def run_with(path: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import LIMIT_S
 from PIL import Image
 
 from normbench.cli import data
@@ -499,7 +500,7 @@ def train(served, *words):
     folder = served.parent.parent
     oracle = Path(__file__).parents[1] / "oracles/data/cifar10.py"
     command = [sys.executable, "-c", TRAIN, oracle, folder, CIFAR10.address, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
 
 
 def test_a_training_without_its_data_is_refused_and_creates_nothing(served, tmp_path):

@@ -8,13 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import document, normbench, started
+from commands import document, normbench, started, until
 
 from normbench.runtime import lock
 
@@ -49,14 +48,9 @@ def everything(place: Path) -> dict[str, tuple[bytes, int]]:
 def running(place: Path) -> subprocess.Popen[bytes]:
     """Start a long run and wait until it has made its first steps."""
     process = started("train", *LONG, cwd=place)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        rows = list(place.glob("outputs/runs/*/seed0/metrics.jsonl"))
-        if rows and rows[0].stat().st_size:
-            return process
-        time.sleep(0.05)
-    process.kill()
-    raise AssertionError("the run did not start")
+    rows = "outputs/runs/*/seed0/metrics.jsonl"
+    until(lambda: any(path.stat().st_size for path in place.glob(rows)))
+    return process
 
 
 @pytest.mark.parametrize("what", ["", "outputs", "sweeps/*", "runs/*/seed1", "runs/*"])

@@ -8,14 +8,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import document, normbench, started
+from commands import LIMIT_S, document, normbench, started, until
 
 from normbench.runs.reader import METRICS, STATUS
 from normbench.runtime import lock
@@ -46,15 +45,6 @@ def results(place: Path) -> list[dict[str, str]]:
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     assert all(row.pop("seconds") for row in rows)
     return rows
-
-
-def until(what: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not come to that within a minute")
 
 
 def children(pid: int) -> list[int]:
@@ -131,7 +121,7 @@ def test_row_3_a_killed_child_is_tried_once_more(whole: Path, tmp_path: Path, st
     os.kill(children(process.pid)[0], signal.SIGKILL)
     killed = until(lambda: [n for n, s in statuses(tmp_path).items() if s["state"] == "failed"])
     assert statuses(tmp_path)[killed[0]]["reason"] == "worker_killed"
-    assert process.wait(120) == 0
+    assert process.wait(LIMIT_S) == 0
     assert attempts(tmp_path) == [1, 1, 1, 2]
     assert bits(tmp_path) == bits(whole) and results(tmp_path) == results(whole)
 
@@ -143,7 +133,7 @@ def test_row_3_a_child_that_is_killed_twice_has_failed(tmp_path: Path, start: St
         until(lambda n=attempt: training(tmp_path, 2) and attempts(tmp_path) == [n, n])
         for pid in children(process.pid):
             os.kill(pid, signal.SIGKILL)
-    assert process.wait(120) == 1
+    assert process.wait(LIMIT_S) == 1
     ended = [(status["state"], status["reason"]) for status in statuses(tmp_path).values()]
     assert ended == [("failed", "worker_killed")] * 2
 
@@ -181,7 +171,7 @@ def test_row_38_and_41_eight_sweeps_at_once_share_the_work(
 def test_row_39_overlapping_sweeps_train_what_they_share_once(tmp_path: Path, start: Start) -> None:
     short = (*TINY, "seeds=2", "steps=2000", "batch=2", "eval_every=1", "tb=false", "jobs=1")
     both = [start(*short, norms) for norms in ("norm=bn,gn", "norm=gn,none")]
-    assert [process.wait(120) for process in both] == [0, 0]
+    assert [process.wait(LIMIT_S) for process in both] == [0, 0]
     assert attempts(tmp_path) == [1] * 6
     tables = [path.read_text() for path in tmp_path.glob("outputs/sweeps/*/results.csv")]
     assert sorted(text.count("\n") for text in tables) == [5, 5]

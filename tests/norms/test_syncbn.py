@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from commands import LIMIT_S
 from contracts.cases import create
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
@@ -182,7 +183,7 @@ def seen(request, tmp_path_factory):
     command = [sys.executable, __file__, str(request.param), str(folder)]
     path = os.pathsep.join(each for each in sys.path if each)
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy
 import pytest
 import yaml
-from commands import normbench, started
+from commands import normbench, started, until
 
 from normbench.errors import Refused
 from normbench.results import lr_search, stats
@@ -548,10 +547,7 @@ def test_seeds_of_a_sweep_share_one_tuning(tuned: Tuned) -> None:
 def test_a_killed_command_ends_at_the_same_choice_and_bits(tuned: Tuned, tmp_path: Path) -> None:
     place, first = tuned
     process = started("train", *TINY, *COMMAND, *SHORT, cwd=tmp_path)
-    for _ in range(600):
-        if len(list(tmp_path.rglob("metrics.jsonl"))) >= 4:
-            break
-        time.sleep(0.05)
+    until(lambda: len(list(tmp_path.rglob("metrics.jsonl"))) >= 4)
     process.kill()
     process.wait()
     assert len(list(tmp_path.rglob("status.json"))) < 16

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from cli.test_cli import heed_interrupts
-from commands import normbench, started
+from commands import LIMIT_S, normbench, started, until
 from engine.test_train import config
 
 from normbench.parts import registry
@@ -128,11 +127,8 @@ LONG = (*FAST, "steps=1500", "eval_every=1", "checkpoint_every=150")
 
 
 def await_checkpoint(place: Path) -> Path:
-    for _ in range(600):
-        if found := [*place.rglob(checkpoint.NAME)]:
-            return found[0].parent
-        time.sleep(0.05)
-    pytest.fail("nothing was kept within half a minute")
+    (found, *_) = until(lambda: [*place.rglob(checkpoint.NAME)])
+    return found.parent
 
 
 @pytest.mark.parametrize(
@@ -146,7 +142,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     )
     folder = await_checkpoint(tmp_path / "cut")
     process.send_signal(sent)
-    assert process.wait(60) == code
+    assert process.wait(LIMIT_S) == code
     for name in ("cut", "whole"):
         done = normbench("train", *LONG, "--outputs", str(tmp_path / name), cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -9,11 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import LIMIT_S, until
 from runtime.test_workers import await_gone
 
 from normbench.cli.main import main
@@ -178,12 +178,11 @@ def test_an_error_of_a_worker_stands_in_error_txt(tmp_path, monkeypatch):
 
 
 def await_rows(folder: Path) -> Path:
-    for _ in range(600):
-        for path in folder.glob("runs/*/seed0/metrics.jsonl"):
-            if path.read_text().count("\n") > 3:
-                return path.parent
-        time.sleep(0.1)
-    raise AssertionError("no rows came")
+    def begun() -> list[Path]:
+        rows = folder.glob("runs/*/seed0/metrics.jsonl")
+        return [path.parent for path in rows if path.read_text().count("\n") > 3]
+
+    return until(begun)[0]
 
 
 def workers_of(pid: int) -> list[int]:
@@ -214,8 +213,8 @@ def test_a_signal_ends_all_processes_and_is_recorded(sent, long_run):
     pids = workers_of(process.pid)
     assert len(pids) == 2
     process.send_signal(sent)
-    assert process.wait(10) == 128 + sent
-    assert await_gone(pids, 10)
+    assert process.wait(LIMIT_S) == 128 + sent
+    await_gone(*pids)
     assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
 
 
@@ -223,18 +222,18 @@ def test_no_worker_outlives_a_command_that_was_killed(long_run):
     process, _ = long_run
     pids = workers_of(process.pid)
     process.kill()
-    assert await_gone(pids, 10)
+    await_gone(*pids)
 
 
 def test_a_killed_worker_ends_the_command_with_one_message_and_code_1(long_run):
     process, folder = long_run
     first, second = workers_of(process.pid)
     os.kill(second, signal.SIGKILL)
-    assert process.wait(30) == 1
+    assert process.wait(LIMIT_S) == 1
     errors = process.stderr.read()[-400:]
     assert "normbench: error: worker 1: was killed by SIGKILL\n  try: " in errors
     assert "Traceback" not in errors
-    assert await_gone([first], 10)
+    await_gone(first)
     assert json.loads((folder / "status.json").read_text())["reason"] == "rank_lost"
 
 
