@@ -73,9 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def program() -> NoReturn:
-    """Run the command of this process, which SIGTERM ends in good order."""
+    """Run the command of this process, which SIGTERM and a closed terminal end in good order."""
     _open_streams()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     code = main()
     for stream in (sys.stdout, sys.stderr):
         with suppress(

@@ -1,6 +1,6 @@
 """Child processes that are forked from this one and exchange messages with it, a JSON line each.
 
-The children hear no SIGINT, which the terminal sends to their parent as well; however the parent
+The children hear no SIGINT and no SIGHUP, which their parent gets as well; however the parent
 ends, the kernel ends them.
 """
 
@@ -109,7 +109,8 @@ def fork(
         for sibling in siblings:
             sibling.channel.close()
         machine.end_with_parent(dies_by)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for sent in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(sent, signal.SIG_IGN)
         code = main(Channel(child_source, child_sink))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1

@@ -165,6 +165,9 @@ def test_row_38_and_41_eight_sweeps_at_once_share_the_work(
     assert attempts(tmp_path) == [1] * 4
     for path in tmp_path.glob("outputs/runs/*/*/timing.jsonl"):
         assert len({json.loads(line)["process"] for line in path.read_text().splitlines()}) == 1
+    (folder,) = tmp_path.glob("outputs/sweeps/*")
+    # The table is what the runs tell, byte for byte, whichever sweep wrote it last.
+    assert document("verify", str(folder), cwd=tmp_path)["damaged"] == []
     assert bits(tmp_path) == bits(whole) and results(tmp_path) == results(whole)
 
 
