@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from contracts.cases import own
 from torch import Tensor, nn
 
 from normbench.engine.capture.captured import Captured, doubt
+from normbench.engine.capture.clean import POOL, clean
+from normbench.engine.capture.program import Recorder
+from normbench.engine.capture.replay import replay
 from normbench.runs.job import Job
 from normbench.runs.run import run
 from normbench.settings import compose
@@ -245,6 +249,22 @@ def test_the_buffers_and_generators_are_those_of_one_step() -> None:
 
     for one, other in zip(results(12, True), results(12, False), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("size", [8, 7])
+def test_maxima_of_windows_are_the_same_however_they_are_taken(size: int, last: bool) -> None:
+    x = torch.randn(3, 5, size, size)
+    x[0, 0, 0, 0], x[1, 2], x[2, :, 0] = float("nan"), -float("inf"), float("inf")
+    x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    recorder = Recorder([], [x])
+    with recorder:
+        expected = F.max_pool2d(F.max_pool2d(x, 2), 2, 2).relu()
+    program = clean(recorder.program([expected]))
+    assert sum(call.op is POOL for call in program.calls) == (0 if last and size == 8 else 2)
+    (found,) = replay(program, [], {})(x)
+    assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+    assert torch.equal(found.isnan(), expected.isnan()) and found.stride() == expected.stride()
 
 
 @pytest.mark.parametrize(
