@@ -1,9 +1,8 @@
-"""One step of training: forward, loss, backward, optimizer, and what is read of it."""
+"""The engine: `fit` trains a model by steps and yields rows; it knows no files and no screen."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +12,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normbench.engine.budget import (
+    PRETRAINING,
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Budget,
+    Diverged,
+    Progress,
+    Stopped,
+)
 from normbench.engine.capture.captured import Captured, captured, doubt, obstacle
+from normbench.engine.sums import Sums
 from normbench.norms._base import Norm
+from normbench.rows import Halt, Row
 from normbench.runtime import collectives
 
 if TYPE_CHECKING:
-    from normbench.engine.loader import Batch
+    from normbench.engine.evaluate import Evaluator
+    from normbench.engine.loader import Batch, Feed
     from normbench.optimizers._base import FlatOptimizer
 
-SUMS = ("losses", "norms", "hits", "classes")
-FOLD = 64  # steps whose losses are kept apart before they are reduced on the device
 Write = Callable[[list[Tensor], list[Tensor]], Any]
+
+
+def fit(
+    feed: Feed,
+    train_step: TrainStep,
+    schedule: Callable[[int], float],
+    evaluator: Evaluator,
+    at: Progress,
+    pretraining: Iterable[Row | Halt] = (),
+) -> Iterator[Row | Halt]:
+    """Train from where a run is (`at`) and yield rows: `val`, `train` and `val`, `test` and `end`.
+
+    A training row precedes each validation. A number that is not finite ends the run after the row
+    in which it is read: the `end` row then has `state` diverged with the first bad step and
+    quantity, and there is no test. The first validation after step 0 that reaches the target ends
+    the run as well: the test follows, and the `end` row with `target/examples`.
+
+    Between two steps it halts when `at` says so, and before an evaluation that was stopped.
+    """
+    try:
+        if at.stage == PRETRAINING:
+            yield from pretraining
+            at.stage = VALIDATION
+        if at.stage == VALIDATION:
+            yield from _validation(evaluator, at)
+        while at.stage == TRAINING:
+            epoch, first = divmod(at.step, evaluator.budget.steps_per_epoch)
+            evaluator.begin(epoch, first)
+            for batch in feed.epoch(epoch, first):
+                train_step(batch, schedule(at.step))
+                at.step += 1
+                if any(evaluator.budget.due(at.step)):
+                    yield from _due(train_step, schedule, evaluator, at)
+                if at.halts(at.step):
+                    yield Halt()
+                if at.stage == TEST:
+                    break
+        yield from evaluator.test(at.step)
+        yield evaluator.budget.end(at.step, at.reached)
+    except Stopped:
+        yield Halt()
+    except Diverged as cause:
+        yield evaluator.budget.diverged(at.step, cause)
 
 
 @dataclass(eq=False)
@@ -31,7 +84,7 @@ class TrainStep:
     """One optimizer step: forward, loss, backward, optimizer, and the hooks of the norm.
 
     Each worker trains on its part of the batch; gradients are averaged over the workers. Nothing
-    is read back from the device until `read`, which reports on all steps since its last call.
+    is read back from the device until `sums.read`, which reports on all steps since its last call.
     """
 
     model: nn.Module
@@ -44,20 +97,19 @@ class TrainStep:
         gradient = self.gradient
         for x, y in self._micro_batches(batch):
             loss, logits = gradient(x, y)
-            self._seen(loss, logits, y)
+            self.sums.add(loss, logits, y)
             gradient = self.further
         grad = self.optimizer.grad
         collectives.average(self.optimizer.message)
         if self.after_backward:
             self.norm.after_backward(self.model)
-        self.squares.append(grad.dot(grad))  # half the time of the norm; the root is taken in read
+        square = grad.dot(grad)  # half the time of the norm; the root is taken by the sums
         if self.options.clip is not None:
-            self.optimizer.clip(self.squares[-1], self.options.clip)
+            self.optimizer.clip(square, self.options.clip)
         self.optimizer.step(lr)
         if self.after_step:
             self.norm.after_step(self.model)
-        if len(self.squares) >= FOLD:
-            self._fold()
+        self.sums.close(square)
 
     def __post_init__(self) -> None:
         self.after_backward = _has_hook(self.norm, self.model, "after_backward")
@@ -74,11 +126,7 @@ class TrainStep:
             )
             for write in (torch._foreach_copy_, torch._foreach_add_)
         )
-        self.losses: list[Tensor] = []
-        self.logits: list[Tensor] = []
-        self.labels: list[Tensor] = []
-        self.squares: list[Tensor] = []
-        self.folded: list[tuple[Tensor, Tensor, Tensor, Tensor, int]] = []
+        self.sums = Sums(self.options.accumulate)
 
     @property
     def obstacle(self) -> str:
@@ -109,75 +157,41 @@ class TrainStep:
             return nullcontext()
         return torch.autocast(self.device_type, dtype=torch.bfloat16)
 
-    def read(self) -> tuple[dict[str, float], tuple[int, str] | None]:
-        """Return mean loss, accuracy and the last gradient norm of the steps since the last call.
-
-        `batch/classes` is the mean number of different classes in a batch.
-        Returns: the values; how many steps ago the first number that is not finite came, 0 for the
-        last step, and which quantity it is, or None if all are finite.
-        """
-        self._fold()
-        losses, norms, hits, classes, counts = zip(*self.folded, strict=True)
-        self.folded = []
-        loss_by_step = torch.cat(losses).reshape(-1, self.options.accumulate).mean(1).tolist()
-        norm_by_step = torch.cat(norms).tolist()
-        bad = _first_bad({"train/loss": loss_by_step, "optim/grad_norm": norm_by_step})
-        values = {
-            "train/loss": math.nan if bad else math.fsum(loss_by_step) / len(loss_by_step),
-            "train/accuracy": sum(map(int, hits)) / sum(counts),
-            "optim/grad_norm": norm_by_step[-1],
-            "batch/classes": sum(map(int, classes)) / len(loss_by_step),
-        }
-        return values, bad
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the sums of the steps since the last `read`, by name; none right after it."""
-        self._fold()
-        if not self.folded:
-            return {}
-        losses, norms, hits, classes, counts = zip(*self.folded, strict=True)
-        return {
-            "losses": torch.cat(losses),
-            "norms": torch.cat(norms),
-            "hits": torch.stack(hits).sum(),
-            "classes": torch.stack(classes).sum(),
-            "count": torch.tensor(sum(counts)),
-        }
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` returned."""
-        self.folded = []
-        if state:
-            sums = [state[name].to(self.optimizer.grad.device) for name in SUMS]
-            losses, norms, hits, classes = sums
-            self.folded = [(losses, norms, hits, classes, int(state["count"]))]
-
     def _micro_batches(self, batch: Batch) -> Iterable[Batch]:
         if self.options.accumulate == 1:
             return (batch,)
         x, y = (tensor.chunk(self.options.accumulate) for tensor in batch)
         return zip(x, y, strict=True)
 
-    def _seen(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.losses.append(loss)
-        self.logits.append(logits)
-        self.labels.append(labels)
 
-    def _fold(self) -> None:
-        """Reduce what the last steps kept to a few small tensors on the device."""
-        if not self.losses:
-            return
-        logits, labels = torch.cat(self.logits), torch.cat(self.labels)
-        hits = logits.argmax(1) == labels
-        losses, squares = torch.stack(self.losses).float(), torch.stack(self.squares)
-        # One mark for each class in a batch, however many of its images are of it.
-        marks = logits.new_zeros(len(squares), logits.shape[1])
-        marks.scatter_(1, labels.reshape(len(squares), -1), 1)
-        classes = collectives.total(marks).clamp_max_(1).sum(dtype=torch.float32)
-        collectives.average(losses)
-        count = len(hits) * collectives.world_size()
-        self.folded.append((losses, squares.sqrt(), collectives.total(hits.sum()), classes, count))
-        self.losses, self.squares, self.logits, self.labels = [], [], [], []
+def _due(
+    train_step: TrainStep, schedule: Callable[[int], float], evaluator: Evaluator, at: Progress
+) -> Iterator[Row]:
+    """Yield the rows that are due after a step."""
+    yield from training(train_step, evaluator.budget, at.step, schedule(at.step - 1))
+    if evaluator.budget.due(at.step)[1]:
+        yield from _validation(evaluator, at)
+        train_step.doubt()
+
+
+def _validation(evaluator: Evaluator, at: Progress) -> Iterator[Row]:
+    """Yield the rows of the validation that is due, and say what comes next."""
+    at.stage = VALIDATION
+    at.reached = (yield from evaluator.validation(at.step)) and at.step > 0
+    at.stage = TEST if at.reached or at.step == evaluator.budget.steps else TRAINING
+
+
+def training(train_step: TrainStep, budget: Budget, step: int, lr: float) -> Iterator[Row]:
+    """Yield the training row that is due after `step` steps.
+
+    Raises: Diverged, after the row, if a loss or gradient norm since the last row is not finite.
+    """
+    values, bad = train_step.sums.read()
+    if budget.diagnose == "off":
+        del values["optim/grad_norm"]
+    yield budget.row("train", step, {**values, "optim/lr": lr})
+    if bad:
+        raise Diverged(step - bad[0], bad[1])
 
 
 @dataclass(frozen=True)
@@ -217,13 +231,3 @@ def _has_hook(norm: Norm, model: nn.Module, hook: str) -> bool:
     """Tell whether a hook does anything, so that a step does not search the model for nothing."""
     overridden = getattr(type(norm), hook) is not getattr(Norm, hook)
     return overridden or any(hasattr(module, hook) for module in model.modules())
-
-
-def _first_bad(by_step: dict[str, list[float]]) -> tuple[int, str] | None:
-    """Find how many steps ago the first number that is not finite came, and which it is."""
-    steps = len(next(iter(by_step.values())))
-    for place, numbers in enumerate(zip(*by_step.values(), strict=True)):
-        for quantity, number in zip(by_step, numbers, strict=True):
-            if not math.isfinite(number):
-                return steps - 1 - place, quantity
-    return None

@@ -13,10 +13,9 @@ from normbench.engine import augment, transforms
 from normbench.engine.budget import PRETRAINING, Budget, Diverged, Progress
 from normbench.engine.capture.captured import same
 from normbench.engine.evaluate import Evaluator
-from normbench.engine.fit import fit
 from normbench.engine.loader import BlankSteps, Feed, Sampling
 from normbench.engine.sampler import Sampler
-from normbench.engine.train import StepOptions, TrainStep
+from normbench.engine.train import StepOptions, TrainStep, fit
 from normbench.errors import FileRefused
 from normbench.inits._base import InitContext
 from normbench.norms._modes import average_running, batch_statistics, calibrate
@@ -79,7 +78,7 @@ class Job:
         if not (collectives.all_are(whole) if together else whole):
             return None
         parts = {
-            "step": self.train_step.state(),
+            "step": self.train_step.sums.state(),
             "noise": self.evaluator.noise.state(),
             "init": halt.state(),
             "random": random(self.config.device),
@@ -116,7 +115,7 @@ class Job:
             self._kept = tensors
         else:
             self._fill(tensors)
-        self.train_step.load(part_of(tensors, "step"))
+        self.train_step.sums.load(part_of(tensors, "step"), self.optimizer.grad.device)
         self.evaluator.noise.load(part_of(tensors, "noise"))
         states = part_of(tensors, "random")
         torch.set_rng_state(states["cpu"])

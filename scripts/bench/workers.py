@@ -19,7 +19,7 @@ import torch.distributed as dist
 from run import CORES, Case
 from torch import Tensor
 
-from normbench.engine.train import FOLD
+from normbench.engine.sums import FOLD
 from normbench.runs.job import Job
 from normbench.runtime import collectives, machine, workers
 from normbench.runtime.processes import Message
@@ -80,7 +80,7 @@ def count(config: Config) -> Sent:
         job.train_step(job.train.gather(indices), config.lr)
     messages, kib = len(sizes) / COUNTED, sum(sizes) / COUNTED / 1024
     sizes.clear()
-    job.train_step.read()
+    job.train_step.sums.read()
     return Sent(messages, kib, len(sizes), sum(sizes) / 1024)
 
 

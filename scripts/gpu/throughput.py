@@ -103,9 +103,9 @@ def sides(device: str, workload: tuple[str, int, str, str]) -> tuple[Step, Step,
     def ours(index: Tensor) -> Tensor:
         train_step = job.train_step
         train_step(feed.gather(index), LR)
-        if len(train_step.folded) > 4:
-            train_step.read()  # as the engine does at a row
-        return train_step.losses[-1] if train_step.losses else torch.tensor(float("nan"))
+        if len(train_step.sums.folded) > 4:
+            train_step.sums.read()  # as the engine does at a row
+        return train_step.sums.losses[-1] if train_step.sums.losses else torch.tensor(float("nan"))
 
     return ours, lambda index: loop.step(index, LR), feed
 
