@@ -27,6 +27,7 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)  # the reader or the t
 STYLES = {"best": "bold", "diverged": "yellow", "failed": "red", "faint": "dim", "head": "dim"}
 GAPS = (3, 2)  # blanks between columns, and in a terminal that is too narrow for them
 LEAST_WRAP = 16  # columns below which no line is wrapped
+USUAL = 80  # columns of a terminal that has fewer than that
 REDRAW_S = 0.1  # between two drawings of something live
 BOUNDLESS = 1 << 20  # columns of a line that may be as long as it likes
 BARS = (8, 28)  # columns of a bar, at least and at most
@@ -106,6 +107,11 @@ class Terminal:
         return self.console.width if self.live else None
 
     @property
+    def plain(self) -> bool:
+        """Tell whether the stream takes ASCII only."""
+        return self.console.options.ascii_only
+
+    @property
     def height(self) -> int:
         """Give the lines of the terminal."""
         return self.console.height
@@ -115,7 +121,7 @@ class Terminal:
         """Give what rich writes through: the 16 colours, which fit every theme, or none."""
         from rich.console import Console
 
-        return Console(
+        console = Console(
             file=cast(TextIO, self.sink),
             force_terminal=self.live,
             force_interactive=self.live,
@@ -126,6 +132,9 @@ class Terminal:
             emoji=False,
             legacy_windows=False,
         )
+        if console.width < LEAST_WRAP:  # a terminal that does not know its size, or says nonsense
+            console.width = USUAL
+        return console
 
     def line(self, text: Text | str, style: str = "") -> None:
         """Write one line, however long."""
@@ -198,8 +207,7 @@ class Terminal:
         from rich.text import Text
 
         cut = Text(text)
-        plain = self.console.options.ascii_only
-        cut.truncate(width, overflow="crop" if plain else "ellipsis", pad=True)
+        cut.truncate(width, overflow="crop" if self.plain else "ellipsis", pad=True)
         return cut.plain
 
     def _laid_out(self, table: Table, gap: int) -> tuple[RichTable, int]:

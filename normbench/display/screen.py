@@ -57,6 +57,11 @@ class Screen:
         for text in [] if self.quiet else self._err.wrapped(escaped(line), "dim"):
             self._err.line(text)
 
+    def loading(self, what: str) -> None:
+        """Say that something takes a while to load; nothing if quiet."""
+        dots = "..." if self._err.plain else "…"
+        self.note(f"loading {what} {dots}")
+
     def warn(self, text: str) -> None:
         """Print a warning, in the form of the errors; nothing if quiet."""
         if not self.quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -167,3 +168,26 @@ def test_ctrl_c_in_a_run_says_at_which_step_it_was_kept(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("outputs/runs/*/*/status.json")
     step = json.loads(path.read_text())["step"]
     assert f"stopped: at step {step} of 100000000, which is kept; the same command goes on:" in err
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "", "x", "-5", "60"])
+def test_a_terminal_of_any_width_shows_the_result(tmp_path: Path, columns: str) -> None:
+    """The pty says that it has 0 columns; `COLUMNS` may say otherwise."""
+    process, master = os.forkpty()
+    if process == 0:
+        os.chdir(tmp_path)
+        os.environ["COLUMNS"] = columns
+        os.execv(sys.executable, [sys.executable, "-m", "normbench", *RUN])
+    shown = b""
+    try:
+        while piece := os.read(master, 4096):
+            shown += piece
+    except OSError:  # EIO: the program has ended
+        pass
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "test accuracy" in text and "tensorboard --logdir outputs/runs" in text
+    assert "loading torch …" in text
+    lines = re.split(r"[\r\n]+", text)
+    assert max(map(len, lines)) <= (60 if columns == "60" else 80), lines
