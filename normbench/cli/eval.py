@@ -99,7 +99,7 @@ def show(results: Sequence[Result], csv: bool, shown: Screen) -> None:
 
 
 def _settings() -> str:
-    from normbench.settings.declared import described
+    from normbench.settings.described import described
     from normbench.settings.fields import JUDGED
 
     lines = [*described()]

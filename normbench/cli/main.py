@@ -34,7 +34,8 @@ VERBS = {
 }
 PRINTING = ("-h", "--help", "help", "-V", "--version", "list", "completion")
 FIRST = """\
-normbench settles arguments about normalization and initialization by running the experiment.
+normbench settles arguments about normalization and initialization by running
+the experiment.
 
 usage: normbench COMMAND [KEY=VALUE ...] [options]
 
@@ -45,7 +46,8 @@ first examples:
   normbench train -m norm=none,bn,gn batch=2,32 seeds=5
   tensorboard --logdir outputs/runs
 
-`normbench COMMAND --help` explains a command, `normbench --version` tells the version."""
+`normbench COMMAND --help` explains a command, `normbench --version` tells the
+version."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

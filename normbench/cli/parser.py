@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from normbench.display.screen import Screen
 
 
+WIDTH = 80  # columns of the narrowest usual terminal
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with the options that all commands share, our messages, and examples in the help.
 
@@ -91,20 +94,30 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Give usage and options, then the examples and the settings."""
-        examples = "".join(f"  {line}\n" for line in self.examples)
+        examples = "".join(map(_example, self.examples))
         return f"{super().format_help()}\nexamples:\n{examples}\n{self.settings()}".rstrip() + "\n"
+
+
+def _example(line: str) -> str:
+    """Put what explains a command line behind it, or below where both together are too long."""
+    command, _, comment = line.partition("  ")
+    if len(line) <= WIDTH - 2 or not comment:
+        return f"  {line}\n"
+    return f"  {command}\n      {comment.strip()}\n"
 
 
 def settings() -> str:
     """List the parts of each group, and the settings with their defaults."""
     from normbench.parts import registry
-    from normbench.settings.declared import default_parts, described
+    from normbench.settings.declared import default_parts
+    from normbench.settings.described import described, explained
 
     groups = [
-        f"{f'{group}={name}':<21} # {' '.join(registry.choices(group))}"
+        line
         for group, name in default_parts().items()
+        for line in explained(f"{group}={name}", " ".join(registry.choices(group)))
     ]
-    groups.append(f"{'experiment=NAME':<21} # {' '.join(registry.presets())} (kept settings)")
+    groups += explained("experiment=NAME", f"{' '.join(registry.presets())} (kept settings)")
     return "\n".join(
         ["parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)", *groups, ""]
         + ["settings: KEY=VALUE", *described()]

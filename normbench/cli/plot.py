@@ -12,7 +12,7 @@ from normbench.errors import Mistake, Refused
 EXAMPLES = (
     "normbench plot convergence outputs/sweeps/NAME",
     "normbench plot batch norm=bn,gn -o batch.png",
-    "normbench plot differences outputs/sweeps/NAME --baseline bn -o differences.pdf",
+    "normbench plot differences outputs/sweeps/NAME --baseline bn -o d.pdf",
 )
 FORMS = (".svg", ".png", ".pdf")
 

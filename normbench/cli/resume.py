@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,8 @@ def _anew(words: Sequence[str], place: Path, config: Config | None) -> dict[str,
 
 
 def _settings() -> str:
-    from normbench.settings.declared import described
+    from normbench.settings.declared import declared_keys
+    from normbench.settings.described import entry
 
-    lines = [line for line in described() if line.partition("=")[0] in ANEW]
-    return "\n".join(["settings: KEY=VALUE", *lines])
+    lines = [entry(setting) for setting in declared_keys() if setting.name in ANEW]
+    return "\n".join(["settings: KEY=VALUE", *chain(*lines)])

@@ -28,10 +28,11 @@ def parser() -> Parser:
     """Return the parser of the command's words."""
     text = "Train one configuration, or with -m every combination of lists."
     made = Parser("train", text, EXAMPLES, overrides=True, settings=settings)
+    about = f"explain what Hydra does: {', '.join(INFO)}"
     made.add_argument("-m", "--multirun", action="store_true", help="run all combinations")
     made.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the settings only")
     made.add_argument("--package", metavar="GROUP", help="with --cfg: only this group")
-    made.add_argument("--info", nargs="?", const="all", choices=INFO, help="explain Hydra's")
+    made.add_argument("--info", nargs="?", const="all", choices=INFO, metavar="WHAT", help=about)
     made.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
     return made
 

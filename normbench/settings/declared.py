@@ -5,22 +5,20 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from normbench.parts import registry
-from normbench.parts.options import Declared, declarations, written
-from normbench.settings.fields import AUTO, RECORDED, chosen, judged, recorded, trained
+from normbench.parts.options import Declared, declarations
+from normbench.settings.fields import AUTO, chosen, judged, recorded, trained
 
 GROUPS = tuple(registry.KINDS)
 INPUTS = ("standardized", "raw", "uneven", "per_feature", "whitened")
 MEETING = "workers of a run meet at this port of the machine; null: in a file"
 PORT = Declared("dist.port", "int | None", None, {"low": 1024, "high": 65535, "help": MEETING})
 RECORDING = ("diagnose", "eval_every", "log_every")  # what says which rows a training records
-COMMENT, WIDTH = 22, 100  # where the sentence on a setting begins, and where it is wrapped
 
 
 @dataclass(frozen=True)
@@ -278,23 +276,3 @@ def default_parts() -> dict[str, str]:
     """Give the name of the part that each group has unless another is chosen."""
     given = declarations(Settings)
     return {setting.name: setting.limits["part"] for setting in given if "part" in setting.limits}
-
-
-def described(form: str = "{key}={value}") -> Iterator[str]:
-    """Describe every setting that is not a part: its default and a sentence, by section.
-
-    Args: form: how key and value are written.
-    """
-    section = ""
-    for setting in declared_keys():
-        name = setting.limits.get("section", RECORDED)
-        if name != section:
-            yield from (*[""] * bool(section), f"# {name}")
-            section = name
-        start = form.format(key=setting.name, value=written(setting.default)).ljust(COMMENT - 2)
-        yield from textwrap.wrap(
-            setting.limits["help"],
-            WIDTH,
-            initial_indent=f"{start}  # ",
-            subsequent_indent=" " * COMMENT + "# ",
-        )

@@ -11,7 +11,7 @@ from normbench.parts.options import Declared, option
 
 AUTO = "auto"  # the activation that the norm brings, or that the model usually has
 TRAINED = "what is trained"
-JUDGED = "how it is judged: other evaluations of the same weights, made without training again"
+JUDGED = "how it is judged: other evaluations of the same weights, without training"
 RECORDED = "how it is run and recorded: changes no weight"
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import normbench
 
+from normbench.cli.main import VERBS
 from normbench.cli.training import planned
 from normbench.display.screen import Screen
 from normbench.errors import Refused
@@ -82,3 +85,19 @@ def test_the_heading_needs_no_torch(tmp_path: Path) -> None:
         "Screen(stream=Tty()))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 10
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_fits_into_80_columns(verb: str, tmp_path: Path) -> None:
+    done = normbench(*filter(None, [verb, "--help"]), cwd=tmp_path, COLUMNS="80")
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+
+
+def test_the_help_of_train_knows_every_setting_of_the_readme(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    told = normbench("train", "--help", cwd=tmp_path).stdout
+    commands = re.findall(r"normbench train (.*?)(?:   |\n|`)", readme)
+    keys = set(re.findall(r"([a-z_]+)(?:\.[a-z_.]+)?=", " ".join(commands)))
+    assert keys - {"bach"} and all(f"\n{key}=" in told for key in keys - {"bach"})
+    assert "normbench list norms NAME" in told  # where the options of parts are

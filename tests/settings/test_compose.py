@@ -22,7 +22,8 @@ from normbench.parts.options import leaves
 from normbench.runtime import machine
 from normbench.settings import schema
 from normbench.settings.compose import Grid, loader
-from normbench.settings.declared import default_parts, defaults, described
+from normbench.settings.declared import default_parts, defaults
+from normbench.settings.described import described
 from normbench.settings.schema import Config
 
 
