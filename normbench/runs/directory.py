@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -56,7 +56,7 @@ class RunDirectory:
         `force` in the latter lets a finished run start over. environment: what the run depends on
         besides. tb: write TensorBoard events. tb_axis: their axis, `examples` or `step`. hparams:
         the run's columns in TensorBoard's table. steps_total: planned optimizer steps. recorded:
-        settings by which rows are recorded.
+        settings by which rows are recorded. fits: refuses a state that is none of this run.
     Raises: FileRefused if the folder is in use, finished, damaged or of another configuration;
         MachineError if the storage fails or TensorBoard is asked for and missing.
     """
@@ -70,6 +70,7 @@ class RunDirectory:
     hparams: Mapping[str, float | str | bool | None]
     steps_total: int | None = None
     recorded: Mapping[str, Any] = field(default_factory=dict)
+    fits: Callable[[kept.Kept], None] = lambda state: None
 
     def __enter__(self) -> Self:
         if self.tb:
@@ -223,12 +224,15 @@ class RunDirectory:
 
         Raises: FileRefused if it is damaged, of another run, or from another machine or code.
         """
-        return kept.read(
+        found = kept.read(
             self.directory,
             self._belongs(),
             attempt.plain(self.recorded),
             bool(self.config["execution"].get("allow_changed")),
         )
+        if found:
+            self.fits(found)
+        return found
 
     def _begun(self, stack: ExitStack, text: str, rows: Iterable[Row | TimeRow]) -> Events:
         """Begin TensorBoard's file, with the rows of a run that goes on."""

@@ -21,8 +21,8 @@ from normbench.inits._base import InitContext
 from normbench.norms._modes import average_running, batch_statistics, calibrate
 from normbench.rows import Halt, Row, finite
 from normbench.runs import build, checkpoint
-from normbench.runs.state import attributes, mine, of_others, part_of, random
-from normbench.runtime import collectives, storage
+from normbench.runs.state import attributes, fitting, in_place, mine, of_others, part_of, random
+from normbench.runtime import collectives
 from normbench.settings import inputs
 from normbench.settings.schema import Config, part
 
@@ -106,7 +106,7 @@ class Job:
         Raises: FileRefused if names, shapes or dtypes are not those of this run.
         """
         tensors = mine(tensors)
-        self._check(tensors)
+        fitting(self.config.directory / checkpoint.NAME, tensors, self._tensors())
         self.at.stage, self.at.step, self.at.reached = (
             about[key] for key in ("stage", "step", "reached")
         )
@@ -123,30 +123,12 @@ class Job:
             torch.cuda.set_rng_state(states["cuda"])
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Give the tensors of model and optimizer that a step changes in place, by name."""
-        model = self.model
-        return {
-            **{f"model.{name}": each for name, each in model.named_parameters()},
-            **{f"model.{name}": each for name, each in model.named_buffers()},
-            **{f"optimizer.{name}": each for name, each in self.optimizer.state_dict().items()},
-        }
+        return in_place(self.model, self.optimizer)
 
     @torch.no_grad()
     def _fill(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in self._tensors().items():
             tensor.copy_(tensors[name])  # in place: flat parameters and recorded steps hold views
-
-    def _check(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, own in self._tensors().items():
-            found = (
-                f"{each.dtype} {tuple(each.shape)}"
-                if (each := tensors.get(name)) is not None
-                else "missing"
-            )
-            needed = f"{own.dtype} {tuple(own.shape)}"
-            if found != needed:
-                path = self.config.directory / checkpoint.NAME
-                raise storage.damaged(path, f"{name} is {found} there, and {needed} in this run")
 
     def state_sha256(self) -> str:
         """Digest all model and optimizer tensors: name, dtype, shape and bytes, by name."""

@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
+
+import torch
 
 from normbench.errors import MachineError, NormbenchError, first_line
 from normbench.rows import Halt, Row, TimeRow, from_json, to_json
-from normbench.runs import build, check, evaluations, judge, weights
+from normbench.runs import build, check, checkpoint, evaluations, judge, weights
 from normbench.runs.columns import hparams
 from normbench.runs.directory import RunDirectory
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import Job
 from normbench.runs.keeping import Keeper, heeded
 from normbench.runs.kept import Kept
-from normbench.runs.state import State, from_first, packed, unpacked
+from normbench.runs.state import State, fitting, from_first, in_place, packed, unpacked
 from normbench.runtime import collectives, machine, signs, torchrun, workers
 from normbench.settings.declared import RECORDING
-from normbench.settings.schema import EVALUATION, Config
+from normbench.settings.schema import EVALUATION, Config, part
 
 
 class Message(NamedTuple):
@@ -196,7 +199,19 @@ def open_directory(config: Config) -> RunDirectory:
         hparams=hparams(config),
         steps_total=config.steps,
         recorded={key: getattr(config, key) for key in (*RECORDING, *EVALUATION)},
+        fits=partial(_fits, config),
     )
+
+
+def _fits(config: Config, kept: Kept) -> None:
+    """See, before anything is written, that a state has the tensors of a run.
+
+    Raises: FileRefused.
+    """
+    with machine.one_thread(), collectives.planned(config.gpus), torch.device("meta"):
+        model = build.model(config, config.shape, config.classes)
+        optimizer = part("optimizer", config.optimizer).bind(model)
+    fitting(config.directory / checkpoint.NAME, kept.tensors, in_place(model, optimizer))
 
 
 @contextmanager

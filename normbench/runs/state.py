@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from normbench.engine.capture import captured
-from normbench.runtime import collectives
+from normbench.runtime import collectives, storage
+
+if TYPE_CHECKING:
+    from normbench.optimizers._base import FlatOptimizer
 
 State = tuple[Mapping[str, Tensor], dict[str, Any]]  # with plain facts about it
 MODES = ("training", "plain", "generator")  # attributes of modules that are set before each use
@@ -23,6 +27,30 @@ def attributes(model: nn.Module) -> list[dict[str, Any]]:
         {name: value for name, value in each.items() if name not in MODES}
         for each in captured.attributes(model)
     ]
+
+
+def in_place(model: nn.Module, optimizer: FlatOptimizer) -> dict[str, Tensor]:
+    """Give the tensors of model and optimizer that a step changes in place, by name."""
+    return {
+        **{f"model.{name}": each for name, each in model.named_parameters()},
+        **{f"model.{name}": each for name, each in model.named_buffers()},
+        **{f"optimizer.{name}": each for name, each in optimizer.state_dict().items()},
+    }
+
+
+def fitting(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """See that a state has all tensors of a run.
+
+    Raises: FileRefused with the first whose shape or dtype is not that of the run's `own`.
+    """
+    for name, needed in own.items():
+        there, here = _described(tensors.get(name)), _described(needed)
+        if there != here:
+            raise storage.damaged(path, f"{name} is {there} there, and {here} in this run")
+
+
+def _described(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
