@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from normbench.runtime import machine
@@ -77,6 +78,13 @@ class Child:
         if self.code is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, by)
+
+    def busy(self) -> bool:
+        """Tell whether one of its threads runs, waits for a core, or for a disk (Linux)."""
+        with suppress(OSError):
+            threads = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+            return any(stat.rpartition(")")[2].split()[0] in "RD" for stat in threads)
+        return False
 
     def reap(self) -> int:
         """Wait for the process to end, close the pipes, and return its exit code."""

@@ -8,7 +8,7 @@ hangs in all of them at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -63,10 +63,14 @@ class AllHang(RankLost):
 
 
 class Watch:
-    """Hears the signs of all workers and tells who is lost; times are of `time.monotonic`."""
+    """Hears the signs of all workers and tells who is lost; times are of `time.monotonic`.
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    Args: busy: tells whether a silent worker computes, as one does that gets too little of the CPU:
+        it is given `IDLE_S`.
+    """
+
+    def __init__(self, workers: int, busy: Callable[[int], bool] = lambda rank: False) -> None:
+        self.workers, self.busy = workers, busy
         self.signs: dict[int, Sign] = {}
         self.heard: dict[int, float] = {}  # when; a worker counts from its first sign on
         self.looked = self.moved = self.stepped = time.monotonic()
@@ -105,8 +109,8 @@ class Watch:
 
     def _check(self, rank: int, sign: Sign, now: float) -> None:
         silent, waited = now - self.heard[rank], now - self.moved
-        if silent > SILENCE_S:
-            raise RankLost(f"worker {rank}", f"gave no sign of life for {SILENCE_S:.0f} s", AGAIN)
+        if silent > SILENCE_S and (silent > IDLE_S or not self.busy(rank)):
+            raise RankLost(f"worker {rank}", f"gave no sign of life for {silent:.0f} s", AGAIN)
         # One that is in a message waits as well, and one that was stopped is soon silent.
         computes = sign.turns % 2 == 0 and not sign.away and silent < 3 * BEAT_S
         if computes and sign.turns < self.front and waited > max(SILENCE_S, FACTOR * self.took):

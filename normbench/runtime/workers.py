@@ -89,7 +89,7 @@ class _Team:
     def __init__(self, mains: Sequence[Callable[[Channel], int]], shelf: int) -> None:
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
-        self.watch = Watch(len(mains))
+        self.watch = Watch(len(mains), lambda rank: self.workers[rank].child.busy())
         self.shelf = shelf
         self.lost: str | None = None  # what a worker said that noticed the loss of another
         self.deadline = 0.0  # by which the lost one should have shown

@@ -26,8 +26,16 @@ def test_a_silent_worker_is_lost() -> None:
     watch, now = began(Sign(), Sign())
     for second in range(1, int(SILENCE_S) + 1):
         seen(watch, now + second, Sign(), None)
-    with pytest.raises(RankLost, match="worker 1: gave no sign of life for 15 s"):
+    with pytest.raises(RankLost, match="worker 1: gave no sign of life for 16 s"):
         seen(watch, now + SILENCE_S + 1, Sign(), None)
+
+
+def test_a_silent_worker_that_computes_is_given_longer() -> None:
+    watch, now = began(Sign(), Sign())
+    watch.busy = lambda rank: True
+    with pytest.raises(RankLost, match="worker 1: gave no sign of life for 46 s"):
+        for second in range(1, 60):
+            seen(watch, now + second, Sign(), None)
 
 
 def test_a_worker_counts_from_its_first_sign_on_and_not_when_it_is_done() -> None:
