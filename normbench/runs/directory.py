@@ -240,7 +240,7 @@ class RunDirectory:
         file = self._append(stack, f"{EVENTS}{self._status['attempts']:06d}.normbench")
         events = Events(file, self.tb_axis)
         full = self.config["execution"].get("diagnose") == "full"
-        charts = tensorboard.LAYER_CHARTS if full else tensorboard.CHARTS
+        charts = {**tensorboard.CHARTS, **(tensorboard.LAYER_CHARTS if full else {})}
         events.begin(self.hparams, text, charts, self.directory.parent.name)
         for row in rows:
             events.add(row)
