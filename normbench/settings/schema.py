@@ -148,7 +148,8 @@ class Config(Settings):
     @cached_property
     def name(self) -> str:
         """Return the name of the run's folder, the same in every sweep: `mlp-gn-groups4-b2-…`."""
-        words = self.experiment(), self._defaults(), self.label, self.steps_per_epoch
+        told = {key: value for key, value in self._defaults().items() if key not in self._idle()}
+        words = self.experiment(), told, self.label, self.steps_per_epoch
         return f"{readable(*words)}-{self.sha256[:12]}"
 
     @property

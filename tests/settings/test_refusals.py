@@ -28,7 +28,8 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
     ),
     ("batch=two", 2, [("batch=two: is not an integer", "batch=64")]),
     ("seeds=many", 2, [("seeds=many: is not an integer or auto", "seeds=1")]),
-    ("seeds=aut", 2, [("seeds=aut: is not an integer or auto", "seeds=auto")]),
+    ("seeds=aut", 2, [("seeds=aut: is not an integer or auto", "seeds=1")]),  # auto: of sweeps
+    ("-m norm=bn,gn seeds=aut", 2, [("seeds=aut: is not an integer or auto", "seeds=auto")]),
     ("batch=2.5", 2, [("batch=2.5: is not an integer", "batch=64")]),
     (
         "seed=-1 batch=0 dropout=1",
