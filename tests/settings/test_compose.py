@@ -160,7 +160,7 @@ def test_cells_equal_what_hydra_composes() -> None:
     """Our cells are put together from copies; Hydra composes each one by itself."""
     choice = random.Random(0)
     axes = {
-        "norm": ["norm=bn", "norm=gn", "norm=bn,none", "norm=glob(*n)"],
+        "norm": ["norm=bn", "norm=gn", "norm=bn,none", "norm=glob(w*)"],
         "batch": ["batch=2", "batch=2,32", "batch=range(8,11)", "batch=choice(4,8)"],
         "dropout": ["dropout=0.1", "dropout='0.2'", "optimizer.lr=0.1,1"],
         "steps": ["steps=5", "steps=${log_every}", "seed=1,2"],
