@@ -13,11 +13,12 @@ import pytest
 # Before torch is imported, here and in what tests start: threads that wait for a core which other
 # threads hold make small nets many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
+WAITING = ("runtime/test_workers", "runs/test_torchrun")
 
 
 def pytest_collection_modifyitems(items):
     """Begin with the tests that wait: at the end one process would wait and the others be idle."""
-    items.sort(key=lambda item: "runtime/test_workers" not in item.nodeid)
+    items.sort(key=lambda item: not any(name in item.nodeid for name in WAITING))
 
 
 def pytest_collection_finish():
