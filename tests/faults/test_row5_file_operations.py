@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from faults.points import POINTS
 
+pytestmark = pytest.mark.slow
 COUNTS = (1, 3, 6)  # at the first files, at the status, at a checkpoint
 
 
@@ -37,7 +38,6 @@ def test_row_5_a_run_that_dies_inside_a_file_operation_goes_on_to_the_same_bits(
     assert some[point] == list(COUNTS)
 
 
-@pytest.mark.slow
 def test_row_5_at_every_single_file_operation(tmp_path: Path) -> None:
     for point, counts in deaths(tmp_path).items():
         assert isinstance(counts, list) and len(counts) > max(COUNTS), f"{point}: {counts}"

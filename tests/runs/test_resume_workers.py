@@ -24,7 +24,10 @@ from normbench.runs.state import from_first
 from normbench.runtime import collectives, workers
 from normbench.settings.schema import Config
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only"),
+    pytest.mark.slow,
+]
 BRIEF = ("data.train_size=128", "batch=32", "log_every=3", "eval_every=0.5", "steps=7", "gpus=2")
 
 
@@ -71,7 +74,6 @@ def check(*settings: Sequence[str], after: int = 3) -> None:
     assert count == len(settings)
 
 
-@pytest.mark.slow
 def test_every_norm_goes_on() -> None:
     place = dict.fromkeys(("bin", "in"), ["model=cnn", "data.shape=[3,8,8]"])
     place["dbn"] = ["batch=64"]  # as many values as channels, and more
