@@ -13,7 +13,7 @@ import pytest
 # Before torch is imported, here and in what tests start: threads that wait for a core which other
 # threads hold make small nets many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
-WAITING = ("runtime/test_workers", "runs/test_torchrun")
+WAITING = ("runtime/test_workers", "runs/test_torchrun", "scripts/test_soak")
 
 
 def pytest_collection_modifyitems(items):
