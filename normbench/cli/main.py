@@ -82,9 +82,8 @@ def program() -> NoReturn:
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     code = main()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(
-            OSError, ValueError
-        ):  # the reader of our output has gone, or the disk is full
+        # The reader of our output may have gone, or the disk be full.
+        with suppress(OSError, ValueError):
             stream.flush()
     # With torch, taking the interpreter apart costs a second, and a thread that gloo has left
     # behind would now and then abort it.

@@ -189,7 +189,7 @@ class RunDirectory:
     def _start(self, stack: ExitStack) -> None:
         """Write what is known before the first step; the status comes last, then the old goes."""
         before = read_status(self.directory)
-        config = json.loads(json.dumps(self.config, allow_nan=False))
+        config = attempt.plain(self.config)
         if before:
             attempt.check(self.directory, before, config)
         self.kept = self._read_kept() if before and before["state"] not in FINAL else None

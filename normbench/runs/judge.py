@@ -20,6 +20,7 @@ from normbench.runs.check import Checked, check_fit
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import budget, empty_model, facts, feeds_of
 from normbench.runs.reader import read_status
+from normbench.runs.state import described
 from normbench.runtime import collectives, machine, storage
 from normbench.runtime.lock import Lock
 from normbench.settings.schema import DOMAINS, Config
@@ -133,7 +134,7 @@ def load(model: nn.Module, kept: Mapping[str, Tensor], config: Config) -> None:
     path, again = weights.path(config.directory), f"rm -r {pasted(config.directory)}"
     fix = f"{again}    (then normbench train again)"
     for name in [*wanted, *kept]:
-        mine, theirs = (_described(tensors.get(name)) for tensors in (wanted, kept))
+        mine, theirs = (described(tensors.get(name)) for tensors in (wanted, kept))
         if mine != theirs:
             why = f"{name} is {theirs} there, and {mine} in the model of the configuration"
             raise FileRefused(str(path), why, fix)
@@ -142,7 +143,3 @@ def load(model: nn.Module, kept: Mapping[str, Tensor], config: Config) -> None:
 
 def _listed(classes: Sequence[str]) -> str:
     return shown(" ".join(classes))
-
-
-def _described(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"

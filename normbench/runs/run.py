@@ -8,8 +8,6 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
-
 from normbench.errors import MachineError, NormbenchError, first_line
 from normbench.rows import Halt, Row, TimeRow, from_json, to_json
 from normbench.runs import build, check, checkpoint, evaluations, judge, weights
@@ -208,7 +206,7 @@ def _fits(config: Config, kept: Kept) -> None:
 
     Raises: FileRefused.
     """
-    with machine.one_thread(), collectives.planned(config.gpus), torch.device("meta"):
+    with machine.one_thread(), collectives.planned(config.gpus):
         model = build.model(config, config.shape, config.classes)
         optimizer = part("optimizer", config.optimizer).bind(model)
     fitting(config.directory / checkpoint.NAME, kept.tensors, in_place(model, optimizer))

@@ -44,13 +44,14 @@ def fitting(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
     Raises: FileRefused with the first whose shape or dtype is not that of the run's `own`.
     """
     for name, needed in own.items():
-        there, here = _described(tensors.get(name)), _described(needed)
+        there, here = described(tensors.get(name)), described(needed)
         if there != here:
             raise storage.damaged(path, f"{name} is {there} there, and {here} in this run")
 
 
-def _described(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
+def described(tensor: Tensor | None) -> str:
+    """Say of what shape and type a tensor is, if it is there."""
+    return "missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

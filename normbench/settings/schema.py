@@ -99,12 +99,12 @@ class Config(Settings):
         not rename the runs of today. So is a share of the run that became a number, and what has
         no effect beside the others.
         """
-        usual = self._defaults()
+        usual, idle = self._defaults(), self._idle()
         kept = {
             key: value
             for key, value in leaves(self.experiment())
             if key != "seed" and (key.endswith(".name") or value != usual.get(key))
-            if not (key.endswith("_share") and value is None) and key not in self._idle()
+            if not (key.endswith("_share") and value is None) and key not in idle
         }
         return _digest({**kept, "data.digest": self.digest, "layout": LAYOUT})
 
@@ -148,7 +148,8 @@ class Config(Settings):
     @cached_property
     def name(self) -> str:
         """Return the name of the run's folder, the same in every sweep: `mlp-gn-groups4-b2-…`."""
-        told = {key: value for key, value in self._defaults().items() if key not in self._idle()}
+        idle = self._idle()
+        told = {key: value for key, value in self._defaults().items() if key not in idle}
         words = self.experiment(), told, self.label, self.steps_per_epoch
         return f"{readable(*words)}-{self.sha256[:12]}"
 
