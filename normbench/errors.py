@@ -171,7 +171,13 @@ class FileRefused(NormbenchError):
 
 
 class InUse(FileRefused):
-    """Another process works on a run's folder, or has finished it in the meantime."""
+    """Another process works on a run's folder, or has finished it in the meantime.
+
+    `holder`: that process, in words; `stopped`: whether it is, so that it does not go on by itself.
+    """
+
+    holder = "another process"
+    stopped = False
 
 
 class MachineError(NormbenchError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from normbench.cli.parser import Parser, screen
 from normbench.display import pictures
 from normbench.display.screen import Screen
-from normbench.errors import Mistake, NormbenchError, Refused, shown
+from normbench.errors import PATH, Mistake, NormbenchError, Refused, shown
 from normbench.parts import registry
 from normbench.parts.options import near, quoted
 from normbench.results.tables import Table, TableCell
@@ -19,8 +20,6 @@ from normbench.settings import schema
 from normbench.settings.schema import Config
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from normbench.data._base import Data, Dataset
 
 ALL_SETS = "(all sets: normbench data list)"
@@ -99,7 +98,8 @@ def listing(names: Sequence[str], overrides: Sequence[str], screen: Screen) -> N
     odd = [text for text in overrides if not any(text in texts for texts in taken.values())]
     if odd:
         chosen(listed[0], odd)
-    sets = [_listed(name, chosen(name, texts)) for name, texts in taken.items()]
+    parts = {name: chosen(name, texts) for name, texts in taken.items()}
+    sets = [_listed(name, part) for name, part in parts.items()]
     screen.document({"command": "data", "what": "list", "sets": sets})
     head = ("name", "images", "shape", "classes", "split", "here")
     rows = tuple(tuple(map(TableCell, _row(known))) for known in sets)
@@ -107,6 +107,12 @@ def listing(names: Sequence[str], overrides: Sequence[str], screen: Screen) -> N
         f"{known['label']}: {' and '.join(known['cut'])} are cut from the training images"
         for known in sets
         if "test" in (known["cut"] or ())
+    ]
+    # What is merely not here yet has its command in the row.
+    notes += [
+        known["fault"]
+        for known, (name, part) in zip(sets, parts.items(), strict=True)
+        if known["fault"] and (taken[name] or part.downloads()) and _there(part)
     ]
     screen.table(Table("", head, rows, notes=tuple(notes)))
 
@@ -165,7 +171,9 @@ def show(name: str, overrides: Sequence[str], picture: str | None, screen: Scree
         for subset, split in parts.items()
     }
     if target:
-        storage.write_atomic(target, _png(pictures.sheet(loaded)))
+        drawn = io.BytesIO()
+        pictures.sheet(loaded).save(drawn, "PNG")
+        storage.write_atomic(target, drawn.getvalue())
     facts = {"label": loaded.label, "shape": list(loaded.shape), "images": counts}
     screen.document({"command": "data", "what": "show", "set": name, **facts, "picture": picture})
     sizes = "/".join(str(len(split)) for split in parts.values())
@@ -229,25 +237,32 @@ def _options(name: str) -> Mapping[str, Any]:
 
 
 def _listed(name: str, part: Data) -> dict[str, Any]:
-    """Tell what is known of a set; null where it needs an option or a file first."""
+    """Tell what is known of a set, and the fault of its files; null where there is nothing."""
+    about = mistake = None
     try:
         about = part.about()
+        part.require()
     except NormbenchError as error:
-        keys = ("label", "images", "shape", "classes", "split", "cut")
-        fix = error.mistakes[0].fix
-        return {"name": name, **dict.fromkeys(keys), "here": False, "where": None, "fix": fix}
+        mistake = error.mistakes[0]
+    here = about is not None and mistake is None
     return {
         "name": name,
-        "label": about.label,
-        "images": sum(about.sizes),
-        "shape": list(about.shape),
-        "classes": about.classes,
-        "split": list(about.sizes),
-        "cut": list(about.cut),
-        "here": about.here,
-        "where": about.where if about.here else None,
-        "fix": None if about.here else about.fix,
+        "label": about and about.label,
+        "images": about and sum(about.sizes),
+        "shape": about and list(about.shape),
+        "classes": about and about.classes,
+        "split": about and list(about.sizes),
+        "cut": about and list(about.cut),
+        "here": here,
+        "where": about.where if about and here else None,
+        "fix": mistake and mistake.fix,
+        "fault": mistake and f"{shown(mistake.subject, PATH)}: {mistake.why}",
     }
+
+
+def _there(part: Data) -> bool:
+    """Tell whether the files of a set are there, damaged or not."""
+    return all(remote.path.exists() for remote in part.downloads())
 
 
 def _row(known: Mapping[str, Any]) -> tuple[str, ...]:
@@ -261,14 +276,6 @@ def _row(known: Mapping[str, Any]) -> tuple[str, ...]:
         "/".join(map(str, known["split"] or ["any"])),
         here if known["here"] else f"no    {known['fix']}",
     )
-
-
-def _png(drawn: Image) -> bytes:
-    import io
-
-    stream = io.BytesIO()
-    drawn.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def _counts(labels: Any, loaded: Dataset) -> list[int]:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from typing import NoReturn
 
 from normbench import __version__
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb not in PRINTING and not {"-h", "--help"} & {*words}:
             _check_folder()
-        return _command(verb)(words)
+        return copy_context().run(_command(verb), words)  # which ends what it sets there
     except NormbenchError as error:
         from normbench.display.screen import Screen
 

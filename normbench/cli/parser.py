@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from normbench.errors import Mistake, Refused, shown
+from normbench.runtime import watching
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
@@ -154,11 +155,13 @@ def place(options: argparse.Namespace) -> Path:
 
 
 def screen(options: argparse.Namespace, vital: bool = True) -> Screen:
-    """Return the screen that the shared options ask for.
+    """Return the screen that the shared options ask for; it follows the work of the command.
 
     Args: vital: whether a command has failed whose result cannot be printed.
     """
     from normbench.display.screen import Screen
 
     color = False if options.no_color else None
-    return Screen(quiet=options.quiet, json=options.json, color=color, vital=vital)
+    made = Screen(quiet=options.quiet, json=options.json, color=color, vital=vital)
+    watching.watcher.set(made)
+    return made

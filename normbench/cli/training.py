@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import InUse, Mistake, NormbenchError
+from normbench.runtime.lock import Wait
 from normbench.sweeps.command import Command, entered, running
 
 if TYPE_CHECKING:
@@ -175,9 +175,10 @@ def _waiting(cell: Cell, quiet: Screen) -> int:
     """Train a cell, after others that come to the same run: jobs that differ in an evaluation."""
     from normbench.sweeps.plan import Sweep
 
+    wait = Wait()
     while True:
         try:
             with entered(Command(Sweep([cell]), quiet)):
                 return int(task(None))
-        except InUse:
-            time.sleep(BUSY_WAIT_S)
+        except InUse as refused:
+            wait.pause(refused, BUSY_WAIT_S)

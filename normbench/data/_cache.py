@@ -6,23 +6,23 @@ import hashlib
 import io
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from normbench.data._base import VerifiedFile
 from normbench.errors import FileRefused, InUse, pasted
-from normbench.runtime import storage
-from normbench.runtime.lock import Lock
+from normbench.runtime import storage, watching
+from normbench.runtime.lock import Lock, Wait
 
 if TYPE_CHECKING:
     from normbench.data._base import Array
 
 LONGEST = 1 << 16  # bytes of a description; a longer one is none of ours
+PIECE = 1 << 20  # bytes
 WAIT_S = 0.2  # between two looks whether another process has finished the copy
 
 
@@ -141,14 +141,19 @@ class Cache:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Wait until no other process makes the copy, and remove what a killed one left behind."""
+        """Wait until no other process makes the copy, and remove what a killed one left behind.
+
+        Raises: InUse if that process is stopped.
+        """
         storage.make_directory(self.directory)
+        wait = Wait()
         with ExitStack() as held:
             while True:
-                with suppress(InUse):
+                try:
                     held.enter_context(Lock(self.directory))
                     break
-                time.sleep(WAIT_S)
+                except InUse as refused:
+                    wait.pause(refused, WAIT_S)
             storage.remove_stale(self.directory)
             yield
 
@@ -165,7 +170,7 @@ class Cache:
 
         start = len(_header(shape))
         with suppress(OSError, ValueError), (self.directory / name).open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() == sha256:
+            if _checked(stream, f"checking {name}", _size(shape)) == sha256:
                 try:
                     return np.memmap(stream, np.uint8, "c", start, shape)
                 except OSError:  # a file system that maps no files: it takes memory instead
@@ -192,6 +197,17 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 def _size(shape: tuple[int, ...]) -> int:
     return len(_header(shape)) + math.prod(shape)
+
+
+def _checked(stream: BinaryIO, what: str, size: int) -> str:
+    """Return the SHA-256 of a file, and tell on the way how far it is."""
+    digest, done = hashlib.sha256(), 0
+    with watching.work(what, size) as so_far:
+        while piece := stream.read(PIECE):
+            digest.update(piece)
+            done += len(piece)
+            so_far(done)
+    return digest.hexdigest()
 
 
 def _digest(content: dict[str, Any]) -> str:

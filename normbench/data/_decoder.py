@@ -15,6 +15,7 @@ from normbench.data._base import SPLITTING, PixelMoments
 from normbench.data._images import REPLACE, Folder
 from normbench.data._pixels import WIDE, orientation, reduce, viewed
 from normbench.errors import DataError, FileRefused, shown
+from normbench.runtime import watching
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,7 +58,11 @@ class ImageDecoder:
 
     def shape(self) -> tuple[int, int, int, int]:
         """Read all headers and return (N, H, W, C); C is 1 if every image is grey, else 3."""
-        headers = list(self.threads.map(self._header, self.files))
+        headers = []
+        with watching.work(self._named("reading"), len(self.files)) as so_far:
+            for header in self.threads.map(self._header, self.files):
+                headers.append(header)
+                so_far(len(headers))
         channels = 1 if all(mode in GREY for mode, _ in headers) else 3
         first = headers[0][1]
         if self.side:
@@ -73,14 +78,19 @@ class ImageDecoder:
         import numpy as np
 
         self.moments = PixelMoments(shape[3])
-        for start in range(0, len(self.files), BLOCK):
-            some = self.files[start : start + BLOCK]
-            block = np.empty((len(some), *shape[1:]), np.uint8)
-            digests = self.threads.map(self._decode, some, block)
-            for file, digest in zip(some, digests, strict=True):
-                self.digest.update(os.fsencode(file) + b"\0" + digest)
-            self.moments.add(block[[file.startswith(self.folder.training) for file in some]])
-            yield block
+        with watching.work(self._named("decoding"), len(self.files)) as so_far:
+            for start in range(0, len(self.files), BLOCK):
+                some = self.files[start : start + BLOCK]
+                block = np.empty((len(some), *shape[1:]), np.uint8)
+                digests = self.threads.map(self._decode, some, block)
+                for number, (file, digest) in enumerate(zip(some, digests, strict=True), 1):
+                    self.digest.update(os.fsencode(file) + b"\0" + digest)
+                    so_far(start + number)
+                self.moments.add(block[[file.startswith(self.folder.training) for file in some]])
+                yield block
+
+    def _named(self, work: str) -> str:
+        return f"{work} {shown(self.folder.path.resolve().name)}"
 
     def _header(self, file: str) -> tuple[str, tuple[int, int]]:
         from PIL import Image

@@ -25,6 +25,7 @@ NAMES = {  # of their folders, in any case
 }
 # What file systems and archives leave behind, beside what begins with a dot.
 JUNK = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
+KINDS = 5  # of them that are named
 DECODING = 2  # another way to decode makes copies anew
 LAYOUT = "data.path=DIR with DIR/train/CLASS/*.png and DIR/test/CLASS/*.png"
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
@@ -142,10 +143,11 @@ def _scanned(path: Path) -> Folder:
 
     places = _places(path)
     classes = _subfolders(path / places["train"])
+    folders = dict.fromkeys([path, *(path / place for place in places.values())])
+    junk = [name for folder in folders for name in os.listdir(folder) if not _visible(name)]
     # Another Pillow may round otherwise.
     digest = hashlib.sha256(f"Pillow {__version__}, decoding {DECODING}\n".encode())
     parts: dict[str, list[tuple[str, int]]] = {}
-    junk: list[str] = []
     for name, place in places.items():
         _check_classes(path, (name, place), places["train"], classes)
         parts[name] = list(_files(path, place, classes, (digest.update, junk.append)))
@@ -153,7 +155,9 @@ def _scanned(path: Path) -> Folder:
     others = [name for name in _subfolders(path) if name not in places.values()]
     unused = [f"{shown(name)}/ is not used" for name in others if training]
     if junk:
-        names = ", ".join(sorted({shown(name) for name in junk}))
+        # Archives of a Mac have a `._NAME` beside each NAME.
+        kinds = sorted({"._*" if name.startswith("._") else shown(name) for name in junk})
+        names = ", ".join(kinds[:KINDS] + ["…"] * (len(kinds) > KINDS))
         unused.append(f"left out as no images: {len(junk)} ({names})")
     return Folder(path, classes, parts, digest.hexdigest(), training, tuple(unused))
 
@@ -221,7 +225,7 @@ def _files(
             listed = list(entries)
         visible = [entry for entry in listed if _visible(entry.name)]
         for entry in listed:
-            if entry.name.lower() in JUNK:
+            if not _visible(entry.name):
                 leave_out(entry.name)
         if not visible:
             raise FileRefused(str(path), f"has no image in {start}{shown(name)}/", LAYOUT)

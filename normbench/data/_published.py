@@ -21,6 +21,7 @@ from normbench.data._base import (
 from normbench.data._cache import Cache, Decoded
 from normbench.data._known import Known, Store
 from normbench.errors import FileRefused, shown
+from normbench.runtime import watching
 
 if TYPE_CHECKING:
     from normbench.data._base import Array
@@ -138,8 +139,10 @@ class Published(Data):
         order = np.concatenate([train, val])
 
         def blocks() -> Iterator[Array]:
-            for start in range(0, len(order), BLOCK):
-                yield images[order[start : start + BLOCK]]
+            with watching.work(f"decoding {self.label}", len(order)) as so_far:
+                for start in range(0, len(order), BLOCK):
+                    yield images[order[start : start + BLOCK]]
+                    so_far(start)
             yield tests
 
         _, height, width = self.shape

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import (
+    HTTPRedirectHandler,
+    Request,
+    build_opener,
+    getproxies,
+    proxy_bypass,
+)
 
 from normbench import __version__
 from normbench.data._known import Known
@@ -110,7 +116,7 @@ class Remote:
         said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
         if isinstance(error, HTTPError):
             said = f"the answer is {error.code} {said}"
-        why = f"cannot be had from {shown(self.url)}: {shown(said)}"
+        why = f"cannot be had from {shown(self.url)}{_by_proxy(self.url)}: {shown(said)}"
         fix = f"the same command with a network, or a copy of it in {shown(self.folder)}"
         return MachineError(self.file.name, why, fix)
 
@@ -124,6 +130,16 @@ def _check_address(url: str) -> None:
     if place.scheme != "https" and not (place.scheme == "http" and place.hostname in LOOPBACK):
         why = "is neither https nor on this machine"
         raise MachineError(url, why, "the same command later    (nothing was kept)")
+
+
+def _by_proxy(url: str) -> str:
+    """Say through which proxy an address is asked: it may be the one that refuses."""
+    place = urlsplit(url)
+    proxy = getproxies().get(place.scheme)
+    if not proxy or proxy_bypass(place.netloc):
+        return ""
+    # Without a user and password that may stand in it.
+    return f" by the proxy {shown(urlsplit(proxy).netloc.rpartition('@')[2] or proxy)}"
 
 
 class _Redirects(HTTPRedirectHandler):

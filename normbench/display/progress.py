@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING
 from normbench.display.console import BARS, REDRAW_S, LiveDisplay, Terminal
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as BarsOfRich
+    from rich.progress import ProgressColumn
     from rich.text import Text
 
     from normbench.rows import Row, Value
+
+PATIENCE_S = 0.5  # work that is done sooner is not shown
 
 
 class Progress(LiveDisplay):
@@ -123,23 +127,51 @@ def transfer(terminal: Terminal, name: str, total: int) -> Iterator[Callable[[in
     """
     from rich import progress as rich
 
-    columns = (
+    with _bars(terminal, rich.DownloadColumn(), rich.TransferSpeedColumn()) as bars:
+        yield _told(bars, name, total, 0.0)
+
+
+@contextmanager
+def work(terminal: Terminal, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on a live terminal how much of some work is done, if it lasts, and then no more.
+
+    Yields: what is told how many of the `total` pieces are done.
+    """
+    bars = _bars(terminal, transient=True)
+    try:
+        yield _told(bars, what, total, monotonic() + PATIENCE_S)
+    finally:
+        bars.stop()
+
+
+def _bars(terminal: Terminal, *columns: ProgressColumn, transient: bool = False) -> BarsOfRich:
+    from rich import progress as rich
+
+    return rich.Progress(
         rich.TextColumn(" {task.description}", markup=False),
         rich.BarColumn(BARS[1], style="dim", complete_style="cyan", finished_style="green"),
-        *(rich.TaskProgressColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn()),
+        *(rich.TaskProgressColumn(), *columns),
         rich.TimeRemainingColumn(elapsed_when_finished=True),
+        console=terminal.console,
+        auto_refresh=False,
+        transient=transient,
     )
-    with rich.Progress(*columns, console=terminal.console, auto_refresh=False) as bars:
-        task, drawn = bars.add_task(name, total=total), 0.0
 
-        def so_far(count: int) -> None:
-            nonlocal drawn
+
+def _told(bars: BarsOfRich, what: str, total: int, start: float) -> Callable[[int], None]:
+    """Give what is told how much is done, and draws it from the time `start` on."""
+    task, drawn = bars.add_task(what, total=total), start
+
+    def so_far(count: int) -> None:
+        nonlocal drawn
+        now = monotonic()
+        if now >= start and (count == total or now - drawn >= REDRAW_S):
+            drawn = now
             bars.update(task, completed=count)
-            if count == total or monotonic() - drawn >= REDRAW_S:
-                drawn = monotonic()
-                bars.refresh()
+            bars.start()
+            bars.refresh()
 
-        yield so_far
+    return so_far
 
 
 def _bar_line(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from normbench.display.console import STYLES, Terminal
-from normbench.display.progress import Progress, transfer
+from normbench.display.progress import Progress, transfer, work
 from normbench.display.sweep_progress import RunLine, SweepProgress
 from normbench.errors import NormbenchError, escaped
 
@@ -144,6 +144,18 @@ class Screen:
             if not self.quiet:
                 self._err.line(f"downloading {escaped(name)}, {total:,} bytes")
             yield lambda count: None
+
+    @contextmanager
+    def work(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Follow work that may take long: a bar on a terminal, nothing elsewhere.
+
+        Yields: what is told how many of `total` pieces are done.
+        """
+        if self._err.live and not self.quiet:
+            with work(self._err, escaped(what), total) as so_far:
+                yield so_far
+        else:
+            yield lambda done: None
 
     def _marked(self, text: str, style: str) -> None:
         """Print lines, and set off how those begin that name the program."""

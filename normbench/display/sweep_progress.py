@@ -79,6 +79,7 @@ class SweepProgress(LiveDisplay):
         self._runs = runs
         self._began: float | None = None
         self._news = 0
+        self._awaited: set[str] = set()  # processes that are waited for
 
     def update(self, i: int, state: str, row: Row | None = None, note: str = "") -> None:
         """Take in news of run `i` and show them.
@@ -94,7 +95,10 @@ class SweepProgress(LiveDisplay):
         if state == "running" and self._began is None:
             self._began = now
         self.refresh(at_once=turned)
-        if turned and state not in OPEN:
+        waits = state == "busy" and note not in self._awaited
+        if waits:
+            self._awaited.add(note)
+        if waits or (turned and state not in OPEN):
             self._plain_line(self._plain(i, now))
 
     def _plain(self, i: int, now: float) -> str:

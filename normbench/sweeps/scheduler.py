@@ -11,7 +11,7 @@ import selectors
 import signal
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,12 +26,14 @@ from normbench.runs.attempt import record_killed
 from normbench.runs.judge import judge
 from normbench.runs.run import run
 from normbench.runtime import machine, processes
+from normbench.runtime.lock import Wait
 from normbench.runtime.processes import Channel, Child, Message
 from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
 from normbench.sweeps.items import Item
 
 BUSY_WAIT_S = 1.0  # between two looks at a run that another process works on
+HELD = ("busy", "stopped")  # states of a run by the process that works on it
 STEP = 4e6  # multiply-adds in the time that a step takes however few images it has
 TRIES = 2  # a child that was killed is tried once more
 
@@ -119,8 +121,8 @@ def run_one(item: Item, on_row: Callable[[Row], None]) -> None:
     """Complete one item in this process and note how it ended."""
     try:
         complete(item, on_row)
-    except InUse:
-        item.state = "busy"
+    except InUse as refused:
+        item.state, item.message = "stopped" if refused.stopped else "busy", refused.holder
     except Exception as error:  # a failed run must not stop the others; its folder has the trace
         item.state, item.message = "failed", first_line(error)
 
@@ -153,6 +155,7 @@ class _Pool:
         lengths = {i: length(items[i].config) for i in todo}
         self.waiting = deque(sorted(todo, key=lambda i: -lengths[i]))
         self.busy: list[tuple[float, int]] = []
+        self.waits: defaultdict[int, Wait] = defaultdict(Wait)
         self.trainers: list[_Trainer] = []
         self.selector = selectors.DefaultSelector()
         # A child that has touched a GPU cannot fork workers any more.
@@ -213,15 +216,19 @@ class _Pool:
 
     def _ended(self, trainer: _Trainer, message: Message) -> None:
         item, index = self.items[trainer.index], trainer.index
-        item.state, item.message = message["state"], message["message"]
-        if item.trained:
-            item.look()
+        state, said = message["state"], message["message"]
         trainer.index = -1
-        if item.state == "busy":
+        if state in HELD and not self.waits[index].over(state == "stopped"):
+            item.state = "busy"
             self.busy.append((time.monotonic() + BUSY_WAIT_S, index))
-            self.on_change(index, "busy", None, "another process works on it")
+            self.on_change(index, "busy", None, f"for {said}")
         else:
-            self.on_change(index, item.state, None, item.message or "")
+            if state in HELD:
+                state, said = "failed", f"is in use by {said}"
+            item.state, item.message = state, said
+            if item.trained:
+                item.look()
+            self.on_change(index, state, None, said or "")
         # After a CUDA error nothing works any more in its process, nor is memory given back.
         if self.reuse and self.waiting and item.state != "failed":
             self._order(trainer, self.waiting.popleft())

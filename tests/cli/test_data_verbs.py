@@ -136,6 +136,20 @@ def test_the_list_gives_a_folder_of_images_its_label_and_says_what_is_cut(pets, 
     assert text.endswith(" my_pets: val and test are cut from the training images\n")
 
 
+def test_the_list_tells_the_file_and_the_fault(pets, here, capsys):
+    (pets / "train/cat/notes.txt").write_text("mine")
+    here.write_bytes(here.read_bytes()[:-1])
+    asked = ("list", f"data.path='{pets}'")
+    faults = {each["name"]: each["fault"] for each in document(capsys, *asked)["sets"]}
+    assert "train/cat/notes.txt is not an image (.jpg" in faults["imagefolder"]
+    assert faults["cifar10"].startswith(f"{here.name}: has ")
+    assert "there is no cifar-100-binary.tar.gz in" in faults["cifar100"]
+    assert faults["mnist"] is None
+    text = said(capsys, *asked)
+    assert faults["imagefolder"] in text and faults["cifar10"] in text
+    assert faults["cifar100"] not in text
+
+
 def test_an_option_in_the_list_is_taken_by_the_sets_that_have_it(pets, capsys):
     text = said(capsys, "list", f"data.path='{pets}'")
     assert "imagefolder (my_pets)" in text
@@ -150,7 +164,7 @@ def test_an_option_that_no_set_has_is_refused_by_the_list(capsys):
 def test_the_list_as_json(capsys):
     found = document(capsys, "list")
     keys = {*("name", "label", "images", "shape", "classes", "split"), "cut", "here", "where"}
-    assert all(set(each) == {*keys, "fix"} for each in found["sets"])
+    assert all(set(each) == {*keys, "fix", "fault"} for each in found["sets"])
     sets = {each["name"]: each for each in found["sets"]}
     assert sets["mnist"]["here"] is True and sets["mnist"]["fix"] is None
     assert sets["cifar10"]["here"] is False

@@ -138,7 +138,7 @@ def test_what_is_not_used_is_named(tmp_path: Path) -> None:
     (place / "extra").mkdir()
     about = ImageFolder(path=str(place), root=str(tmp_path / "data")).about()
     assert about.classes == 2
-    told = "left out as no images: 2 (Thumbs.db, desktop.ini)"
+    told = "left out as no images: 6 (._*, .ipynb_checkpoints, @eaDir, Thumbs.db, __MACOSX, …)"
     assert about.lacking[-2:] == ("extra/ is not used", told)
 
 

@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import runpy
+import socket
 import sys
 import tarfile
 import threading
@@ -494,6 +495,19 @@ def test_an_answer_that_is_an_error_is_said(remote, server, status, said):
     assert "\n  try: the same command with a network, or a copy of it in " in message
     assert code == 4
     assert not remote.folder.exists()
+
+
+@pytest.mark.parametrize("proxy", ["http://me:secret@localhost:{port}", "localhost:{port}"])
+def test_a_proxy_that_refuses_is_named(proxy, remote, monkeypatch):
+    with socket.socket() as taken:  # a port on which nobody listens
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("http_proxy", proxy.format(port=port))
+        monkeypatch.setenv("no_proxy", "")
+        message, code = refusal(MachineError, remote.fetch)
+    assert f" by the proxy localhost:{port}: Connection refused" in message
+    assert code == 4
+    assert "secret" not in message
 
 
 def test_no_network_is_said_and_nothing_is_created(tmp_path):
