@@ -195,16 +195,25 @@ def groups_of(groups: int | None, channels: int) -> int:
     if groups is None:
         usable = [count for count in divisors(channels) if channels // count >= 2] or [1]
         return min(usable, key=lambda count: (abs(count - 8), -count))
-    if channels % groups:
+    return divisor(groups, channels, "groups")
+
+
+def divisor(number: int, channels: int, key: str) -> int:
+    """Return `number`, the value of the option `key`.
+
+    Raises: NormError if it does not divide `channels`.
+    """
+    if channels % number:
         works = divisors(channels)
+        into = f"{number} groups" if key == "groups" else f"groups of {number}"
         raise NormError(
-            "groups",
-            groups,
-            f"{channels} channels do not divide into {groups} groups "
+            key,
+            number,
+            f"{channels} channels do not divide into {into} "
             f"(divisors: {', '.join(map(str, works))})",
-            min(works, key=lambda count: abs(count - groups)),
+            min(works, key=lambda count: abs(count - number)),
         )
-    return groups
+    return number
 
 
 def _pass_on(model: nn.Module, hook: str) -> None:

@@ -24,7 +24,7 @@ class BatchOptions(Protocol):
     @property
     def momentum(self) -> float | None: ...
     @property
-    def affine(self) -> bool: ...
+    def affine(self) -> bool | str: ...
     @property
     def norm_batch(self) -> int | str: ...
 
@@ -110,7 +110,8 @@ class BatchLayer(Running):
         self.dims, self.momentum = dims, options.momentum
         self.norm_batch = options.norm_batch
         for name, start in self.learned.items():
-            value = nn.Parameter(torch.full((channels,), start)) if options.affine else None
+            wanted = options.affine in (True, name)
+            value = nn.Parameter(torch.full((channels,), start)) if wanted else None
             self.register_parameter(name, value)
         for name, start in self.tracked.items():
             self.register_buffer(name, torch.full((channels,), start))
@@ -170,20 +171,27 @@ class BatchLayer(Running):
 
 
 class BatchNorm(BatchLayer):
-    """Batch normalization; the buffers are those of torch's layer."""
+    """Batch normalization; the buffers are those of torch's layer.
+
+    Args: first: let the running statistics start as those of the first batch.
+    """
 
     counter = "num_batches_tracked"
     unbiased = True
+    by_kernel: ClassVar[bool] = True  # torch's, with its gradient
     num_batches_tracked: Tensor
 
-    def __init__(self, channels: int, dims: int, options: BatchOptions, eps: float) -> None:
+    def __init__(
+        self, channels: int, dims: int, options: BatchOptions, eps: float, first: bool = False
+    ) -> None:
         super().__init__(channels, dims, options)
-        self.eps = eps
+        self.eps, self.first = eps, first
 
     def train_forward(self, x: Tensor, groups: StatGroups) -> Tensor:
         """Leave all to torch's kernel where the statistics are those of the whole batch."""
         momentum = self.share(self.momentum)
-        if groups != StatGroups(x.shape[0]) or momentum is None or self.eps == 0:
+        by_kernel = self.by_kernel and not self.first and self.eps > 0
+        if groups != StatGroups(x.shape[0]) or momentum is None or not by_kernel:
             return super().train_forward(x, groups)
         mean, var = self.running_mean, self.running_var
         y = F.batch_norm(x, mean, var, self.weight, self.bias, True, momentum, self.eps)
@@ -195,6 +203,14 @@ class BatchNorm(BatchLayer):
         like = repeated(at_least_float32(self.running_mean), times)
         y, mean, var, count = batch_norm(x, like, self.gains(times), self.eps, workers)
         return y, (mean, var * (count / (count - 1)))
+
+    def update(self, x: Tensor, groups: StatGroups, new: Sequence[Tensor]) -> None:
+        """Update the running statistics, which may start as the mean over the first chunks."""
+        begins = self.num_batches_tracked == 0
+        super().update(x, groups, new)
+        for name, values in zip(self.tracked, new, strict=True) if self.first else ():
+            buffer = self.get_buffer(name)
+            buffer.copy_(torch.where(begins, values.mean(0).to(buffer.dtype), buffer))
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""

@@ -30,8 +30,8 @@ class CmBN(Norm):
     optimizer step, the joining starts again. Evaluation takes running_mean and running_var, which
     follow M and V (biased) of whole windows.
 
-    Args: window: micro-batches of an optimizer step, equal to the run's `accumulate`; null takes it
-        from there. eps: added to the variance. momentum: weight of the new value in the running
+    Args: window: micro-batches that are joined, a divisor of the run's `accumulate`, which null
+        takes. eps: added to the variance. momentum: weight of the new value in the running
         statistics. affine: learn weight and bias. norm_batch: samples behind the statistics of a
         micro-batch; `worker` one worker's, `global` those of all workers, a number the batches of
         several workers, never less than a worker's share.
@@ -59,12 +59,12 @@ class CmBN(Norm):
     def resolve(self, accumulate: int) -> Norm:
         """Return the norm with the window of a run.
 
-        Raises: NormError if the window is another number of micro-batches.
+        Raises: NormError if a step is not a whole number of windows.
         """
         if self.window is None:
             return replace(self, window=accumulate)
-        if self.window != accumulate:
-            why = f"must be the run's number of micro-batches per step, accumulate={accumulate}"
+        if accumulate % self.window:
+            why = f"does not divide the run's micro-batches per step, accumulate={accumulate}"
             raise NormError("window", self.window, why, accumulate)
         return self
 

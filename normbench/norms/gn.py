@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from normbench.norms._base import Norm, check_count, check_rank, groups_of
+from normbench.norms._base import Norm, check_count, check_rank, divisor, groups_of
 from normbench.norms._sums import group_norm
 from normbench.parts.options import option
 
@@ -21,8 +21,10 @@ class GN(Norm):
     training and evaluation.
 
     Args: groups: number of groups, a divisor of C; null is the divisor nearest to 8 that leaves
-        two channels a group. eps: added to the variance. affine: learn weight and bias.
-    Raises: NormError if groups does not divide C or a group has a single element.
+        two channels a group. group_size: channels of a group, a divisor of C, in place of groups.
+        eps: added to the variance. affine: learn weight and bias.
+    Raises: NormError if groups or group_size does not divide C, if both are given, or if a group
+        has a single element.
     Limits: groups have to divide the channels; only the common shift of a group is removed, and no
         noise of a batch regularizes. Where the mean is large, float32 is off by up to 5e-7 |mean| /
         deviation.
@@ -34,12 +36,22 @@ class GN(Norm):
     memory_format: ClassVar[str] = "contiguous"
 
     groups: int | None = option(None, low=1)
+    group_size: int | None = option(None, low=1)
     eps: float = option(1e-5, low=0)
     affine: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.groups is not None and self.group_size is not None:
+            why = f"norm.groups={self.groups} says it too"
+            raise self.error("group_size", self.group_size, why, None)
+
     def layer(self, channels: int, dims: int) -> nn.Module:
         """Return the layer with its groups resolved for `channels`."""
-        return GroupNorm(groups_of(self.groups, channels), channels, dims, self.eps, self.affine)
+        groups = groups_of(self.groups, channels)
+        if self.group_size is not None:
+            groups = channels // divisor(self.group_size, channels, "group_size")
+        return GroupNorm(groups, channels, dims, self.eps, self.affine)
 
 
 class GroupNorm(nn.GroupNorm):

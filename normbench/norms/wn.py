@@ -18,17 +18,18 @@ class WN(Norm):
     """Weight normalization: the length of each weight vector is a parameter of its own.
 
     y = <g * v / |v|, x> + bias;  v: (out, in, ...), starts as the weight; g: (out,), starts as
-    |v|, so that the function is unchanged; |v| over all axes but the first. The same in training
-    and evaluation.
+    |v|, so that the function is unchanged, or as 1; |v| over all axes but the first. The same in
+    training and evaluation.
 
     With data_init, one batch sets g = init_scale / sqrt(Var[t] + 1e-8) and bias = -E[t] * g before
     training, t = <v / |v|, x> over samples and positions: outputs then have mean 0 and standard
     deviation init_scale. A channel with constant t keeps its g.
 
-    Args: per: `channel`, or `layer` for one g, and the norm of the whole tensor. data_init: set g
-        and bias from the first batch; null does so unless per is `layer`, which has no such start.
-        init_scale: standard deviation of the outputs after it.
-    Raises: NormError if a row of the weight is zero, or for data_init with `per=layer`.
+    Args: per: `channel`, or `layer` for one g, and the norm of the whole tensor. g: `norm` or
+        `one`, what g starts as. data_init: set g and bias from the first batch; null does so unless
+        g is `one`, or per is `layer`, which has no such start. init_scale: standard deviation of
+        the outputs after it.
+    Raises: NormError if a row of the weight is zero, or for data_init with `per=layer` or `g=one`.
     Limits: does not normalize features: their scale is right after data_init, and is not held
         there.
     Source: Salimans & Kingma 2016, arXiv 1602.07868, eqs. 2, 5 and 6.
@@ -38,6 +39,7 @@ class WN(Norm):
     parameters: ClassVar[str] = "C"
 
     per: str = option("channel", choices=("channel", "layer"))
+    g: str = option("norm", choices=("norm", "one"))
     data_init: bool | None = None
     init_scale: float = option(1.0, above=0)
 
@@ -45,14 +47,20 @@ class WN(Norm):
         super().__post_init__()
         if self.data_init and self.per == "layer":
             raise self.error("data_init", "true", "needs one g per channel", "norm.per=channel")
+        if self.data_init and self.g == "one":
+            raise self.error("data_init", "true", "sets g, which g=one does too", "null")
 
     def linear(self, layer: nn.Module) -> nn.Module:
         """Return the layer with its weight as g * v / |v|."""
+        plain = self.data_init is False or self.g == "one"
+        made: WeightNorm
         if self.per == "layer":
-            return WeightNormPerLayer(layer)
-        if self.data_init is False:
-            return WeightNorm(layer)
-        return CalibratedWeightNorm(layer, self.init_scale)
+            made = WeightNormPerLayer(layer)
+        else:
+            made = WeightNorm(layer) if plain else CalibratedWeightNorm(layer, self.init_scale)
+        if self.g == "one":
+            nn.init.ones_(made.g)
+        return made
 
 
 class WeightNorm(Linear):

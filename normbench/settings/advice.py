@@ -52,7 +52,8 @@ def _slow_validations(config: Config) -> Iterator[Mistake]:
     surplus = validations * images / trained
     if validations > VALIDATIONS and surplus > SURPLUS:
         why = f"{validations:,} validations judge {surplus:.0f} times the images trained on"
-        yield Mistake(f"eval_every={config.eval_every:g}", why, "eval_every=null")
+        key = "eval_every" if config.eval_every_steps is None else "eval_every_steps"
+        yield Mistake(f"{key}={getattr(config, key):g}", why, f"{key}=null")
 
 
 def _idle(config: Config) -> Iterator[Mistake]:

@@ -139,7 +139,7 @@ class Grid:
             self.read.mistakes.update(dict.fromkeys(error.mistakes))
             return Cell(tuple(row), None)
         misfits = rules.contradictions(tree, about)
-        misfits += rules.both_lengths(dict(text.split("=", 1) for text in row))
+        misfits += rules.said_twice(dict(text.split("=", 1) for text in row))
         if tree["device"] == "auto" and not self.here:
             why = "what there is cannot be known here, the runs are on other machines"
             misfits.append(Mistake("device=auto", why, "device=cuda or device=cpu"))

@@ -216,6 +216,9 @@ class Settings:
     eval_every: float | None = recorded(
         None, above=0, high=100_000, help="epochs between validations; null: a tenth of the length"
     )
+    eval_every_steps: int | None = recorded(
+        None, low=1, high=100_000_000, help="steps between validations, in place of eval_every"
+    )
     diagnose: str = recorded(
         "light",
         choices=("off", "light", "full"),

@@ -74,7 +74,9 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
     tree["steps"] = _steps(tree, per_epoch)
     # The steps say it, so all ways to say a length are one run.
     tree["epochs"] = tree["examples"] = None
-    if tree["eval_every"] is None:
+    if tree["eval_every_steps"] is not None:
+        tree["eval_every"] = tree["eval_every_steps"] / per_epoch
+    elif tree["eval_every"] is None:
         tree["eval_every"] = tree["steps"] / per_epoch / 10
     tree["warmup"] = warmup_share(tree)
     tree["warmup_least"] = defaults()["warmup_least"]  # the share says it

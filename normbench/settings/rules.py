@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 # Settings that some parts, or other settings, make no use of.
 IDLE = ("norm_batch", "blank_steps", "test_blank_steps", "lr_base_batch", "warmup_least")
+TWO_WAYS = {  # what can be said by any of several settings
+    "length": ("steps", "examples", "epochs"),
+    "time between validations": ("eval_every_steps", "eval_every"),
+}
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates that tuning tries, times that of the optimizer
 
 
@@ -178,11 +182,11 @@ def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
         yield Mistake(f"norm={norm}", why, "norm=ln")
 
 
-def both_lengths(given: Mapping[str, str]) -> list[Mistake]:
-    """Refuse a length that is given in two ways, by the texts of the overrides."""
-    lengths = [k for k in ("steps", "examples", "epochs") if given.get(k, "null") != "null"]
-    if len(lengths) < 2:
-        return []
-    kept, *others = (f"{key}={given[key]}" for key in lengths)
-    why = f"the length is given twice, {kept} says it too"
-    return [Mistake(length, why, f"{kept} alone") for length in others]
+def said_twice(given: Mapping[str, str]) -> list[Mistake]:
+    """Refuse what is given in two ways, by the texts of the overrides."""
+    found = []
+    for what, keys in TWO_WAYS.items():
+        said = [f"{key}={given[key]}" for key in keys if given.get(key, "null") != "null"]
+        why = f"the {what} is given twice, {''.join(said[:1])} says it too"
+        found += [Mistake(other, why, f"{said[0]} alone") for other in said[1:]]
+    return found

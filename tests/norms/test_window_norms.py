@@ -217,7 +217,8 @@ def test_an_optimizer_step_in_mid_window_starts_a_new_one():
     assert layer(x).equal(expected)
 
 
-def test_the_window_of_cmbn_is_the_accumulation_of_the_run():
+def test_the_window_of_cmbn_is_the_accumulation_of_the_run_or_divides_it():
+    assert norms.create("cmbn", window=4).resolve(16).window == 4
     assert norms.create("cmbn", window=None).resolve(3).window == 3
     assert norms.create("cmbn").resolve(1).window == 1
     with pytest.raises(NormError, match="norm.window=4: .* micro-batches per step, accumulate=2"):

@@ -62,6 +62,7 @@ def test_nothing_is_left_to_resolve() -> None:
     assert made.bias == "on"
     assert made.steps == 550
     assert made.eval_every == pytest.approx(0.1)
+    assert one("batch=100", "eval_every_steps=11").eval_every == pytest.approx(0.02)
     assert made.device in ("cpu", "cuda")
 
 

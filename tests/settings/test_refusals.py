@@ -108,6 +108,17 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         2,
         [("epochs=2: the length is given twice, examples=640 says it too", "examples=640 alone")],
     ),
+    (
+        "eval_every=0.5 eval_every_steps=20",
+        2,
+        [
+            (
+                "eval_every=0.5: the time between validations is given twice, "
+                "eval_every_steps=20 says it too",
+                "eval_every_steps=20 alone",
+            )
+        ],
+    ),
     ("gpus=0", 2, [("gpus=0: must be in 1 .. 512", "gpus=1")]),
     ("gpus=1000", 2, [("gpus=1000: must be in 1 .. 512", "gpus=1")]),
     (

@@ -25,6 +25,12 @@ CASES = [
         (1 * 3 + 3) + 99 * (3 * 3 + 3) + (3 * 10 + 10),
         {"layer1": (3,), "layer100": (3,)},
     ),
+    (
+        {"depth": 3, "width": 4, "skip": True},
+        (1, 2, 2),
+        3 * (4 * 4 + 4) + (4 * 10 + 10),
+        {"layer1": (4,), "layer3": (4,)},
+    ),
 ]
 CHANNELS = BIASES = 3 * 100
 DROPS = 3
@@ -35,9 +41,9 @@ REFUSED = [
 ]
 
 
-def forward(p, x, depth=3, width=100):
+def forward(p, x, depth=3, width=100, skip=False):
     x = x.flatten(1)
     for layer in range(1, depth + 1):
-        x = x @ p[f"layer{layer}.linear.weight"].T + p[f"layer{layer}.linear.bias"]
-        x = x.clamp(min=0)
+        y = x @ p[f"layer{layer}.linear.weight"].T + p[f"layer{layer}.linear.bias"]
+        x = y.clamp(min=0) + (x if skip and layer > 1 else 0)
     return x @ p["head.weight"].T + p["head.bias"]

@@ -16,6 +16,9 @@ OPTIONS = [
     {"norm_batch": 4, "eps": 0.2, "momentum": 0.4},
     {"norm_batch": 3, "momentum": None, "affine": False},
     {"norm_batch": 6},
+    {"affine": "weight", "start": "first"},
+    {"affine": "bias", "start": "first", "norm_batch": 4, "momentum": 0.3},
+    {"stop_gradient": True, "norm_batch": 4},
 ]
 SHAPES = [(6, 5, 4, 3), (6, 5, 4), (6, 5), (2, 5), (2, 3, 7), (2, 5, 4, 3), (6, 5, 1, 1)]
 CASES = [
@@ -41,16 +44,29 @@ REFUSED = [
     ({"momentum": 1.5}, None, r"norm.momentum=1.5: "),
     ({"momentum": -0.1}, None, r"norm.momentum=-0.1: "),
     ({"eps": -1e-5}, None, "norm.eps=-1e-05: "),
+    ({"affine": "gamma"}, None, "norm.affine=gamma: "),
 ]
 INVARIANT = {"shift", "scale", "channel_shift", "channel_scale"}
 
 
 class Oracle:
-    def __init__(self, channels, dims, eps=1e-5, momentum=0.1, affine=True, norm_batch="worker"):
+    def __init__(
+        self,
+        channels,
+        dims,
+        eps=1e-5,
+        momentum=0.1,
+        affine=True,
+        norm_batch="worker",
+        start="standard",
+        stop_gradient=False,
+    ):
         self.eps, self.momentum, self.norm_batch = eps, momentum, norm_batch
+        self.start, self.stop_gradient = start, stop_gradient
         self.parameters, self.buffers = {}, {}
-        if affine:
+        if affine in (True, "weight"):
             self.parameters["weight"] = torch.ones(channels, requires_grad=True)
+        if affine in (True, "bias"):
             self.parameters["bias"] = torch.zeros(channels, requires_grad=True)
         self.buffers["running_mean"] = torch.zeros(channels)
         self.buffers["running_var"] = torch.ones(channels)
@@ -60,7 +76,7 @@ class Oracle:
         y, found = torch.empty_like(x), []
         for rows in chunks(len(x), self.norm_batch):
             for c in range(x.shape[1]):
-                mean, var, _ = moments(x[rows, c])
+                mean, var, _ = moments(x[rows, c].detach() if self.stop_gradient else x[rows, c])
                 y[rows, c] = (x[rows, c] - mean) / torch.sqrt(var + self.eps)
             found.append(x.detach()[rows])
         self.follow(found)
@@ -70,7 +86,9 @@ class Oracle:
         t = int(self.buffers["num_batches_tracked"])
         for j, part in enumerate(found):
             weight = (self.momentum or 0) / len(found)
-            if self.momentum is None:  # all chunks seen so far count alike
+            if self.momentum is None or (
+                self.start == "first" and t == 0
+            ):  # all chunks seen so far count alike
                 weight = 1 / (t * len(found) + j + 1)
             for c in range(part.shape[1]):
                 mean, var, count = moments(part[:, c])
@@ -80,9 +98,9 @@ class Oracle:
         self.buffers["num_batches_tracked"] += 1
 
     def affine(self, y):
-        if not self.parameters:
-            return y
-        return y * like(self.parameters["weight"], y) + like(self.parameters["bias"], y)
+        if "weight" in self.parameters:
+            y = y * like(self.parameters["weight"], y)
+        return y + like(self.parameters["bias"], y) if "bias" in self.parameters else y
 
     def evaluate(self, x):
         mean, var = self.buffers["running_mean"], self.buffers["running_var"]

@@ -8,6 +8,8 @@ KIND = "linear"
 OPTIONS = [
     *[{}, {"per": "layer"}, {"data_init": False}, {"init_scale": 2.0}],
     {"per": "channel", "data_init": True},
+    {"g": "one"},
+    {"g": "one", "per": "layer"},
 ]
 LAYERS = [
     lambda: nn.Linear(7, 5),
@@ -37,6 +39,7 @@ REFUSED = [
     ({"per": "layer"}, zero, "WeightNormPerLayer: 1 of 1 rows of the weight are zero"),
     ({"per": "row"}, None, "norm.per=row: is none of channel, layer"),
     ({"per": "layer", "data_init": True}, None, "needs one g per channel"),
+    ({"g": "one", "data_init": True}, None, "norm.data_init=true: .*g=one"),
     ({"init_scale": 0.0}, None, ".* above 0"),
     ({}, lambda: nn.Conv2d(2, 4, 3, padding_mode="reflect"), "cannot pad with reflect"),
 ]
@@ -48,10 +51,11 @@ def norm(rows):
 
 
 class Oracle:
-    def __init__(self, layer, per="channel", data_init=None, init_scale=1.0):
+    def __init__(self, layer, per="channel", g="norm", data_init=None, init_scale=1.0):
         self.layer, self.per = layer, per
         v = layer.weight.detach().clone()
-        g = norm(v.flatten(1)) if per == "channel" else (v**2).sum() ** 0.5
+        length = norm(v.flatten(1)) if per == "channel" else (v**2).sum() ** 0.5
+        g = torch.ones_like(length) if g == "one" else length
         self.parameters = {"v": v.requires_grad_(), "g": g.requires_grad_()}
         if layer.bias is not None:
             self.parameters["bias"] = layer.bias.detach().clone().requires_grad_()
