@@ -198,6 +198,8 @@ class Overrides:
         if not override.is_sweep_override():
             return [str(override.input_line)]
         values = override.value()
+        if isinstance(values, RangeSweep) and not self._countable(text, key, values):
+            return []
         if self._for_others(override):
             what = "an interval" if isinstance(values, IntervalSweep) else "a list with tags"
             why = f"is {what}, for sweepers that choose, such as hydra/sweeper=optuna"
@@ -207,8 +209,6 @@ class Overrides:
             return []
         if isinstance(values, IntervalSweep):
             return [f"{key}={end}" for end in _ends(values)]
-        if isinstance(values, RangeSweep) and not self._countable(text, key, values):
-            return []
         texts = [f"{key}={element}" for element in override.sweep_string_iterator()]
         if not texts:
             self.say(text, "is an empty list", self._listed(key))

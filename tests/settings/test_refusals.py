@@ -372,6 +372,17 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         ],
     ),
     (
+        "-m seed=tag(a,range(0,100000000))",
+        2,
+        [
+            (
+                "seed=tag(a,range(0,100000000)): has 100,000,000 values, and a sweep at most "
+                "100,000 cells",
+                "'seed=range(0,10)'",
+            )
+        ],
+    ),
+    (
         "-m optimizer.lr=range(0.1,1,1e-9)",
         2,
         [
