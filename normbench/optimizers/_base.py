@@ -20,6 +20,7 @@ class OptimizerOptions(Options):
     """The options of an optimizer; `bind` gives the object that steps a model."""
 
     error: ClassVar[type[OptimizerError]] = OptimizerError
+    rescales: ClassVar[bool] = False  # steps are of the size of lr, whatever that of the gradient
 
     lr: float = option(0.1, above=0, high=1e30)
     weight_decay: float = option(0.0, low=0, high=1e30)

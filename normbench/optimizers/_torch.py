@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -71,6 +71,8 @@ class FlatTorch(FlatOptimizer):
 @dataclass(frozen=True)
 class TorchOptions(OptimizerOptions):
     """The options of an optimizer that steps by a rule of torch.optim."""
+
+    rescales: ClassVar[bool] = True
 
     def rule(self) -> Rule:
         """Return torch's function with the options."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -26,6 +26,8 @@ class Adam(OptimizerOptions):
         only, added to the gradient.
     Source: Kingma & Ba 2015, arXiv 1412.6980, algorithm 1.
     """
+
+    rescales: ClassVar[bool] = True
 
     lr: float = option(1e-3, above=0, high=1e30)
     beta1: float = option(0.9, low=0, below=1)

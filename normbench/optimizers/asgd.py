@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 from torch.optim.asgd import asgd
@@ -26,6 +27,8 @@ class ASGD(TorchOptions):
         the average begins. weight_decay: on parameters with two or more axes only.
     Source: Polyak & Juditsky 1992, SIAM J. Control Optim. 30; the rate: Xu 2011, arXiv 1107.2490.
     """
+
+    rescales: ClassVar[bool] = False
 
     lr: float = option(0.1, above=0, high=1e30)
     lambd: float = option(1e-4, low=0, high=1e30)

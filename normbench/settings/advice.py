@@ -15,6 +15,7 @@ from normbench.settings.schema import Config
 
 FORWARDS = 1_000  # of one validation: more are slow, and of very few images each
 VALIDATIONS = 20  # of a run: the usual number is 11
+FAR = 4  # times a batch is below `lr_base_batch` from which a rule for other optimizers tells
 SURPLUS = 10  # images validated for one that is trained on
 REFRESHED = (
     30  # training images looked at again for one that is trained on, at three times the work
@@ -24,7 +25,7 @@ UNCHANGED = {("brightness", 0.0), ("contrast", 1.0), ("noise", 0.0)}  # shifts t
 
 def advice(config: Config) -> list[Mistake]:
     """List what in a config is slow or without effect, each with a way out."""
-    return [*_slow_validations(config), *_idle(config), *_unreal(config)]
+    return [*_slow_validations(config), *_idle(config), *_unfit(config), *_unreal(config)]
 
 
 def _slow_validations(config: Config) -> Iterator[Mistake]:
@@ -78,6 +79,21 @@ def _idle(config: Config) -> Iterator[Mistake]:
             fix = written([other for other in config.shifts if other != word])
             subject = f"shifts={written(config.shifts)}"
             yield Mistake(subject, f"{word} changes no pixel", f"shifts={fix}")
+
+
+def _unfit(config: Config) -> Iterator[Mistake]:
+    """Warn of the linear rule at small batches where steps do not shrink with the gradient.
+
+    Source: Malladi, Lyu, Panigrahi & Arora 2022, arXiv 2205.10287: sqrt for Adam and RMSprop.
+    """
+    name = str(config.optimizer["name"])
+    small = config.batch * FAR <= config.lr_base_batch
+    rescales = registry.facts("optimizer", name).constants["rescales"]
+    if small and rescales and config.lr_rule == "linear" and config.tune == "none":
+        why = (
+            f"makes steps of optimizer={name} {config.lr_base_batch / config.batch:g} times smaller"
+        )
+        yield Mistake("lr_rule=linear", f"{why} at batch={config.batch}", "lr_rule=sqrt")
 
 
 def _unreal(config: Config) -> Iterator[Mistake]:

@@ -205,6 +205,19 @@ def test_gradients_of_two_backward_passes_add_up(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_step_that_rescales_is_as_long_for_a_longer_gradient(name):
+    moved = []
+    for factor in (1.0, 100.0):
+        stepper = make(name, {"weight_decay": 0.0}).bind(net())
+        for _ in range(10):  # the first ones of radam do not
+            before = stepper.params.clone()
+            stepper.grad.copy_(torch.linspace(-1, 1, len(stepper.grad)) * factor)
+            stepper.step(1e-3)
+        moved.append((stepper.params - before).norm())
+    assert moved[1] / moved[0] == pytest.approx(1 if make(name, {}).rescales else 100, rel=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_gaps_between_parameters_stay_zero(name):
     model = net()
     stepper = make(name, {"weight_decay": 0.1}).bind(model)

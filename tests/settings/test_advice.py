@@ -57,6 +57,11 @@ def told(words: str) -> list[Mistake]:
             "shifts=[contrast*1,invert]: contrast*1 changes no pixel\n  try: shifts=[invert]",
         ),
         (
+            "optimizer=adam batch=2",
+            "lr_rule=linear: makes steps of optimizer=adam 32 times smaller at batch=2\n"
+            "  try: lr_rule=sqrt",
+        ),
+        (
             "target=0.1",
             "target=0.1: is not above chance, 0.1 for 10 classes\n  try: target=0.55",
         ),
@@ -93,6 +98,8 @@ def test_more_than_the_cores_are_told(key: str, monkeypatch: pytest.MonkeyPatch)
         "target=0.9 shifts=[contrast*0.5]",
         "tune=lr tune_lrs=[0.1,0.2]",
         "lr_rule=sqrt lr_base_batch=32",
+        "optimizer=adam batch=32",
+        "optimizer=adam batch=2 tune=lr",
     ],
 )
 def test_usual_settings_are_not_commented_on(words: str) -> None:
