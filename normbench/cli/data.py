@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -171,9 +170,7 @@ def show(name: str, overrides: Sequence[str], picture: str | None, screen: Scree
         for subset, split in parts.items()
     }
     if target:
-        drawn = io.BytesIO()
-        pictures.sheet(loaded).save(drawn, "PNG")
-        storage.write_atomic(target, drawn.getvalue())
+        storage.write_atomic(target, pictures.png(pictures.sheet(loaded)))
     facts = {"label": loaded.label, "shape": list(loaded.shape), "images": counts}
     screen.document({"command": "data", "what": "show", "set": name, **facts, "picture": picture})
     sizes = "/".join(str(len(split)) for split in parts.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,28 @@ def sheet(loaded: Dataset) -> Image:
     return drawn
 
 
+def tiles(images: Array) -> Image:
+    """Draw images, uint8 (N, H, W, C), side by side in as many rows as they are abreast."""
+    from PIL import Image
+
+    count, height, width = images.shape[:3]
+    scale = max(1, SIDE // max(height, width))
+    height, width = scale * height + 2, scale * width + 2
+    abreast = math.ceil(math.sqrt(count))
+    drawn = Image.new("RGB", (abreast * width, -(-count // abreast) * height), "white")
+    for place, image in enumerate(images):
+        enlarged = _picture(image).resize((width - 2, height - 2), Image.Resampling.NEAREST)
+        drawn.paste(enlarged, (place % abreast * width, place // abreast * height))
+    return drawn
+
+
+def png(drawn: Image) -> bytes:
+    """Return a picture as the bytes of a PNG file."""
+    out = io.BytesIO()
+    drawn.save(out, "PNG")
+    return out.getvalue()
+
+
 def gallery(loaded: Dataset, columns: int) -> Iterator[str]:
     """Yield the lines of pictures side by side, each below the name of its class."""
     pictures = []
@@ -72,4 +96,4 @@ def _examples(loaded: Dataset, place: int, count: int) -> Iterator[Array]:
 def _picture(image: Array) -> Image:
     from PIL import Image
 
-    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    return Image.fromarray(image if image.shape[2] == 3 else image[..., 0])

@@ -15,14 +15,17 @@ values count together: over images, channels, positions, time steps and calls.
     output_grad_norm    norm of the gradient of the loss by what the layer gives
     stat_error          root mean square over channels of (running mean - mean) / deviation
     stat_log_var        mean over channels of ln(running variance / variance)
+    act_histogram       of up to 4096 of its values in each call, evenly spaced
+    gamma_histogram     of the norm's weight; likewise beta_histogram of its bias
 
-What a layer does not have is left out, as are channels whose deviation or variance is 0 in the last
-two. An activation that is a norm as well has no derivative of its own, so none is counted. A leaky
-relu keeps its small slope in order not to saturate, so it never does. A gelu is steepest at
+What a layer does not have is left out, as are channels whose deviation or variance is 0 in `stat_`.
+A histogram is the words `low high n n ...`: how many values are in each of 30 equal parts of their
+range. An activation that is a norm as well has no derivative of its own, so none is counted. A
+leaky relu keeps its small slope in order not to saturate, so it never does. A gelu is steepest at
 sqrt(2), so that its slope of 1 at large inputs is 89 % of the largest one.
 
-All but the last two are taken in training mode without dropout, in batches as in training, so they
-are what training sees; the loss is the mean over the probe. The last two compare the running
+All but `stat_` are taken in training mode without dropout, in batches as in training, so they
+are what training sees; the loss is the mean over the probe. `stat_` compares the running
 statistics with those that the whole probe has as one batch in training mode.
 """
 
@@ -43,6 +46,7 @@ from normbench.norms._base import OverTime, Running
 from normbench.norms._modes import batch_statistics, preserve_buffers, train_mode
 from normbench.norms._sums import at_least_float32, widest
 from normbench.norms._units import Unit
+from normbench.rows import Value
 
 FLAT, STEEP = 0.1, 0.9  # of the largest |derivative|
 # The largest |derivative| of torch's activations, which the nets of torchvision bring without a
@@ -58,6 +62,7 @@ STEEPEST: dict[type[nn.Module], float] = {
     nn.SiLU: 1.0998393201288634,  # at 2.3994
     nn.Hardswish: 1.5,
 }
+BINS, SAMPLE = 30, 4096  # of histograms
 BEFORE = ("pre_mean", "pre_std", "saturated", "linear_zone")
 AFTER = ("act_mean", "act_std", "zeros")
 Calls = list[tuple[int, Tensor]]  # for each call: how many values, then mean, variance and shares
@@ -67,7 +72,7 @@ def look(
     model: nn.Module,
     batches: Sequence[tuple[Tensor, Tensor]],
     cast: Callable[[], AbstractContextManager[Any]],
-) -> dict[str, float]:
+) -> dict[str, Value]:
     """Return what each layer of `model` does on the probe, by tag.
 
     Parameters, gradients, buffers and modes stay as they are, and no random number is drawn.
@@ -91,11 +96,12 @@ def look(
 
 
 class _Part(NamedTuple):
-    """The modules of a layer: the whole of it, what holds its weight, and its activation."""
+    """The modules of a layer: the whole of it, what holds its weight, its activation, its norm."""
 
     whole: nn.Module
     linear: nn.Module | None = None
     act: nn.Module | None = None
+    norm: nn.Module | None = None
 
 
 def _parts(module: nn.Module, path: str = "") -> Iterator[tuple[str, _Part]]:
@@ -103,11 +109,11 @@ def _parts(module: nn.Module, path: str = "") -> Iterator[tuple[str, _Part]]:
     statistics = isinstance(module, Running | OverTime) and running_layers(module)
     if isinstance(module, Unit):
         children = dict(module.named_children())
-        yield path, _Part(module, children.get("linear"), children.get("act"))
+        yield path, _Part(module, *(children.get(name) for name in ("linear", "act", "norm")))
     elif hasattr(module, "acts") or type(module) in STEEPEST.keys() - {nn.Identity}:
         yield path, _Part(module, act=module)
     elif statistics or (not _children(module) and _weights(module)):
-        yield path, _Part(module, linear=module)
+        yield path, _Part(module, linear=module, norm=module if statistics else None)
     else:
         for name, child in module.named_children():
             yield from _parts(child, f"{path}.{name}" if path else name)
@@ -124,6 +130,9 @@ class _Layer:
         self.before: Calls = []
         self.after: Calls = []
         self.squares: list[Tensor] = []
+        self.sample: list[Tensor] = []
+        named = part.norm.named_parameters() if part.norm else ()
+        self.affine = [(name.rpartition(".")[2], each) for name, each in named if each.dim() == 1]
 
     def hooks(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
         """Begin to watch the layer."""
@@ -133,9 +142,9 @@ class _Layer:
             yield self.act.register_forward_pre_hook(self._entered)
             yield self.act.register_forward_hook(self._left)
 
-    def values(self) -> dict[str, float]:
+    def values(self) -> dict[str, Value]:
         """Return the quantities, but for the running statistics."""
-        found: dict[str, float] = {}
+        found: dict[str, Value] = {}
         for names, calls in ((BEFORE, self.before), (AFTER, self.after)):
             if calls:
                 found.update(zip(names, _pooled(calls), strict=False))
@@ -144,7 +153,14 @@ class _Layer:
             found["grad_norm"] = _length([_square(grad) for grad in self.grads])
         if self.squares:
             found["output_grad_norm"] = _length(self.squares)
-        return found
+        counted = {"act": self.sample}
+        for name, kind in (("gamma", "weight"), ("beta", "bias")):
+            counted[name] = [each.detach() for leaf, each in self.affine if leaf == kind]
+        return found | {
+            f"{name}_histogram": _histogram(torch.cat(each))
+            for name, each in counted.items()
+            if each
+        }
 
     def _entered(self, act: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = widest(inputs[0])
@@ -155,6 +171,9 @@ class _Layer:
     def _left(self, act: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         y = widest(output)
         self.after.append((y.numel(), torch.stack([*_moments(y), (y == 0).to(y).mean()])))
+        count = min(y.numel(), SAMPLE)
+        places = torch.arange(count, device=y.device) * y.numel() // count
+        self.sample.append(y.detach().flatten()[places])
 
     def _passed(self, whole: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         self.place = self.place or next(self.places)
@@ -233,6 +252,18 @@ def _pooled(calls: Calls) -> list[float]:
     mean, var, *shares = (weights * rows).sum(0)
     between = (weights[:, 0] * (rows[:, 0] - mean).square()).sum()
     return [mean.item(), (var + between).sqrt().item(), *(share.item() for share in shares)]
+
+
+def _histogram(x: Tensor) -> str | None:
+    """Count values; None where none is finite."""
+    x = x[x.isfinite()].float().cpu()
+    if not len(x):
+        return None
+    low, high = x.min().item(), x.max().item()
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts = torch.histc(x, BINS, low, high).tolist()
+    return " ".join([f"{low:.6g}", f"{high:.6g}", *(f"{count:.0f}" for count in counts)])
 
 
 def _square(x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from normbench.norms._modes import (
     preserve_buffers,
     update_bn,
 )
-from normbench.rows import Row
+from normbench.rows import Row, Value
 from normbench.runtime import collectives, rng
 
 GAP_IMAGES = 1000  # validation images on which the two modes of a model are compared
@@ -123,7 +123,7 @@ class Evaluator:
             right = self._evaluate(self.train, self._batches(self.train))[1]
         return float(right.sum()) / len(self.train)
 
-    def _timed(self, measure: Callable[..., dict[str, float]], *args: int) -> dict[str, float]:
+    def _timed(self, measure: Callable[..., dict[str, Any]], *args: int) -> dict[str, Any]:
         start = time.perf_counter()
         values = measure(*args)
         self.seconds += time.perf_counter() - start
@@ -148,7 +148,7 @@ class Evaluator:
             values["gap/accuracy"] = (in_training - in_evaluation) / probe.numel()
         return values
 
-    def _layers(self) -> dict[str, float]:
+    def _layers(self) -> dict[str, Value]:
         probe = self._micro_batches(PROBE_IMAGES)
         batches = [self.val.gather(self._share(index)) for index in probe]
         return diagnostics.look(self.model, batches, self.cast)

@@ -120,6 +120,11 @@ class RunDirectory:
         kept.write(self.directory, tensors, facts, self._belongs())
         self._save()
 
+    def show(self, tag: str, picture: bytes) -> None:
+        """Give TensorBoard a picture of how the run begins."""
+        if self._events:
+            self._events.show(tag, picture)
+
     def warn(self, text: str) -> None:
         """Keep a warning in `status.json`."""
         self._save(warnings=[*self._status["warnings"], text[:MESSAGE]])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from normbench.display import pictures
 from normbench.engine import augment, transforms
 from normbench.engine.budget import PRETRAINING, Budget, Diverged, Progress
 from normbench.engine.capture.captured import same
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Examples from which data-dependent starts are set, where the batch is not larger: the variance of
 # two values says nothing, and wn at batch 2 then starts with lengths that end at chance.
 CALIBRATION = 64
+DRAWN = 64  # images of a batch at most
 
 
 class Job:
@@ -129,6 +131,13 @@ class Job:
     def _fill(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in self._tensors().items():
             tensor.copy_(tensors[name])  # in place: flat parameters and recorded steps hold views
+
+    def picture(self) -> bytes:
+        """Draw the first batch of training as the model gets it: each channel over its range."""
+        x = next(self.train.epoch(0))[0][:DRAWN].float().cpu()
+        low, high = x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True)
+        pixels = ((x - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+        return pictures.png(pictures.tiles(pixels.permute(0, 2, 3, 1).numpy()))
 
     def state_sha256(self) -> str:
         """Digest all model and optimizer tensors: name, dtype, shape and bytes, by name."""

@@ -26,8 +26,9 @@ from normbench.settings.schema import EVALUATION, Config, part
 class Message(NamedTuple):
     """What a worker reports: warnings first, then rows, and with the last row the `result`.
 
-    Then also `right`: which images of each test are right, packed to hexadecimal digits. `kept`:
-    tensors and facts from which the run goes on; it stays in this process.
+    Then also `right`: which images of each test are right, packed to hexadecimal digits. `batch`:
+    a picture of the first batch, likewise, with the warnings. `kept`: tensors and facts from which
+    the run goes on; it stays in this process.
     """
 
     warnings: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class Message(NamedTuple):
     time: TimeRow | None = None
     result: dict[str, Any] | None = None
     right: dict[str, str] | None = None
+    batch: str | None = None
     kept: State | None = None
 
     def to_plain(self) -> dict[str, Any]:
@@ -92,6 +94,8 @@ def _record(message: Message, directory: RunDirectory, on_row: Callable[[Row], N
     """Write what is reported into the run's folder."""
     for text in message.warnings:
         directory.warn(text)
+    if message.batch:
+        directory.show("input/batch", bytes.fromhex(message.batch))
     if message.row is not None:
         directory.write(message.row)
     if message.time is not None:
@@ -115,7 +119,8 @@ def worker(
     if state := from_first(kept and (kept.tensors, kept.about)):
         job.load(*state)
     several = heeded(job, keeper)
-    yield Message(tuple(mistake.text for mistake in check.warnings(config, job.model)))
+    batch = job.picture().hex() if config.diagnose == "full" and config.tb else None
+    yield Message(tuple(each.text for each in check.warnings(config, job.model)), batch=batch)
     clock = Clock(**state[1]["clock"]) if state else Clock()
     for row in job.rows():
         if isinstance(row, Halt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -10,9 +11,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from normbench.errors import MachineError, shown
+from normbench.results.depth import HISTOGRAM
+from normbench.rows import Row, TimeRow
 
 if TYPE_CHECKING:
-    from normbench.rows import Row, TimeRow
     from normbench.runtime.storage import Appended
 
 
@@ -25,6 +27,7 @@ class Band(NamedTuple):
 
 
 Charts = Mapping[str, Mapping[str, Sequence[str]]]  # by category and title: tags, or a band
+DT_DOUBLE, DT_STRING = 2, 7  # of TensorFlow's types
 METRICS = ("test/accuracy", "gap/accuracy")  # columns of TensorBoard's table of runs
 VARIED = ("model", "norm", "init", "batch", "lr")  # it shows five settings at first: these
 # Tags of what holds for a whole run: a text, not charts.
@@ -56,6 +59,7 @@ class Events:
     def __init__(self, file: Appended, axis: str) -> None:
         self.file, self.axis, self.tb = file, axis, load_tensorboard()
         self.records = self.tb.RecordWriter(file)
+        self.layers: list[Row] = []  # the first and the last of these rows
 
     def begin(
         self,
@@ -95,8 +99,10 @@ class Events:
         self._text("config", config)
 
     def add(self, row: Row | TimeRow) -> None:
-        """Write the finite numbers among a row's values whose name is a tag."""
+        """Write the finite numbers and the histograms among a row's values whose name is a tag."""
         step = row.examples if self.axis == "examples" else row.step
+        if isinstance(row, Row) and row.kind == "layers":
+            self.layers[1:] = [row]
         event = self.tb.Event(wall_time=time.time(), step=step)
         add = event.summary.value.add
         constant = ""
@@ -105,13 +111,31 @@ class Events:
                 constant += f"{tag}: {value}\n"
             elif "/" in tag and isinstance(value, int | float) and math.isfinite(value):
                 add(tag=tag, simple_value=value)
+            elif tag.endswith(HISTOGRAM) and isinstance(value, str):
+                self._histogram(tag.removesuffix(HISTOGRAM), value, step)
         if event.summary.value:
             self.records.write(event.SerializeToString())
         if constant:
             self._text("constants", constant)
 
+    def show(self, tag: str, picture: bytes, step: int = 0) -> None:
+        """Write a picture, the bytes of a PNG file."""
+        side = [struct.unpack(">I", picture[at : at + 4])[0] for at in (16, 20)]  # of its header
+        tensor = self.tb.TensorProto(dtype=DT_STRING)
+        tensor.string_val.extend([*(str(length).encode() for length in side), picture])
+        tensor.tensor_shape.dim.add(size=3)
+        metadata = self.tb.image.create_summary_metadata(tag, "")
+        self._summary(tag, metadata, tensor, step)
+
     def end(self, state: str) -> None:
-        """Write how the run ended, and close the file."""
+        """Write how the run ended, with its layers over depth, and close the file."""
+        if state == "finished" and self.layers:
+            from normbench.display import depth, drawing  # imports matplotlib
+
+            first, last = self.layers[0], self.layers[-1]
+            if figure := depth.of_run(first.values, last.values):
+                at = last.examples if self.axis == "examples" else last.step
+                self.show("layers/depth", drawing.encoded(figure, "png"), at)
         status = 1 if state == "finished" else 2  # STATUS_SUCCESS, STATUS_FAILURE
         end = self.tb.SessionEndInfo(status=status, end_time_secs=time.time())
         self._hparams(self.tb.hparams.SESSION_END_INFO_TAG, session_end_info=end)
@@ -127,14 +151,25 @@ class Events:
         code = "".join(f"    {line}\n" for line in text.splitlines())
         self._bytes(tag, self.tb.text.create_summary_metadata(tag, ""), code.encode())
 
+    def _histogram(self, tag: str, words: str, step: int) -> None:
+        """Write counts in equal parts of a range, from `low high n n ...`."""
+        low, high, *counts = map(float, words.split())
+        width = (high - low) / len(counts)
+        tensor = self.tb.TensorProto(dtype=DT_DOUBLE)
+        for place, count in enumerate(counts):
+            tensor.double_val.extend([low + place * width, low + (place + 1) * width, count])
+        for size in (len(counts), 3):
+            tensor.tensor_shape.dim.add(size=size)
+        self._summary(tag, self.tb.histogram.create_summary_metadata(tag, ""), tensor, step)
+
     def _bytes(self, tag: str, metadata: Any, content: bytes) -> None:
-        tensor = self.tb.TensorProto(dtype=7, string_val=[content])  # DT_STRING
+        tensor = self.tb.TensorProto(dtype=DT_STRING, string_val=[content])
         tensor.tensor_shape.SetInParent()  # a scalar, not of unknown shape
         self._summary(tag, metadata, tensor)
 
-    def _summary(self, tag: str, metadata: Any, tensor: Any) -> None:
+    def _summary(self, tag: str, metadata: Any, tensor: Any, step: int = 0) -> None:
         value = self.tb.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
-        self._event(summary=self.tb.Summary(value=[value]))
+        self._event(step=step, summary=self.tb.Summary(value=[value]))
 
     def _event(self, **content: Any) -> None:
         event = self.tb.Event(wall_time=time.time(), **content)
@@ -153,8 +188,10 @@ def load_tensorboard() -> SimpleNamespace:
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.plugins.custom_scalar import layout_pb2
         from tensorboard.plugins.custom_scalar import metadata as layout
+        from tensorboard.plugins.histogram import metadata as histogram
         from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
         from tensorboard.plugins.hparams import metadata as hparams
+        from tensorboard.plugins.image import metadata as image
         from tensorboard.plugins.text import metadata as text
         from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError as error:
@@ -172,7 +209,9 @@ def load_tensorboard() -> SimpleNamespace:
         Summary=Summary,
         TensorProto=TensorProto,
         RecordWriter=RecordWriter,
+        histogram=histogram,
         hparams=hparams,
+        image=image,
         layout=layout,
         text=text,
     )

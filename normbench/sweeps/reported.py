@@ -29,6 +29,8 @@ CAPTIONS = {  # the figures that there are
     "differences": "Differences to the baseline, paired by seed, with 95 % intervals.",
     "lr": "Tuning of the learning rate: mean validation accuracy. Ringed: chosen. Cross: a run "
     "diverged or stayed at chance.",
+    "layers": "A quantity of the layers over depth (`diagnose=full`): mean and range of the seeds, "
+    "geometric on a logarithmic axis.",
     "failures": "What became of the runs of each cell of which not all trained.",
     "cost": "The metric against the core-seconds of a run, with 95 % intervals, of cells "
     "of which a run trained. Grey: none is better at less cost.",
@@ -60,13 +62,15 @@ class Report:
     """What there is to say of finished runs.
 
     Args: answer: what compares them; sweeps: the folders of sweeps that were asked about; words:
-    the command that reports; differing: says what differs besides the compared key.
+    the command that reports; differing: says what differs besides the compared key; layers: which
+    quantity of them is drawn, and at which step.
     """
 
     answer: Answer
     sweeps: Sequence[Path]
     words: str
     differing: str = ""
+    layers: tuple[str, int] = ("act_std", -1)
 
     @cached_property
     def results(self) -> list[Result]:
@@ -99,7 +103,7 @@ class Report:
 
     def picture(self, name: str) -> Picture | None:
         """Draw one of the figures of `CAPTIONS`, None where the runs have nothing for it."""
-        from normbench.display import figures  # imports matplotlib
+        from normbench.display import depth, figures  # imports matplotlib
 
         laid = self.answer.layout
         draw: Mapping[str, Callable[[], Figure | None]] = {
@@ -107,6 +111,7 @@ class Report:
             "batch": lambda: figures.batches(laid),
             "differences": lambda: figures.differences(laid),
             "lr": lambda: figures.rates(self.searches, laid),
+            "layers": lambda: depth.layers(laid, self._profiles(), self.layers[0]),
             "failures": lambda: figures.failures(laid),
             "cost": lambda: figures.cost(laid, self.spent),
         }
@@ -177,6 +182,11 @@ class Report:
             for run in self.results
             if run.state in RESULTS
         }
+
+    def _profiles(self) -> dict[str, list[float]]:
+        """Read what is drawn of the layers of each run."""
+        folders = [run.directory for run in self.results if run.state in RESULTS]
+        return {folder: traces.profile(Path(folder), *self.layers) for folder in folders}
 
     def _commands(self) -> Iterable[str]:
         """Give the commands of the sweeps that are reported, as they were typed."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from normbench.results import curves
+from normbench.results import curves, depth
 from normbench.results.curves import Validation
 from normbench.results.groups import RESULTS, Result
 from normbench.results.images import Right
@@ -54,6 +54,16 @@ def validations(folder: Path) -> list[Validation]:
             known = spent if isinstance(spent, int | float) else None
             found.append(Validation(row.examples, known, accuracy))
     return found
+
+
+def profile(folder: Path, quantity: str, step: int) -> list[float]:
+    """Read a quantity of the layers of a run, from the input on; empty where it has no such row.
+
+    Args: step: -1 is the last that was recorded.
+    Raises: FileRefused if the rows are damaged.
+    """
+    rows = [row for row in read_rows(folder) if row.kind == "layers" and step in (-1, row.step)]
+    return depth.profile(rows[-1].values, quantity) if rows else []
 
 
 def times(folder: Path) -> Iterator[TimeRow]:

@@ -1,21 +1,24 @@
 """What `diagnose=full` tells of each layer, against hand computations in float64."""
 
 import copy
-import importlib.util
+import io
 import json
 import math
 from collections import OrderedDict
 from contextlib import nullcontext
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from contracts.cases import create, default_dtype, oracle_of, own
 from engine.test_train import config, kinds
+from PIL import Image
 from torch import nn
 
 from normbench import norms
+from normbench.cli import plot
+from normbench.display.drawing import arm_of
 from normbench.engine import diagnostics
 from normbench.engine.diagnostics import look
 from normbench.inits._base import initialize
@@ -58,13 +61,19 @@ def probe(count=12, shape=SHAPE, seed=2, classes=3):
 
 
 def seen(model, *batches):
-    """What is told of each layer: quantities by path, in the order of the tags."""
+    """What is told of each layer: numbers by path, in the order of the tags."""
     layers = {}
     for tag, value in look(model, batches, nullcontext).items():
         room, place, quantity = tag.split("/")
         assert room == "layer"
+        if isinstance(value, str):  # a histogram
+            continue
         layers.setdefault(place.partition("-")[2], {})[quantity] = value
     return layers
+
+
+def numbers(found):
+    return [value for value in found.values() if not isinstance(value, str)]
 
 
 def weights(model):
@@ -141,7 +150,7 @@ def test_without_batch_statistics_it_makes_no_difference_how_the_probe_is_cut():
     whole = look(model, [(x, y)], nullcontext)
     parts = look(model, [(x[:5], y[:5]), (x[5:6], y[5:6]), (x[6:], y[6:])], nullcontext)
     assert parts.keys() == whole.keys()
-    assert list(parts.values()) == pytest.approx(list(whole.values()), rel=1e-9)
+    assert numbers(parts) == pytest.approx(numbers(whole), rel=1e-9)
 
 
 def test_each_batch_of_the_probe_has_its_own_statistics_as_in_training():
@@ -424,7 +433,8 @@ def test_a_row_on_the_layers_follows_each_validation():
     order = [(row.kind, row.step) for row in rows if row.kind != "train"]
     expected = [(kind, step) for step in (0, 3, 6) for kind in ("val", "layers")]
     assert order[:-2] == expected
-    assert all(type(value) is float for value in kinds(rows, "layers")[0].values.values())
+    told = kinds(rows, "layers")[0].values
+    assert all(type(told[tag]) is (str if "histogram" in tag else float) for tag in told)
 
 
 def test_the_probe_is_validation_images_in_batches_as_in_training(monkeypatch):
@@ -480,44 +490,74 @@ def test_what_is_not_finite_is_null_in_the_record(tmp_path):
     assert (end["state"], end["bad_step"], end["bad_quantity"]) == ("diverged", 1, "val/loss")
 
 
-def plotting():
-    path = Path(__file__).parents[2] / "scripts/plots/layers.py"
-    spec = importlib.util.spec_from_file_location("layers", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def drawn(tmp_path, *words):
+    """The figure of layers that `normbench plot layers` writes, and the arms of its lines."""
+    options = plot.parser().parsed(["layers", str(tmp_path), "--by", "init", *words])
+    gathered = plot.gathered(options, "normbench plot")
+    (block,) = gathered.answer.layout.blocks.values()
+    picture = gathered.picture("layers")
+    return picture and dict(
+        zip(map(arm_of, block.groups), picture.figure.axes[0].lines, strict=True)
+    )
 
 
-def test_the_plot_has_a_line_of_all_layers_in_order_for_each_configuration(tmp_path, monkeypatch):
+def test_the_plot_has_a_line_of_all_layers_in_order_for_each_configuration(tmp_path):
     words = ("diagnose=full", "steps=1", "model.depth=11", "norm=none", f"outputs={tmp_path}")
     for init in ("normal", "default"):
         for seed in (0, 1):
             run(config(*words, f"init={init}", f"seed={seed}"))
-    layers, drawn = plotting(), []
-    draw = layers.draw
-    monkeypatch.setattr(layers, "draw", lambda *given: drawn.append(draw(*given)) or drawn[0])
-    picture = tmp_path / "new" / "depth.png"
-    monkeypatch.setattr("sys.argv", ["layers.py", str(picture), str(tmp_path)])
-    assert layers.main() == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    lines = {line.get_label(): line.get_ydata() for line in drawn[0].axes[0].lines}
+    lines = drawn(tmp_path, "--step", "0")
     assert list(lines) == ["default", "normal"]
     (folder,) = {
-        each.parent
-        for each in layers.folders([tmp_path])
-        if reader.read_config(each)["experiment"]["init"]["name"] == "normal"
+        each.parent.parent
+        for each in tmp_path.rglob("metrics.jsonl")
+        if reader.read_config(each.parent)["experiment"]["init"]["name"] == "normal"
     }
     rows = [read_rows(folder / f"seed{seed}")[1].values for seed in (0, 1)]
     for place in (2, 11):
         one, other = (row[f"layer/{place:02d}-layer{place}/act_std"] for row in rows)
-        assert lines["normal"][place - 1] == pytest.approx(math.sqrt(one * other))
+        assert lines["normal"].get_ydata()[place - 1] == pytest.approx(math.sqrt(one * other))
+    assert drawn(tmp_path, "--step", "7") is None
+    last = drawn(tmp_path, "--quantity", "zeros")["default"].get_ydata()
+    rows = [reader.read_rows(path.parent)[-3].values for path in tmp_path.rglob("metrics.jsonl")]
+    assert len(last) == 11 and any(row["layer/01-layer1/zeros"] > 0 for row in rows)
 
 
-def test_the_plot_says_that_there_are_no_rows_on_layers(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["layers.py", str(tmp_path / "x.png"), str(tmp_path)])
-    assert plotting().main() == 3
-    said = "no run there has rows on its layers; try: diagnose=full\n"
-    assert capsys.readouterr().err == said
+def test_a_histogram_counts_the_values_in_equal_parts_of_their_range():
+    model, (x, y) = build(norm="bn"), probe()
+    tags = look(model, [(x, y)], nullcontext)
+    z = x.flatten(1) @ weights(model)["layer1.linear.weight"].T
+    beta = weights(model)["layer1.norm.bias"]
+    hidden = torch.relu((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() + beta)
+    low, high, *counts = map(float, tags["layer/1-layer1/act_histogram"].split())
+    expected, edges = np.histogram(hidden.detach().numpy(), 30)
+    assert (low, high) == pytest.approx((edges[0], edges[-1]), rel=1e-5)
+    assert sum(counts) == hidden.numel() and np.abs(counts - expected).sum() <= 2
+    assert tags["layer/1-layer1/gamma_histogram"].split()[:2] == ["0.5", "1.5"]  # all are 1
+    ends = [f"{each:.6g}" for each in (beta.min(), beta.max())]
+    assert tags["layer/1-layer1/beta_histogram"].split()[:2] == ends
+    assert not [tag for tag in tags if "head" in tag and "gamma" in tag]
+
+
+def test_tensorboard_has_the_histograms_the_first_batch_and_the_layers_over_depth(tmp_path):
+    from runs.test_tensorboard import loaded, summaries
+
+    done = config("diagnose=full", "steps=2", "norm=gn", "batch=6", f"outputs={tmp_path}")
+    run(done)
+    (path,) = done.directory.glob("events*")
+    found = summaries(loaded(path))
+    plugins = {tag: value.metadata.plugin_data.plugin_name for tag, value in found.items()}
+    assert plugins["layer/1-layer1/gamma"] == plugins["layer/2-layer2/act"] == "histograms"
+    assert plugins["input/batch"] == plugins["layers/depth"] == "images"
+    width, height, png = found["input/batch"].tensor.string_val
+    picture = np.asarray(Image.open(io.BytesIO(png)))
+    assert picture.shape == (int(height), int(width), 3)
+    (x, _), (_, _, rows, columns) = next(Job(done).train.epoch(0)), (1, 1, *done.shape[1:])
+    side = picture.shape[1] // 3 - 2  # six images are three abreast, with a margin of two
+    one = picture[: side * rows // columns, :side, 0]
+    scale = side // columns
+    pixels = (x[0, 0] - x.min()) / (x.max() - x.min()) * 255
+    assert np.abs(one[::scale, ::scale] - pixels.numpy()).max() <= 1
 
 
 @pytest.mark.gpu
@@ -527,4 +567,4 @@ def test_on_a_gpu_it_tells_what_it_tells_on_the_cpu():
     expected = look(model, [(x, y)], nullcontext)
     found = look(model.cuda(), [(x.cuda(), y.cuda())], nullcontext)
     assert list(found) == list(expected)
-    assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-6)
+    assert numbers(found) == pytest.approx(numbers(expected), rel=1e-6)

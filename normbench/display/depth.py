@@ -1,0 +1,95 @@
+"""Draws quantities of layers over depth. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.ticker
+import numpy as np
+from matplotlib.figure import Figure
+
+from normbench.display.colours import PALETTE, styles
+from normbench.display.drawing import arm_of, grid, styled, values, with_legend
+from normbench.display.figures import PANELS
+from normbench.results.depth import QUANTITIES, profile
+from normbench.results.layout import Layout
+from normbench.rows import Value
+
+TELLING = ("act_std", "grad_norm", "saturated", "stat_error")  # what is drawn of a single run
+
+Profiles = Mapping[str, Sequence[float]]  # a quantity by layer, by directory of the run
+
+
+@styled
+def layers(laid: Layout, profiles: Profiles, quantity: str) -> Figure | None:
+    """Draw a quantity over depth: mean and range of the seeds, geometric on a logarithmic axis.
+
+    Returns: None where no run has it.
+    """
+    if not any(profiles.values()):
+        return None
+    style = styles(laid.by, values(laid))
+    panels = [*laid.blocks.values()][:PANELS]
+    figure, axes = grid(len(panels))
+    for each, block in zip(axes, panels, strict=True):
+        for row, group in block.groups.items():
+            found = [profiles.get(run.directory) for run in group.results]
+            look = style[arm_of(row)]
+            _line(each, [seed for seed in found if seed], quantity, look._asdict())
+        each.set_title(block.at)
+    _name(axes, quantity)
+    return with_legend(figure, laid)
+
+
+@styled
+def of_run(before: Mapping[str, Value], after: Mapping[str, Value]) -> Figure | None:
+    """Draw what its `layers` rows tell of a run, before its first step and after its last.
+
+    Returns: None where they tell nothing.
+    """
+    known = [name for name in TELLING if profile(after, name)]
+    if not known:
+        return None
+    figure = Figure(figsize=(5.0 * len(known), 4.5), layout="constrained")
+    axes = figure.subplots(1, len(known), squeeze=False)[0]
+    for each, name in zip(axes, known, strict=True):
+        for at, row in enumerate((before, after)):
+            look = {"colour": PALETTE[1 + at], "marker": "os"[at]}
+            _line(each, [profile(row, name)], name, look)
+        _name([each], name)
+        each.set_ylabel("")
+        each.set_title(QUANTITIES[name].words, fontsize=12)
+    axes[0].legend(axes[0].lines, ["at the start", "at the end"], frameon=False)
+    return figure
+
+
+def _line(axes: Any, seeds: Sequence[Sequence[float]], quantity: str, look: Any) -> None:
+    """Draw one configuration; what is 0 is a gap in a logarithmic line."""
+    depth = min(map(len, seeds), default=0)
+    if not depth:
+        return
+    found = np.array([each[:depth] for each in seeds], dtype=np.float64)
+    places = np.arange(1, depth + 1)
+    middle = found.mean(0)
+    if QUANTITIES[quantity].logarithmic:
+        found = np.where(found > 0, found, math.nan)
+        middle = np.exp(np.log(found).mean(0))
+    axes.plot(places, middle, color=look["colour"], marker=look["marker"], markersize=5)
+    if len(found) > 1:
+        band = {"color": look["colour"], "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(places, found.min(0), found.max(0), **band)
+
+
+def _name(axes: Sequence[Any], quantity: str) -> None:
+    for each in axes:
+        each.set_xlim(left=0.5)
+        each.set_xlabel("layer, from the input")
+        each.xaxis.get_major_locator().set_params(integer=True)
+        if QUANTITIES[quantity].logarithmic:
+            each.set_yscale("log")
+            each.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            each.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+            each.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes[0].set_ylabel(QUANTITIES[quantity].words)
