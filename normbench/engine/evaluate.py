@@ -118,10 +118,13 @@ class Evaluator:
         self._check(step, values)
 
     def train_accuracy(self) -> float:
-        """Return the accuracy on all training images, which are not augmented for it."""
+        """Return the accuracy on all training images, which are not augmented for it.
+
+        Returns: nan if a loss or logit is not finite.
+        """
         with self._evaluating():
-            right = self._evaluate(self.train, self._batches(self.train))[1]
-        return float(right.sum()) / len(self.train)
+            loss, right = self._evaluate(self.train, self._batches(self.train))
+        return float(right.sum()) / len(self.train) if math.isfinite(loss) else math.nan
 
     def _timed(self, measure: Callable[..., dict[str, Any]], *args: int) -> dict[str, Any]:
         start = time.perf_counter()

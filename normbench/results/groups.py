@@ -73,6 +73,9 @@ class Result:
     def outcome(self, metric: str = "test/accuracy") -> stats.Outcome | None:
         """Say what came of the run: trained, stuck or diverged, by the set that is judged.
 
+        It has diverged for an accuracy, too, whose loss is not finite: weights may be judged on
+        images, or by statistics, that their training has not seen.
+
         Returns: its value of the metric, chance level where it has none that is finite; None
         where the run has no result.
         """
@@ -83,7 +86,8 @@ class Result:
         kind, late = metrics.of(metric), metric in self.waited
         value = self.waited[metric] if late else self.final.get(metric)
         accuracy = self.final.get(f"{kind.part}/accuracy", 1.0)  # not judged if it was not taken
-        finite = value is not None and math.isfinite(value)
+        sound = self.final.get(metric.replace("accuracy", "loss", 1), 0.0) is not None
+        finite = sound and value is not None and math.isfinite(value)
         found = stats.outcome(accuracy, self.chance(kind.part), diverged or not finite)
         if value is None or found.kind == "diverged":
             value = self.guessed(kind)

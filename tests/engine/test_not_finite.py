@@ -9,6 +9,7 @@ import torch
 from engine.test_train import config, kinds
 from torch import nn
 
+from normbench.results.groups import Result
 from normbench.runs.job import Job
 from normbench.runs.reader import read_status
 from normbench.runs.run import run
@@ -98,6 +99,17 @@ def test_a_test_that_overflows_is_a_divergence():
     before, values = end(job)
     assert before.kind == "test" and math.isnan(before.values["test/loss"])
     assert values["bad_quantity"] == "test/loss" and values["bad_step"] == 3
+
+
+def test_an_evaluation_of_finite_weights_that_overflows_is_a_divergence_of_its_own():
+    job = Job(config("norm=none", *SHORT))
+    with torch.no_grad():
+        job.model.head.bias[9] = math.inf  # the accuracy is the share of class 9
+    assert math.isnan(job.evaluator.train_accuracy())
+    final = {"test/accuracy": 0.9, "test/loss": 0.3, "test/accuracy/invert": 0.9}
+    judged = Result("x/seed0", {}, "finished", {**final, "test/loss/invert": None})
+    outcomes = [judged.outcome(f"test/accuracy{end}") for end in ("", "/invert")]
+    assert [each and each.kind for each in outcomes] == ["trained", "diverged"]
 
 
 def test_a_finite_run_is_finished():
