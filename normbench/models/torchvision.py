@@ -172,6 +172,7 @@ class _Network:
         for gate in self.hollow.modules():
             if isinstance(gate, ops.SqueezeExcitation):
                 gate.fc1, gate.fc2 = _unfilled(gate.fc1, True), _unfilled(gate.fc2, True)
+                gate.fc2.followed_by = "sigmoid"  # type: ignore[assignment]
         return Traced(fx.GraphModule(self.hollow, self.graph))
 
     def _with(self, role: str) -> list[fx.Node]:
@@ -220,7 +221,18 @@ class _Network:
         layer = self.layers[node]
         if node is self.head and isinstance(layer, nn.Linear):
             return self.units.head(layer.in_features, layer.out_features)
-        return _unfilled(layer, self._biased(node))
+        made = _unfilled(layer, self._biased(node))
+        if not self._activated(node):  # a linear bottleneck, for one
+            made.followed_by = "identity"  # type: ignore[assignment]
+        return made
+
+    def _activated(self, node: fx.Node) -> bool:
+        """Tell whether an activation comes before the next linear layer, also behind a sum."""
+        return any(
+            self.roles.get(user) == "act"
+            or (self.roles.get(user) != "linear" and self._activated(user))
+            for user in node.users
+        )
 
     def _biased(self, node: fx.Node) -> bool:
         bias, own = self.units.bias, self.layers[node].bias is not None

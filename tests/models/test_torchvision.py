@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections import Counter
@@ -379,3 +380,19 @@ def test_a_network_with_its_own_activations_starts_with_the_gain_of_relu():
     )
     for mine, other in zip(own.parameters(), relu.parameters(), strict=True):
         assert torch.equal(mine, other)
+
+
+def test_a_layer_has_the_gain_of_what_follows_it():
+    """A block of mobilenet_v2: 1x1 expansion, relu6, depthwise, relu6, 1x1 projection, and sum."""
+    model = build("mobilenet_v2", "none")
+    initialize(model, KaimingNormal(), "relu", 0)
+    for path in ("features.5.conv.0.0", "features.5.conv.2"):
+        weight = model.get_submodule(path).linear.weight.detach().double()
+        gain = weight.square().mean().sqrt() * math.sqrt(weight[0].numel())
+        assert gain == pytest.approx(math.sqrt(2) if path.endswith("0.0") else 1, rel=0.03)
+    (*_, gate) = (
+        m for m in build("efficientnet_b0").modules() if isinstance(m, ops.SqueezeExcitation)
+    )
+    assert gate.fc2.followed_by == "sigmoid"
+    plain = (m for m in build("resnet18").modules() if getattr(m, "followed_by", "") == "identity")
+    assert len(list(plain)) == 1  # the head: after each sum there is a relu
