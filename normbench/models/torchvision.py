@@ -172,7 +172,7 @@ class _Network:
         for gate in self.hollow.modules():
             if isinstance(gate, ops.SqueezeExcitation):
                 gate.fc1, gate.fc2 = _unfilled(gate.fc1, True), _unfilled(gate.fc2, True)
-                gate.fc2.followed_by = "sigmoid"  # type: ignore[assignment]
+                gate.fc2.followed_by = "sigmoid"
         return Traced(fx.GraphModule(self.hollow, self.graph))
 
     def _with(self, role: str) -> list[fx.Node]:
