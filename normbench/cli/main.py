@@ -27,6 +27,7 @@ VERBS = {
     "eval": "ask finished runs something new from their weights, train nothing",
     "export": "write the weights of a finished run as safetensors",
     "summary": "show the layers of a configuration, train nothing",
+    "probe": "measure layers at their start or in finished runs, train nothing",
     "list": "list norms, inits, models, data and optimizers",
     "data": "list, download, verify or show data sets",
     "bench": "time norm layers, or whole training steps",

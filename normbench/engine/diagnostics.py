@@ -80,7 +80,7 @@ def look(
         context of the run.
     """
     places = count(1)
-    layers = [_Layer(path, part, places) for path, part in _parts(model)]
+    layers = [_Layer(path, part, places) for path, part in parts(model)]
     with preserve_buffers(model), train_mode(model), _watched(layers):
         _differentiate(model, batches, cast, layers)
     with batch_statistics(model):
@@ -95,7 +95,7 @@ def look(
     }
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """The modules of a layer: the whole of it, what holds its weight, its activation, its norm."""
 
     whole: nn.Module
@@ -104,25 +104,25 @@ class _Part(NamedTuple):
     norm: nn.Module | None = None
 
 
-def _parts(module: nn.Module, path: str = "") -> Iterator[tuple[str, _Part]]:
+def parts(module: nn.Module, path: str = "") -> Iterator[tuple[str, Part]]:
     """Find the layers of a model, by path."""
     statistics = isinstance(module, Running | OverTime) and running_layers(module)
     if isinstance(module, Unit):
         children = dict(module.named_children())
-        yield path, _Part(module, *(children.get(name) for name in ("linear", "act", "norm")))
+        yield path, Part(module, *(children.get(name) for name in ("linear", "act", "norm")))
     elif hasattr(module, "acts") or type(module) in STEEPEST.keys() - {nn.Identity}:
-        yield path, _Part(module, act=module)
+        yield path, Part(module, act=module)
     elif statistics or (not _children(module) and _weights(module)):
-        yield path, _Part(module, linear=module, norm=module if statistics else None)
+        yield path, Part(module, linear=module, norm=module if statistics else None)
     else:
         for name, child in module.named_children():
-            yield from _parts(child, f"{path}.{name}" if path else name)
+            yield from parts(child, f"{path}.{name}" if path else name)
 
 
 class _Layer:
     """What has been seen of one layer, as small tensors that are still on the device."""
 
-    def __init__(self, path: str, part: _Part, places: Iterator[int]) -> None:
+    def __init__(self, path: str, part: Part, places: Iterator[int]) -> None:
         self.path, self.whole, self.act, self.places = path, part.whole, part.act, places
         self.place = 0  # of the first call among those of all layers; 0 before it
         self.weights = _weights(part.linear) if part.linear else []

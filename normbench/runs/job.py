@@ -65,7 +65,7 @@ class Job:
         config = self.config
         schedule = part("schedule", config.schedule)
         lr = schedule.over(self.budget.steps, config.lr, config.warmup)
-        start = self._pretraining()
+        start = self.start()
         return fit(self.train, self.train_step, lr, self.evaluator, self.at, start)
 
     def state(self, halt: Halt) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -169,7 +169,7 @@ class Job:
             raise FileRefused(str(config.directory), why, "the same command and data everywhere")
         collectives.from_first([self.optimizer.params, *self.model.buffers()])
 
-    def _pretraining(self) -> Iterator[Row | Halt]:
+    def start(self) -> Iterator[Row | Halt]:
         """Let the norm set itself from training images, then the initializer, which may train.
 
         Raises: Diverged, after its row, if a number is not finite.

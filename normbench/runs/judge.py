@@ -83,7 +83,7 @@ def judged(
     Raises: FileRefused if the weights do not fit the model.
     """
     machine.prepare(config.threads)
-    one = _alone(config)
+    one = alone(config)
     feeds, model = feeds_of(one), empty_model(one)
     load(model, kept, config)
     anew = not known or "eval_stats" in config.evaluation or config.other is not None
@@ -109,7 +109,7 @@ def judged(
     return values, packed(evaluator.right)
 
 
-def _alone(config: Config) -> Config:
+def alone(config: Config) -> Config:
     """Give a config for one process, on the device that is to judge."""
     device = machine.resolve_device(config.judging_device or config.device, 1)
     sized = config.batch // max(config.worker_batch, config.stat_batch)

@@ -30,10 +30,10 @@ def test_keys_are_offered_with_their_equals_sign():
 
 
 def test_the_options_are_those_of_the_part_on_the_line():
-    assert offered("train norm=gn norm.g") == ["norm.groups="]
+    assert offered("train norm=gn norm.g") == ["norm.group_size=", "norm.groups="]
     assert offered("train norm.g") == []
     assert offered("train -m norm=gn,frn norm.learn") == ["norm.learn_eps="]
-    assert offered("summary norm=ws+gn norm.gn.g") == ["norm.gn.groups="]
+    assert offered("summary norm=ws+gn norm.gn.group_") == ["norm.gn.group_size="]
 
 
 def test_names_of_parts_are_offered_also_behind_a_comma():
