@@ -249,10 +249,20 @@ def _document(net: Net) -> dict[str, Any]:
 
 
 def _draw(nets: Sequence[Net], path: Path) -> None:
-    from normbench.display import drawing, layer_figures  # imports matplotlib
+    from normbench.display import depth, drawing  # imports matplotlib
     from normbench.runtime import storage
 
-    named = {" ".join(net.settings.values()): [*net.layers().values()] for net in nets}
-    figure = layer_figures.by_layer(named)
+    figure = depth.of_nets(
+        {
+            " ".join(net.settings.values()): [
+                {
+                    key: [values[key] for values in each.layers.values() if key in values]
+                    for key in depth.PROBED
+                }
+                for each in net.found
+            ]
+            for net in nets
+        }
+    )
     assert figure
     storage.write_atomic(path, drawing.encoded(figure, path.suffix[1:]))

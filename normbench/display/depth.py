@@ -18,6 +18,7 @@ from normbench.results.layout import Layout
 from normbench.rows import Value
 
 TELLING = ("act_std", "grad_norm", "saturated", "stat_error")  # what is drawn of a single run
+PROBED = ("act_std", "output_grad_norm")
 
 Profiles = Mapping[str, Sequence[float]]  # a quantity by layer, by directory of the run
 
@@ -62,6 +63,26 @@ def of_run(before: Mapping[str, Value], after: Mapping[str, Value]) -> Figure | 
         each.set_ylabel("")
         each.set_title(QUANTITIES[name].words, fontsize=12)
     axes[0].legend(axes[0].lines, ["at the start", "at the end"], frameon=False)
+    return figure
+
+
+@styled
+def of_nets(found: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> Figure | None:
+    """Draw activations and their gradients of nets that were measured.
+
+    Args: found: by name of the net, of each seed the quantities by layer.
+    """
+    figure = Figure(figsize=(5.0 * len(PROBED), 4.8), layout="constrained")
+    axes = figure.subplots(1, len(PROBED))
+    for each, quantity in zip(axes, PROBED, strict=True):
+        for look, seeds in zip(styles("", [*found]).values(), found.values(), strict=True):
+            _line(each, [seed[quantity] for seed in seeds], quantity, look._asdict())
+        _name([each], quantity)
+        each.set_ylabel("")
+        each.set_title(QUANTITIES[quantity].words, fontsize=12)
+    names = [name for name in found if name]
+    if names:
+        figure.legend(axes[0].lines, names, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
