@@ -37,12 +37,15 @@ class Region:
     @property
     def ends(self) -> tuple[float, float]:
         """Give its two ends; a half-line ends at infinity."""
-        return self.bounds or {
-            "greater": (self.delta, math.inf),
-            "less": (-math.inf, -self.delta),
-            "equal": (-self.delta, self.delta),
-            "not_worse": (-self.delta, math.inf),
-        }[self.kind]
+        return (
+            self.bounds
+            or {
+                "greater": (self.delta, math.inf),
+                "less": (-math.inf, -self.delta),
+                "equal": (-self.delta, self.delta),
+                "not_worse": (-self.delta, math.inf),
+            }[self.kind]
+        )
 
     @property
     def boundaries(self) -> list[float]:
@@ -96,6 +99,7 @@ class Judged:
     label: str = ""
     notes: tuple[str, ...] = ()
     seeds: int | None = None
+    stopped: bool = False  # whether something else than the tests stands against a word
 
 
 def fewest_seeds(hypotheses: int) -> int:
@@ -146,8 +150,10 @@ def combined(judged: Sequence[Judged], combine: str) -> tuple[str, list[Judged]]
     all: supported if every p_sup <= alpha, refuted if Holm over the p_ref rejects one; any: the
     reverse; each: a word each, with Holm over both families, and a summary in place of one word.
     """
-    sups = stats.holm([one.p_sup for one in judged])
-    refs = stats.holm([one.p_ref for one in judged])
+    all_sup, all_ref = (
+        [1.0 if one.stopped else getattr(one, p) for one in judged] for p in ("p_sup", "p_ref")
+    )
+    sups, refs = stats.holm(all_sup), stats.holm(all_ref)
     adjusted = [
         replace(one, adjusted=min(sup, ref))
         for one, sup, ref in zip(judged, sups, refs, strict=True)
@@ -159,7 +165,7 @@ def combined(judged: Sequence[Judged], combine: str) -> tuple[str, list[Judged]]
         ]
         return summary([one.verdict for one in each]), each
     needs_all = combine == "all"
-    for_all = [one.p_sup if needs_all else one.p_ref for one in judged]
+    for_all = all_sup if needs_all else all_ref
     for_one = refs if needs_all else sups
     if all(p <= ALPHA for p in for_all):
         return (SUPPORTED if needs_all else REFUTED), adjusted
@@ -180,7 +186,7 @@ def summary(verdicts: Sequence[str]) -> str:
 def withheld(judged: Judged, note: str) -> Judged:
     """Take a word back, with the reason for it."""
     notes = tuple(dict.fromkeys((*judged.notes, note)))
-    return replace(judged, verdict=INCONCLUSIVE, label="", notes=notes)
+    return replace(judged, verdict=INCONCLUSIVE, label="", notes=notes, stopped=True)
 
 
 def _worded(judged: Judged, supported: bool, refuted: bool) -> Judged:
@@ -189,7 +195,8 @@ def _worded(judged: Judged, supported: bool, refuted: bool) -> Judged:
         word = SUPPORTED if supported else REFUTED
         label = "" if supported else _label(judged)
         return replace(judged, verdict=word, label=label, seeds=None)
-    return replace(judged, verdict=INCONCLUSIVE, label="", seeds=_settling(judged))
+    seeds = None if judged.stopped else _settling(judged)
+    return replace(judged, verdict=INCONCLUSIVE, label="", seeds=seeds)
 
 
 def _label(judged: Judged) -> str:

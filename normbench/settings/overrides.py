@@ -34,6 +34,7 @@ EXTRAS = {
     "submitit_local": "submitit",
     "submitit_slurm": "submitit",
 }
+OTHERS = ("hydra", "study")  # folders of settings that are not for a run
 HERE = ("normbench", "basic", "joblib", "ray", "submitit_local")  # launchers that stay on a machine
 
 
@@ -78,7 +79,8 @@ class Overrides:
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.loader, self.parser = loader, OverridesParser.create(loader)
-        self.groups = [group for group in loader.list_groups("") if group != "hydra"]
+        self.groups = [group for group in loader.list_groups("") if group not in OTHERS]
+        self._choices: dict[str, list[str]] = {}  # Hydra copies its whole search path to list them
         self.suggest = Suggestions(self.groups, self.choices, self.value)
         self.sweeper = GRIDS[0]
         self.keys: list[str] = []  # in the order of the command line
@@ -108,8 +110,10 @@ class Overrides:
 
     def choices(self, group: str) -> list[str]:
         """List what can be chosen of a group, by Hydra or of another package."""
-        own = registry.names(group) if group in registry.KINDS else []
-        return sorted({*self.loader.get_group_options(group), *own})
+        if group not in self._choices:
+            own = registry.names(group) if group in registry.KINDS else []
+            self._choices[group] = sorted({*self.loader.get_group_options(group), *own})
+        return self._choices[group]
 
     def hydras(self, texts: Sequence[str]) -> list[str]:
         """Pick the words that are Hydra's own, and are of something that is installed."""

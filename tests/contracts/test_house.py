@@ -24,6 +24,7 @@ FLOORS = (
     "engine models inits settings display activations",
     "runs",
     "sweeps",
+    "studies",
     "cli",
     "__main__ api",
 )

@@ -1,0 +1,265 @@
+"""`normbench study`: claims of the literature as experiments with a verdict."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from normbench.cli.parser import Parser, outputs, screen
+from normbench.errors import FileRefused, Mistake, NormbenchError, Refused
+from normbench.parts.options import near
+
+if TYPE_CHECKING:
+    from normbench.display.screen import Screen
+    from normbench.settings.compose import Grid
+    from normbench.studies.judge import Verdict
+    from normbench.studies.plan import Plan
+    from normbench.studies.study import Study
+
+EXAMPLES = (
+    "normbench study list",
+    "normbench study show bn-fig1",
+    "normbench study plan bn-fig1 --size quick      starts nothing",
+    "normbench study run bn-fig1 seeds.screen=12",
+    "normbench study run ./mine.yaml                a study of your own",
+    "normbench study verdict bn-fig1                from stored runs",
+)
+ACTIONS = ("list", "show", "plan", "run", "verdict", "report")
+UNSUPPORTED = 5  # exit code with --strict
+
+
+def parser() -> Parser:
+    """Return the parser of the command's words."""
+    text = "Test a claim: plan its runs, train what is missing, and say what they say of it."
+    made = Parser("study", text, EXAMPLES)
+    made.add_argument("action", metavar="ACTION", help=", ".join(ACTIONS))
+    made.add_argument("name", nargs="?", metavar="NAME", help="of a study, or a file: ./mine.yaml")
+    made.add_argument("words", nargs="*", metavar="KEY=VALUE", help="of the study, or a setting")
+    made.add_argument("--size", default="quick", help="quick (default), cpu or full")
+    made.add_argument("--certify", action="store_true", help="on fresh seeds")
+    made.add_argument("--strict", action="store_true", help="exit code 5 unless supported")
+    made.add_argument("--peek", action="store_true", help="show means early: exploratory for good")
+    return made
+
+
+def run(words: list[str]) -> int:
+    """List, show, plan, run or judge studies.
+
+    Returns: 0; 1 if a run failed; 5 with --strict where the claim is not supported.
+    Raises: NormbenchError.
+    """
+    options = parser().parsed(words)
+    action, shown = options.action, screen(options)
+    if action not in ACTIONS:
+        meant = near(action, ACTIONS) or "list"
+        why = f"is none of {', '.join(ACTIONS)}"
+        raise Refused(Mistake(f"study {action}", why, f"normbench study {meant}"))
+    if action == "list":
+        return _list(options, shown)
+    if action == "report":
+        return _report(options, shown)
+    if not options.name:
+        why = "no study is named"
+        raise Refused(Mistake(f"study {action}", why, f"normbench study {action} bn-fig1"))
+    if action == "show":
+        return _show(options, shown)
+    study, execution = chosen(options)
+    plan = planned(study, outputs(options), execution)
+    if action == "plan":
+        _say_plan(plan, shown, document_wanted=True)
+        return 0
+    return _judged(options, plan, shown, trains=action == "run")
+
+
+def chosen(options: argparse.Namespace) -> tuple[Study, list[str]]:
+    """Read the study that is asked for, and the words that only say how it is run.
+
+    Raises: Refused with what is wrong with it, or where parts of it are not built.
+    """
+    from normbench.settings.schema import EXECUTION
+    from normbench.studies import card as cards
+    from normbench.studies import resolve as studies
+
+    card = cards.read(options.name)
+    execution = [word for word in options.words if word.partition("=")[0] in EXECUTION]
+    own = [word for word in options.words if word not in execution]
+    if own:
+        card = cards.overridden(card, own, options.size)
+    if card.needs:
+        why = f"needs what is not built yet: {', '.join(card.needs)}"
+        raise Refused(Mistake(card.id, why, "normbench study list"))
+    stage = "certify" if options.certify else "screen"
+    return studies.resolve(card, options.size, stage), execution
+
+
+def planned(
+    study: Study, place: str, execution: list[str] | None = None, grid: Grid | None = None
+) -> Plan:
+    """Plan the runs of a study."""
+    from normbench.settings import compose
+    from normbench.studies.plan import Plan
+
+    return Plan(study, grid or compose.Grid(compose.loader()), place, execution or ())
+
+
+def carried_out(plan: Plan, shown: Screen) -> int:
+    """Train what is missing: first the tunings, then the runs at the rates that they chose.
+
+    Returns: 1 if a run failed, else 0.
+    Raises: Refused if parts do not fit; FileRefused if data is not here.
+    """
+    from normbench.cli import data
+    from normbench.sweeps import sweep
+
+    works = [work for work in (plan.tuning, plan.sweep) if work and work.cells]
+    cells = [planned for work in works for planned in work.cells]
+    data.fetch(data.missing(planned.config for planned in cells if planned.left), shown)
+    for work in works:
+        for warning in sweep.check(work):
+            shown.warn(warning.text)
+    if plan.tuning:
+        sweep.choose(plan.tuning, shown)
+        plan.settle()
+    if plan.left:
+        shown.heading([f"runs: {len(plan.sweep.items)}, {plan.left} to train"])
+        sweep.many(plan.sweep, shown)
+    plan.sweep.catch_up()
+    return int(bool(plan.left))
+
+
+def verdicts(plan: Plan) -> dict[str, Verdict]:
+    """Judge a study under all its learning rates."""
+    from normbench.studies.judge import judge
+
+    return {role: judge(plan, role) for role in plan.study.roles}
+
+
+def _judged(options: argparse.Namespace, plan: Plan, shown: Screen, trains: bool) -> int:
+    """Train, if asked, and say the verdict."""
+    from normbench.studies import card as cards
+    from normbench.studies import record, resolve
+
+    path = record.place(outputs(options), plan.study)
+    if trains:
+        _say_plan(plan, shown)
+        record.keep_plan(path, plan.study)
+        if carried_out(plan, shown):
+            again = f"normbench study run {options.name} --size {plan.study.size}"
+            raise NormbenchError(plan.study.card.id, "a run of it failed: no verdict", again)
+    elif not path.is_dir():
+        raise _pending(options, plan)
+    else:
+        record.keep_plan(path, plan.study)
+    if plan.left:
+        if not options.peek or not plan.done():
+            raise _pending(options, plan)
+        record.peek(path)
+    original = resolve.resolve(cards.read(options.name), plan.study.size, plan.study.stage)
+    state = record.status(path, plan.study, original.hash == plan.study.hash)
+    found = verdicts(plan)
+    document = record.write(path, plan, found, state)
+    shown.document({"command": "study", **document})
+    for line in document["sentences"]:
+        shown.statement(line)
+    if state in ("variant", "exploratory"):
+        of = f" of {plan.study.card.id}" if state == "variant" else ""
+        shown.statement(f"status: {state}{of}")
+    if document["expect"]:
+        shown.note(f"expected by the literature: {document['expect']}")
+    shown.note(f"study {path}")
+    return UNSUPPORTED if options.strict and document["verdict"] != "supported" else 0
+
+
+def _pending(options: argparse.Namespace, plan: Plan) -> FileRefused:
+    why = f"pending {plan.done()}/{plan.study.seeds} seeds: no verdict before all are done"
+    again = f"normbench study run {options.name} --size {plan.study.size}"
+    return FileRefused(plan.study.card.id, why, again + " --certify" * options.certify)
+
+
+def _say_plan(plan: Plan, shown: Screen, document_wanted: bool = False) -> None:
+    """Print a plan: what is run, at what cost, and what will be judged."""
+    from normbench.studies import wording
+
+    study = plan.study
+    lines = [
+        f"{study.card.id}  {study.card.text('claim')}",
+        f"size {study.size}, {study.seeds} seeds, hash {study.hash[:12]}",
+        f"arms: {', '.join(arm.name for arm in study.arms)}",
+        f"runs: {plan.runs}, {plan.left} to train, about {plan.seconds:.0f} core-seconds",
+        f"learning rates: {wording.rates(plan)}; judged {' and '.join(study.roles)}",
+        *(f"claim {each.id}: {wording.hypothesis(each)}" for each in study.primary),
+    ]
+    document = {
+        "command": "study",
+        "study": study.card.id,
+        "size": study.size,
+        "hash": study.hash,
+        "arms": [arm.name for arm in study.arms],
+        "seeds": study.seeds,
+        "runs": plan.runs,
+        "left": plan.left,
+        "core_seconds": round(plan.seconds, 1),
+    }
+    if document_wanted:
+        shown.document(document)
+    shown.heading(lines)
+
+
+def _list(options: argparse.Namespace, shown: Screen) -> int:
+    """List the studies: their title, their cost at each size, their last verdict."""
+    from normbench.results.tables import Table, TableCell
+    from normbench.studies import card as cards
+    from normbench.studies import record
+    from normbench.studies import resolve as studies
+
+    last = {each["study"]: each["verdict"] for each in record.finished(outputs(options))}
+    rows, entries = [], []
+    for name in cards.packaged():
+        card = cards.read(name)
+        sizes = {size: studies.resolve(card, size).cost for size in card.sizes if not card.needs}
+        costs = [f"{size} {runs} runs {cost / 60:.0f} min" for size, (runs, cost) in sizes.items()]
+        told = f"needs: {', '.join(card.needs)}" if card.needs else "; ".join(costs)
+        rows.append((name, card.text("title"), told, last.get(name, "")))
+        costs_of = {size: {"runs": n, "core_seconds": round(s)} for size, (n, s) in sizes.items()}
+        entries.append(
+            {"id": name, "title": card.text("title"), "needs": card.needs, "sizes": costs_of}
+            | {"verdict": last.get(name)}
+        )
+    shown.document({"command": "study", "studies": entries})
+    head = ("study", "title", "cost (core-minutes)", "verdict")
+    shown.table(Table("", head, tuple(tuple(map(TableCell, row)) for row in rows)))
+    return 0
+
+
+def _show(options: argparse.Namespace, shown: Screen) -> int:
+    """Print a card: claim, source, question, hypotheses, threats."""
+    from normbench.studies import card as cards
+    from normbench.studies import resolve as studies
+    from normbench.studies import wording
+
+    card = cards.read(options.name)
+    keys = ("id", "title", "claim", "source", "question", "expect")
+    lines = [f"{key}: {card.text(key)}" for key in keys if card.text(key)]
+    if card.needs:
+        lines.append(f"needs: {', '.join(card.needs)}")
+    else:
+        found = studies.resolve(card, options.size)
+        lines.append(f"scope: {wording.scope(found)}")
+        lines += [f"{each.role} {each.id}: {wording.hypothesis(each)}" for each in found.hypotheses]
+    lines += [f"threat: {text}" for text in card.tree.get("threats", ())]
+    shown.document({"command": "study", "card": dict(card.tree)})
+    for line in lines:
+        shown.statement(line)
+    return 0
+
+
+def _report(options: argparse.Namespace, shown: Screen) -> int:
+    """Print one line per finished study."""
+    from normbench.studies import book, record
+
+    found = record.finished(outputs(options))
+    if not found:
+        raise FileRefused(outputs(options), "has no finished study", "normbench study run bn-fig1")
+    shown.document({"command": "study", "verdicts": found})
+    shown.table(book.overview(found))
+    return 0

@@ -1,0 +1,1 @@
+"""Studies: a claim, the runs that compare its arms, and a verdict."""

@@ -1,0 +1,190 @@
+"""Makes a study of a card at one of its sizes: arms, hypotheses, and what the hash is over."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from normbench.errors import Mistake, Refused, shown
+from normbench.parts.options import copied, leaves, near, written
+from normbench.results.verdict import Region, fewest_seeds
+from normbench.studies import card as cards
+from normbench.studies.card import EFFECTS, Card
+from normbench.studies.study import POINTS, RECIPE, Arm, Hypothesis, Study, scale_of
+
+SMALL = {"data.train_size": 3500}  # mnist5k, at size quick
+SEEDS = {"tune": 3, "screen": 8, "certify": 12}
+FLOOR = 1.0  # points below which no accuracy is compared at size quick
+SIZE_KEYS = ("delta", "delta_floor", "seeds", "lr", "without")
+
+
+def resolve(card: Card, size: str, stage: str = "screen") -> Study:
+    """Make a study of a card at a size.
+
+    Raises: Refused with all mistakes, such as arms that there are none of, or a plan that cannot
+    decide.
+    """
+    if size not in card.sizes:
+        why = f"{card.id} has the sizes {', '.join(card.sizes)}"
+        raise Refused(Mistake(f"--size {shown(size)}", why, f"--size {card.sizes[0]}"))
+    tree = _at_size(card, size)
+    arms = _arms(tree)
+    made = [_hypothesis(each, tree, arms, size) for each in tree["hypotheses"]]
+    mistakes = [each for each in made if isinstance(each, Mistake)]
+    lr = tree["lr"]
+    for key in [*lr.get("per", ()), *lr.get("at", ())]:
+        if key not in tree["factors"]:
+            why = f"is not a factor: {', '.join(tree['factors'])}"
+            mistakes.append(Mistake(f"lr.per={key}", why, f"lr.per=[{[*tree['factors']][0]}]"))
+    hypotheses = tuple(each for each in made if isinstance(each, Hypothesis))
+    if not mistakes:
+        mistakes += _undecidable(tree, stage, hypotheses)
+    if mistakes:
+        raise Refused(*mistakes)
+    del tree["factors"]
+    tree["arms"] = {arm.name: dict(arm.settings) for arm in arms}
+    return Study(card, size, stage, tree, arms, hypotheses, lr)
+
+
+def _at_size(card: Card, size: str) -> dict[str, Any]:
+    """Apply what a size says, and leave out the texts."""
+    tree = copied({key: value for key, value in card.tree.items() if key not in cards.TEXTS})
+    given = tree.pop("sizes")[size] or {}
+    factors = dict(tree.get("factors", {}))
+    if "arms" in tree:
+        factors["arm"] = tree.pop("arms")
+    fixed = {**RECIPE, **(SMALL if size == "quick" else {})}
+    own = _flat(tree.get("fixed", {}))
+    if own.get("optimizer", "sgd") != "sgd":  # the others have no momentum of that name
+        fixed = {key: value for key, value in fixed.items() if not key.startswith("optimizer.")}
+    fixed |= own
+    lr, seeds = {**tree.get("lr", {})}, {**SEEDS, **tree.get("seeds", {})}
+    for key, value in given.items():
+        if key == "lr":
+            lr |= value
+        elif key == "seeds":
+            seeds |= value
+        elif key in factors:
+            factors[key] = _levels(factors[key], value)
+        elif key not in SIZE_KEYS:
+            fixed |= _flat({key: value})
+    lr.pop("shared_why", None)
+    without = given.get("without", ())
+    return {
+        "id": card.id,
+        "size": size,
+        "kind": tree.get("kind", "train"),
+        "factors": factors,
+        "fixed": fixed,
+        "lr": lr,
+        "seeds": {key: seeds[key] for key in SEEDS},
+        "hypotheses": [each for each in tree["hypotheses"] if each["id"] not in without],
+        "combine": tree.get("combine", "each"),
+        "failures": tree.get("failures", "apart"),
+        "delta": given.get("delta", {}),
+        "delta_floor": given.get("delta_floor", FLOOR if size == "quick" else 0.0),
+    }
+
+
+def _levels(levels: Any, chosen: Any) -> Any:
+    """Choose among the named levels of a factor, or take other ones."""
+    if isinstance(levels, dict) and isinstance(chosen, list):
+        return {name: levels[name] for name in chosen if name in levels}
+    return chosen
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Name a part by its group alone: `optimizer: {name: sgd, momentum: 0.9}`."""
+    return {key.removesuffix(".name"): value for key, value in leaves(tree)}
+
+
+def _arms(tree: Mapping[str, Any]) -> tuple[Arm, ...]:
+    """List every combination of the levels of all factors."""
+    choices = []
+    for factor, levels in tree["factors"].items():
+        if isinstance(levels, dict):
+            named = [(str(name), _flat(settings or {})) for name, settings in levels.items()]
+        else:
+            values = levels if isinstance(levels, list) else [levels]
+            named = [(written(value), {factor: value}) for value in values]
+        choices.append([(factor, name, settings) for name, settings in named])
+    arms = []
+    for combination in itertools.product(*choices):
+        settings = dict(tree["fixed"])
+        for _, _, own in combination:
+            settings |= own
+        arms.append(Arm({factor: name for factor, name, _ in combination}, settings))
+    return tuple(arms)
+
+
+def _hypothesis(
+    given: Mapping[str, Any], tree: Mapping[str, Any], arms: Sequence[Arm], size: str
+) -> Hypothesis | Mistake:
+    """Find the arms of a hypothesis, and its region in plain numbers."""
+    name, effect = given["id"], given.get("effect", "difference")
+    chosen: dict[str, tuple[Arm, ...]] = {}
+    for letter in EFFECTS[effect]:
+        found = _selected(f"{name}.{letter}", given[letter], tree["factors"], arms)
+        if isinstance(found, Mistake):
+            return found
+        chosen[letter] = found
+    over, metric = given.get("over"), str(given.get("metric", "test_acc"))
+    _, argument = cards.calls(metric)
+    factor = over if effect == "slope" else argument.rpartition(",")[2]
+    if (effect == "slope" or metric.startswith("spread(")) and factor not in tree["factors"]:
+        why = f"{factor or 'nothing'} is not a factor: {', '.join(tree['factors'])}"
+        return Mistake(f"{name}.metric={metric}", why, f"over: {[*tree['factors']][0]}")
+    asked = given.get("delta", 0.0)
+    delta = tree["delta"].get(name, asked)
+    scale = scale_of(metric, effect)
+    floored = scale == POINTS and effect != "slope" and name not in tree["delta"]
+    floored = floored and given.get("role") != "check"
+    if floored and size == "quick":
+        delta = max(delta, tree["delta_floor"])
+    bounds = given.get("bounds")
+    region = Region(
+        given["region"], delta / scale, tuple(x / scale for x in bounds) if bounds else None
+    )
+    return Hypothesis(
+        name,
+        given.get("role", "primary"),
+        metric,
+        effect,
+        chosen,
+        region,
+        over,
+        given.get("constant", 0.0) / scale,
+        asked if delta != asked else None,
+    )
+
+
+def _selected(
+    place: str, wanted: Mapping[str, Any], factors: Mapping[str, Any], arms: Sequence[Arm]
+) -> tuple[Arm, ...] | Mistake:
+    for key, value in wanted.items():
+        if key not in factors:
+            fix = f"{near(key, factors) or [*factors][0]}: …"
+            return Mistake(f"{place}: {key}", f"is not a factor: {', '.join(factors)}", fix)
+        levels = list(dict.fromkeys(arm.levels[key] for arm in arms))
+        asked = [written(each) for each in (value if isinstance(value, list) else [value])]
+        for level in asked:
+            if level not in levels:
+                why = f"no arm has it; levels of {key} are {', '.join(levels)}"
+                return Mistake(f"{place}: {key}={level}", why, f"{key}: {levels[0]}")
+        arms = [arm for arm in arms if arm.levels[key] in asked]
+    return tuple(arms)
+
+
+def _undecidable(
+    tree: Mapping[str, Any], stage: str, hypotheses: Sequence[Hypothesis]
+) -> list[Mistake]:
+    """Say whether the exact test could not reach alpha however clear the effects are."""
+    count, seeds = sum(each.role == "primary" for each in hypotheses), tree["seeds"][stage]
+    enough = fewest_seeds(count)
+    if type(seeds) is int and enough <= seeds <= 1000:
+        return []
+    why = f"cannot decide {count} primary hypotheses: 2^-n must be at most 0.025 / {count}"
+    if type(seeds) is not int or seeds > 1000:
+        why = "is not a number of seeds up to 1000"
+    return [Mistake(f"seeds.{stage}={shown(seeds)}", why, f"seeds.{stage}={enough}")]

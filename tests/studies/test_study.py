@@ -1,0 +1,136 @@
+"""Studies as commands: a set with known effects, what is refused, and that all cards compose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import document, normbench
+
+from normbench.errors import Refused
+from normbench.settings import compose
+from normbench.studies import card as cards
+from normbench.studies import resolve as studies
+
+# Longer training is better, and a clip that clips nothing changes no bit.
+MINE: dict[str, Any] = {
+    "id": "mine",
+    "claim": "Longer training helps.",
+    "arms": {"long": {"steps": 24}, "short": {"steps": 2}, "same": {"steps": 24, "clip": 1e6}},
+    "fixed": {
+        "data": "synthetic",
+        "data.train_size": None,
+        "model": {"name": "mlp", "depth": 1, "width": 16},
+        "norm": "none",
+        "tb": False,
+        "eval_every": 100,
+    },
+    "lr": {"shared": 0.1, "grid": [0.03, 0.1, 0.3]},
+    "hypotheses": [
+        {"id": "true", "a": {"arm": "long"}, "b": {"arm": "short"}, "region": "greater"}
+        | {"delta": 0.5},
+        {"id": "none", "a": {"arm": "same"}, "b": {"arm": "long"}, "region": "greater"}
+        | {"delta": 0.5},
+        {"id": "reversed", "a": {"arm": "long"}, "b": {"arm": "short"}, "region": "less"}
+        | {"delta": 0.5},
+    ],
+    "failures": "chance",
+    "seeds": {"tune": 1, "screen": 7},
+    "sizes": {"quick": {"delta_floor": 0}},
+}
+
+
+def test_known_effects_are_found_and_kept(tmp_path: Path) -> None:
+    """One hypothesis is true and one reversed; the same command again trains nothing."""
+    few = {**MINE, "arms": {key: MINE["arms"][key] for key in ("long", "short")}}
+    few |= {"lr": {"shared": 0.1}, "hypotheses": [MINE["hypotheses"][at] for at in (0, 2)]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(few))
+    words = ("study", "run", "./mine.yaml", "jobs=2")
+    plan = document("study", "plan", "./mine.yaml", cwd=tmp_path)
+    assert (plan["runs"], plan["left"]) == (14, 14)
+    assert not (tmp_path / "outputs").exists()
+    early = normbench("study", "verdict", "./mine.yaml", cwd=tmp_path)
+    assert (early.returncode, "pending 0/7 seeds" in early.stderr) == (3, True)
+    found = document(*words, cwd=tmp_path)
+    assert found["verdict"] == "1 supported, 1 refuted"
+    place = tmp_path / "outputs" / "studies" / "mine" / found["hash"][:12]
+    before = (place / "verdict.json").read_bytes()
+    assert {path.name for path in place.iterdir()} == {
+        *("plan.yaml", "runs.csv", "table.md", "verdict.json", "forest.svg"),
+    }
+    assert document("study", "verdict", "./mine.yaml", cwd=tmp_path) == found
+    assert normbench(*words, "--strict", cwd=tmp_path).returncode == 5
+    assert (place / "verdict.json").read_bytes() == before
+    (place / "plan.yaml").write_text("hash: 0\n")
+    changed = normbench("study", "verdict", "./mine.yaml", cwd=tmp_path)
+    assert (changed.returncode, "was changed" in changed.stderr) == (3, True)
+
+
+@pytest.mark.slow
+def test_both_learning_rates_are_judged(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(MINE))
+    found = document("study", "run", "./mine.yaml", "jobs=2", cwd=tmp_path)
+    assert found["words"] == dict.fromkeys(("shared", "tuned"), "1 supported, 2 refuted")
+    for role in ("shared", "tuned"):
+        judged = [(one["verdict"], one["label"]) for one in found["hypotheses"][role]]
+        assert judged == [("supported", None), ("refuted", "negligible"), ("refuted", "reversed")]
+    assert {*found["lr"]["chosen"]["tuned"]} == {"long", "short", "same"}
+
+
+WRONG = [  # a change of MINE, and what the refusal names
+    ({"factor": {}}, "factor: is not a key of a study\n  try: factors"),
+    ({"combine": "both"}, "combine=both: is none of all, any, each"),
+    ({"seeds": {"screen": 6}}, "cannot decide 3 primary hypotheses"),
+    ({"hypotheses.0.metric": "test_ac"}, "true.metric=test_ac: is none of"),
+    ({"hypotheses.0.region": "bigger"}, "true.region=bigger: is none of greater"),
+    ({"hypotheses.0.a": {"arm": "tall"}}, "levels of arm are long, short, same"),
+    ({"hypotheses.0.a": {"size": "tall"}}, "size: is not a factor: arm"),
+    ({"hypotheses.0.delta": 0}, "above 0"),
+    ({"sizes": {"cpu": {}}}, "has no quick"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), WRONG, ids=lambda value: str(value)[:30])
+def test_a_study_that_cannot_be_judged_is_refused(change: dict[str, Any], told: str) -> None:
+    tree = json.loads(json.dumps(MINE))
+    for key, value in change.items():
+        *path, last = key.split(".")
+        inner = tree
+        for name in path:
+            inner = inner[int(name)] if name.isdigit() else inner[name]
+        inner[last] = value
+    with pytest.raises(Refused) as refused:
+        studies.resolve(cards.checked(tree, "mine.yaml"), "quick")
+    assert told in str(refused.value)
+
+
+def test_overrides_make_a_variant_and_texts_do_not() -> None:
+    card = cards.checked(MINE, "mine.yaml")
+    plain = studies.resolve(card, "quick")
+    variant = studies.resolve(
+        cards.overridden(card, ["seeds.screen=9", "batch=32"], "quick"), "quick"
+    )
+    retold = studies.resolve(cards.checked({**MINE, "title": "Other"}, "mine.yaml"), "quick")
+    assert (variant.seeds, variant.arms[0].settings["batch"]) == (9, 32)
+    assert retold.hash == plain.hash != variant.hash
+
+
+@pytest.mark.slow
+def test_every_card_composes_at_size_quick() -> None:
+    grid = compose.Grid(compose.loader())
+    for name in cards.packaged():
+        card = cards.read(name)
+        assert (card.id, bool(card.text("expect"))) == (name, True)
+        if not card.needs:
+            for arm in studies.resolve(card, "quick").arms:
+                grid.cells(arm.words, multirun=False)
+
+
+def test_all_cards_resolve_at_all_their_sizes() -> None:
+    for name in cards.packaged():
+        card = cards.read(name)
+        for size in card.sizes if not card.needs else ():
+            assert studies.resolve(card, size).cost[0] > 0
