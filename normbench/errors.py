@@ -49,6 +49,11 @@ def escaped(text: str) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """Say how many there are of something: `1 run`, `2 runs`, `10,000 runs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 @dataclass(frozen=True)
 class Mistake:
     """One thing that is wrong, or worth a warning.

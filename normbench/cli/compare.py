@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from normbench.cli.parser import Parser, screen
-from normbench.errors import Mistake, Refused
+from normbench.errors import Mistake, Refused, counted
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
@@ -246,7 +246,7 @@ def differing(answer: Answer) -> str:
     if answer.brought:
         line += f"; with it comes {_by_arm(answer.brought)}"
     if answer.dropped:
-        line += f"; {answer.dropped} runs left out, whose seeds are not in common"
+        line += f"; {counted(answer.dropped, 'run')} left out, whose seeds are not in common"
     return line
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from normbench import __version__
 from normbench.cli.parser import Parser, outputs, screen
 from normbench.display.screen import Screen
-from normbench.errors import NormbenchError, first_line
+from normbench.errors import NormbenchError, counted, first_line
 from normbench.parts import registry
 from normbench.runs import run as runs
 from normbench.runs.reader import read_status
@@ -88,9 +88,7 @@ def _devices() -> Iterator[Finding]:
     import torch  # here, so that a command line that is refused does not wait for it
 
     cores = machine.cores()
-    yield Finding(
-        "ok", f"{cores} CPU core{'s' * (cores > 1)}: {machine.environment('cpu', 1)['cpu']}"
-    )
+    yield Finding("ok", f"{counted(cores, 'CPU core')}: {machine.environment('cpu', 1)['cpu']}")
     for number in range(torch.cuda.device_count()):
         known = torch.cuda.get_device_properties(number)
         yield Finding("ok", f"CUDA device {number}: {known.name}, {known.total_memory >> 30} GiB")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normbench.cli.parser import Parser, screen
-from normbench.errors import Mistake, Refused
+from normbench.errors import Mistake, Refused, counted
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
@@ -66,10 +66,7 @@ def judge(planned: list[Item], shown: Screen) -> None:
 
     left = [how for item in planned for how in item.missing]
     shown.heading(
-        [
-            f"eval: {describe.counted(len(planned), 'run')}, "
-            f"{describe.counted(len(left), 'evaluation')} to make"
-        ]
+        [f"eval: {counted(len(planned), 'run')}, {counted(len(left), 'evaluation')} to make"]
     )
     if not left:
         return

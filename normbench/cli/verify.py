@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normbench.cli.parser import Parser, add_place, place, screen
-from normbench.errors import FileRefused
+from normbench.errors import FileRefused, counted
 
 EXAMPLES = (
     "normbench verify outputs/runs/NAME/seed0       one run",
@@ -41,6 +41,6 @@ def run(words: list[str]) -> int:
     if found:
         found[0].mistakes = mistakes
         shown.error(found[0])
-    count = f"{len(folders)} run{'s' * (len(folders) != 1)}"
+    count = counted(len(folders), "run")
     shown.text(f"{count}: {f'{len(found)} damaged' if found else 'all files are whole'}")
     return FileRefused.code if found else 0

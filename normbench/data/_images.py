@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normbench.data._base import split, spread, validation_size
-from normbench.errors import FileRefused, shown
+from normbench.errors import FileRefused, counted, shown
 
 if TYPE_CHECKING:
     from normbench.data._base import Array
@@ -132,7 +132,8 @@ def scan(path: Path) -> Folder:
         raise FileRefused(str(path), why, "make the folder readable") from error
     if found.sizes[0] < 1:
         missing = " and ".join(f"{name}/" for name in found.missing)
-        why = f"has {len(found.parts['train'])} images in train/, too few to cut {missing} from"
+        there = counted(len(found.parts["train"]), "image")
+        why = f"has {there} in train/, too few to cut {missing} from"
         raise FileRefused(str(path), why, LAYOUT)
     found.check_classes()
     return found

@@ -14,7 +14,7 @@ from normbench.data._base import Data, Dataset, DatasetInfo, VerifiedFile, cut
 from normbench.data._cache import Cache, Decoded
 from normbench.data._decoder import ImageDecoder, decoding
 from normbench.data._images import LAYOUT, Folder, scan
-from normbench.errors import FileRefused, shown
+from normbench.errors import FileRefused, counted, shown
 from normbench.parts.options import option
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ImageFolder(Data):
         if copy:  # one that was made just now is what the files hold
             self._compare(folder, decoded, images)
         size = sum((folder.path / file).stat().st_size for file in files)
-        yield VerifiedFile(f"{len(files):,} images", size, decoded.digest)
+        yield VerifiedFile(counted(len(files), "image"), size, decoded.digest)
         yield from copy
 
     def _folder(self) -> Folder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from normbench.display.console import BARS, LiveDisplay, Terminal
 from normbench.display.progress import clock, percent
-from normbench.errors import escaped
+from normbench.errors import counted, escaped
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -149,9 +149,7 @@ class SweepProgress(LiveDisplay):
         states = [WORDS.get(run.state, run.state) for run in self._runs]
         order = dict.fromkeys(["done", "diverged", "failed", "running", *sorted(states)])
         words = [f"{states.count(word)} {word}" for word in order if word in states]
-        line = (
-            f"{len(states)} run{'s' * (len(states) != 1)}: {', '.join(words)}   {self._time(now)}"
-        )
+        line = f"{counted(len(states), 'run')}: {', '.join(words)}   {self._time(now)}"
         return Text(line.rstrip(), "dim", no_wrap=True, overflow="crop")
 
     def _time(self, now: float) -> str:

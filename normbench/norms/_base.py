@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from normbench.errors import Mistake, NormError
+from normbench.errors import Mistake, NormError, counted
 from normbench.norms._sums import widest
 from normbench.parts.options import Options
 
@@ -175,7 +175,7 @@ def check_count(layer: nn.Module, shape: Sequence[int], count: int, over: str) -
         raise NormError(
             "",
             name,
-            f"input {tuple(shape)} leaves {count} value{'s' * (count != 1)} {over} "
+            f"input {tuple(shape)} leaves {counted(count, 'value')} {over} "
             "to take statistics of, at least 2 are needed",
             "a larger batch" if batched else "another norm, or a larger layer",
         )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from normbench.errors import NormError
+from normbench.errors import NormError, counted
 from normbench.norms._base import divisors
 from normbench.norms._whitening import Whitening, WhiteningStatistics
 
@@ -55,7 +55,7 @@ class DecorrelatedBatchNorm(Whitening):
             raise NormError(
                 "",
                 type(self).__name__,
-                f"input {tuple(shape)} leaves {count} value{'s' * (count != 1)} per channel for "
+                f"input {tuple(shape)} leaves {counted(count, 'value')} per channel for "
                 f"covariances of {width} channels, at least {width + 1} are needed",
                 f"norm.groups={enough[0]} or a larger batch" if enough else "a larger batch",
             )

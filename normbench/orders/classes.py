@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from normbench.errors import counted
 from normbench.orders._dealt import ONE_CLASS, Deal, Dealt, Pool, Shares, hands
 from normbench.parts.options import option
 
@@ -39,8 +40,8 @@ class Classes(Dealt):
             return
         have = sum(size >= needed for size in sizes)
         why = (
-            f"takes {needed} images of a class for batch={batch}, and {have} of {known} classes "
-            f"have so many (the largest has {max(sizes)})"
+            f"takes {counted(needed, 'image')} of a class for batch={batch}, and {have} of {known} "
+            f"classes have so many (the largest has {max(sizes)})"
         )
         works = [k for k in range(1, most + 1) if -(-batch // k) <= there[k]]
         fix = str(min(works, key=lambda k: abs(k - self.classes))) if works else "order=iid"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from normbench.errors import counted
 from normbench.results import pairs, stats
 from normbench.results.against import p_text
 from normbench.results.export import bounds, difference
@@ -168,7 +169,7 @@ def anova(laid: Layout) -> Table:
         (TableCell(one.source), cell) for one, cell in zip(found, column(entries), strict=True)
     )
     seeds = len(_common(cells(laid)[1]))
-    title = f"variance of {laid.measured.words} over {seeds} seeds"
+    title = f"variance of {laid.measured.words} over {counted(seeds, 'seed')}"
     return Table(title, ("source", "share, %"), rows, 1, notes=(SHARES,))
 
 

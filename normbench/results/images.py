@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from normbench.errors import counted
 from normbench.results import stats
 from normbench.results.distributions import beta_cdf, t_quantile
 from normbench.results.groups import Group
@@ -137,7 +138,7 @@ def _entries(
     pairs = [(seeds[seed], base[seed]) for seed in common]
     unlike = sum(mcnemar(*pair) <= 0.05 for pair in pairs)
     difference = fresh(np.array([one - other for one, other in pairs]))
-    told = TableCell(f"{unlike} of {len(pairs)} seeds")
+    told = TableCell(f"{unlike} of {counted(len(pairs), 'seed')}")
     return [*cells, _estimate(difference, laid.measured, signed=True), told]
 
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from normbench.errors import counted
 from normbench.results import pairs, stats
 from normbench.results.layout import Layout
 from normbench.results.metrics import Metric
@@ -64,7 +65,7 @@ def table(
     """
     at = any(any(spread.names[1:]) for spread in found)
     costs = any(spread.cost for spread in found)
-    head = ["pair", *["at"] * at, "sd", "of", *(f"{n} seeds" for n in seeds)]
+    head = ["pair", *["at"] * at, "sd", "of", *(counted(n, "seed") for n in seeds)]
     for difference in differences:
         head += [f"for {difference:g}", *["core-s"] * costs]
     rows = tuple(_row(spread, metric, at, costs, (seeds, differences)) for spread in found)

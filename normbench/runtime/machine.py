@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench import __version__
-from normbench.errors import MachineError
+from normbench.errors import MachineError, counted
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun tells each of its processes
 WORKERS_PER_CORE = 64  # with more of them they do not even come to meet
@@ -51,7 +51,7 @@ def _with_workers(device: str, workers: int, there: int = 0) -> str:
     if workers == 1 or rank_info() is not None:
         return device
     if device == "cuda" and workers > there:
-        why = f"this machine has {there} CUDA device{'s' * (there > 1)}"
+        why = f"this machine has {counted(there, 'CUDA device')}"
         raise MachineError(f"gpus={workers}", why, "device=cpu")
     most = WORKERS_PER_CORE * cores()
     if device == "cpu" and workers > most:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from normbench.errors import Mistake
+from normbench.errors import Mistake, counted
 from normbench.parts import registry
 from normbench.parts.options import written
 from normbench.runtime import machine
@@ -37,7 +37,7 @@ def _slow_validations(config: Config) -> Iterator[Mistake]:
     forwards = images // min(config.batch, images)
     by = config.training.eval_stats  # another evaluation is made once, of the final weights
     if by == "batch" and forwards > FORWARDS:
-        each = f"{config.batch} image{'s' * (config.batch > 1)}"
+        each = counted(config.batch, "image")
         why = f"{validations} validations take {forwards:,} forwards of {each} each"
         if not running:
             why += f", and norm={config.norm['name']} has no running statistics"
@@ -105,5 +105,5 @@ def _unreal(config: Config) -> Iterator[Mistake]:
     cores = machine.cores()
     for key, asked in {"threads": config.threads, "jobs": config.jobs}.items():
         if config.device == "cpu" and isinstance(asked, int) and asked > cores:
-            why = f"is more than the {cores} core{'s' * (cores > 1)} of this machine, and slower"
+            why = f"is more than the {counted(cores, 'core')} of this machine, and slower"
             yield Mistake(f"{key}={asked}", why, f"{key}={cores}")

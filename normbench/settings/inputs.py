@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from normbench.errors import Mistake
+from normbench.errors import Mistake, counted
 from normbench.parts import registry
 from normbench.parts.options import nearest, written
 
@@ -102,7 +102,7 @@ def _pixel_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mis
         yield Mistake("inputs=whitened", why, "inputs=per_feature")
     least = min(about.sizes[0], about.sizes[2])
     if tree["mix"] != "none" and least <= about.classes:
-        why = f"{least} images of {about.classes} classes do not make two domains"
+        why = f"{counted(least, 'image')} of {about.classes} classes do not make two domains"
         yield Mistake(f"mix={tree['mix']}", why, "mix=none")
 
 

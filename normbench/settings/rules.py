@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normbench.errors import Mistake
+from normbench.errors import Mistake, counted
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
 from normbench.runtime import machine
@@ -125,7 +125,7 @@ def _batch_mistakes(tree: Mapping[str, Any], about: DatasetInfo) -> Iterator[Mis
     batch, gpus, images = tree["batch"], tree["gpus"], about.sizes[0]
     place = machine.rank_info()
     if place is not None and place.workers != gpus:
-        why = f"torchrun has started {place.workers} workers"
+        why = f"torchrun has started {counted(place.workers, 'worker')}"
         yield Mistake(f"gpus={gpus}", why, f"gpus={place.workers}")
     if batch > images:
         why = f"is more than the {images} training images of {about.label}"
@@ -154,7 +154,7 @@ def _set_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     for key, size in taken:
         if isinstance(size, int) and size not in sizes:
             name = "norm_batch" if size == asked else f"norm.{key}"
-            workers = f"{gpus} worker{'s' * (gpus > 1)} with {share} example{'s' * (share > 1)}"
+            workers = f"{counted(gpus, 'worker')} with {counted(share, 'example')}"
             near = min(sizes, key=lambda one: abs(one - size))
             yield Mistake(f"{name}={size}", f"cannot be made up from {workers}", f"{name}={near}")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from normbench.errors import Mistake, Refused
+from normbench.errors import Mistake, Refused, counted
 from normbench.parts.options import nearest, written
 from normbench.results import differing, groups, metrics
 from normbench.results.groups import Result
@@ -212,9 +212,9 @@ def check(laid: Layout, varying: Sequence[str]) -> None:
     if not laid.by or len(values) < 2:
         count = len(laid.results)
         has = (
-            f"all {count} runs have {laid.by}={values[0]}"
+            f"all {counted(count, 'run')} have {laid.by}={values[0]}"
             if laid.by
-            else f"{count} runs of one kind"
+            else f"{counted(count, 'run')} of one kind"
         )
         other = next((key for key in varying if key != laid.by), None)
         fix = f"--by {other}" if other else RUNS

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normbench.errors import counted
 from normbench.parts.options import written
 from normbench.results import compare, export, groups, lr_search, seeds, time_to_target
 from normbench.results.groups import Result
@@ -18,7 +19,7 @@ from normbench.runs.reader import read_status
 from normbench.settings.schema import EVALUATION
 from normbench.sweeps import folder, rounds
 from normbench.sweeps.curves import Board
-from normbench.sweeps.describe import counted, not_applying, searches, unpaired, varying
+from normbench.sweeps.describe import not_applying, searches, unpaired, varying
 from normbench.sweeps.plan import Sweep
 from normbench.sweeps.sweep import announce, choose
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from normbench import __version__
-from normbench.errors import Mistake
+from normbench.errors import Mistake, counted
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
 from normbench.results import groups
@@ -65,7 +65,7 @@ def heading(config: Config, seeds: int) -> list[str]:
     if config.target is not None:
         second.append(f"ends at val {100 * config.target:.10g} %")
     if seeds > 1:
-        second.append(f"{seeds} seeds")
+        second.append(counted(seeds, "seed"))
     return [
         f"normbench {__version__}  " + " | ".join(first),
         "   ".join(second),
@@ -174,11 +174,6 @@ def _tuning_lines(sweep: Sweep) -> list[str]:
         words += [counted(tuning.config.tune_seeds, "tuning seed"), f"steps {tuning.config.steps}"]
         lines.append("   ".join(words))
     return lines
-
-
-def counted(number: int, noun: str) -> str:
-    """Say how many there are of something: `1 run`, `2 runs`."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _part(config: Config, group: str) -> str:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from normbench.errors import Mistake, Refused
+from normbench.errors import Mistake, Refused, counted
 from normbench.parts.options import quoted
 from normbench.runs.reader import STATUS
 from normbench.settings import compose
@@ -26,6 +26,6 @@ def folders(preset: Sequence[str], outputs: Path) -> list[Path]:
         raise Refused(Mistake(shlex.join(preset), why, "normbench compare outputs/sweeps/NAME"))
     left = sum(not (folder / STATUS).is_file() for folder in found)
     if left:
-        why = f"{left} of its {len(found)} runs have not begun"
+        why = f"lacks {left} of its {counted(len(found), 'run')}"
         raise Refused(Mistake(shlex.join(preset), why, f"normbench train -m {shlex.join(preset)}"))
     return found

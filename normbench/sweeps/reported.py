@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normbench.errors import counted
 from normbench.parts.options import written
 from normbench.results import against, compare, lr_search
 from normbench.results.curves import Validation
@@ -139,7 +140,7 @@ class Report:
             )
             facts += [(key, _listed([*values]))]
         cost = f"{sum(seconds):,.1f} s of training, {sum(self.spent.values()):,.1f} core-seconds"
-        return [*facts, ("cost", f"{len(self.results)} runs, {cost}")]
+        return [*facts, ("cost", f"{counted(len(self.results), 'run')}, {cost}")]
 
     @cached_property
     def commands(self) -> list[tuple[str, str]]:

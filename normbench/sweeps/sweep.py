@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from normbench.errors import Mistake, Refused
+from normbench.errors import Mistake, Refused, counted
 from normbench.parts.options import written
 from normbench.results import groups
 from normbench.rows import Row
@@ -15,7 +15,6 @@ from normbench.settings.declared import RECORDING
 from normbench.sweeps import rounds
 from normbench.sweeps.curves import Board
 from normbench.sweeps.describe import (
-    counted,
     further_seeds,
     heading,
     labels,
@@ -95,7 +94,7 @@ def recorded_otherwise(sweep: Sweep) -> Iterator[Mistake]:
         }
         if found:
             how, value = next(iter(found.values()))
-            runs = f"{len(found)} finished run{'s' * (len(found) > 1)}"
+            runs = counted(len(found), "finished run")
             why = f"{runs} recorded with {key}={value} will keep these rows"
             yield Mistake(f"{key}={written(getattr(how, key))}", why, "force=true, to train again")
 
@@ -141,7 +140,7 @@ def choose(sweep: Sweep, screen: Screen) -> None:
         line = _count("tuning", items)
         if shown:
             wider = sum(tuning.open for tuning in sweep.tunings)
-            line += f" more: the best lr is at the end of {wider} grid{'s' * (wider > 1)}"
+            line += f" more: the best lr is at the end of {counted(wider, 'grid')}"
         alone = not shown and len(sweep.tunings) == 1
         screen.heading([*heading(items[0].config, 1)[:alone], line])
         fixed = (LR, TUNE_SEED)
