@@ -21,26 +21,19 @@ def verdict(plan: Plan, verdicts: Mapping[str, Verdict], state: str) -> dict[str
     tried = [run for each in plan.searches.values() for runs in each.runs.values() for run in runs]
     spent = {run.directory: traces.core_seconds(run) or 0.0 for run in [*results, *tried]}
     head = verdicts[study.headline]
-    if len(versions) > 1 and state == "certified":
-        state = "exploratory"  # a mix of versions is not certified
+    mixed = len(versions) > 1 and state == "certified"  # of versions, which is not certified
     return {
         "schema": 1,
         "study": study.card.id,
         "hash": study.hash,
         "size": study.size,
-        "status": state,
+        "status": "exploratory" if mixed else state,
         "claim": study.card.text("claim"),
         "source": study.card.text("source"),
         "expect": study.card.text("expect"),
         "seeds": {"count": study.seeds, "stream": study.stage},
         "arms": [arm.name for arm in study.arms],
-        "lr": {
-            "headline": study.headline,
-            "chosen": {
-                role: {arm.name: plan.rate(role, arm) for arm in study.arms} for role in study.roles
-            },
-            "grid": [search_document(search)["grid"] for search in plan.searches.values()],
-        },
+        "lr": _rates(plan),
         "hypotheses": {
             role: [finding(each) for each in found.findings] for role, found in verdicts.items()
         },
