@@ -55,7 +55,7 @@ def e_value(d: Sequence[float], r: float = 0.0, g: float = SPREAD) -> float:
     E = (1 + n g)^(-1/2) [(1 + t^2 / (n - 1)) / (1 + t^2 / ((1 + n g)(n - 1)))]^(n/2) with
     t = (m - r) / (s / sqrt(n)), the mean likelihood ratio of t under effects delta ~ N(0, g) in
     units of the deviation. Under the null, E reaches 1 / alpha at any n with a probability of at
-    most alpha.
+    most alpha. Equal differences have no t: their E is at most 2^(n-1), with which n signs agree.
 
     Args: d: at least 2 finite differences.
     Source: Perez-Ortiz, Lardy, de Heide & Grunwald 2024; Wang & Ramdas 2024.
@@ -64,7 +64,7 @@ def e_value(d: Sequence[float], r: float = 0.0, g: float = SPREAD) -> float:
     far = n * (stats.mean(d) - r) ** 2
     if far <= n * stats.TIE**2:
         return _e(n, 0.0, g)
-    return _e(n, far / squares if squares else math.inf, g)
+    return _e(n, far / squares, g) if squares else min(_e(n, math.inf, g), _of_signs(n))
 
 
 def skewness(d: Sequence[float]) -> float:
@@ -112,7 +112,7 @@ def confidence_sequence(d: Sequence[float], alpha: float, within: tuple[float, f
     s = math.sqrt(_squares(d) / (n - 1))
     c = (math.sqrt(1 + n * g) / alpha) ** (2 / n)
     room = 1 - c / (1 + n * g)
-    if room <= 0:
+    if room <= 0 or not (s or _of_signs(n) * alpha >= 1):
         return Interval(m, *within, n)
     h = math.sqrt((n - 1) * (c - 1) / (n * room))
 
@@ -199,6 +199,11 @@ def _e(n: int, far: float, g: float = SPREAD) -> float:
     spread = 1 + n * g
     ratio = spread if math.isinf(far) else (1 + far) / (1 + far / spread)
     return float(ratio ** (n / 2) / math.sqrt(spread))
+
+
+def _of_signs(n: int) -> float:
+    """Give the e-value of n differences of one sign, which chance gives 2 of 2^n times."""
+    return 2.0 ** (n - 1)
 
 
 def _squares(d: Sequence[float]) -> float:

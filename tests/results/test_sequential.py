@@ -123,8 +123,17 @@ def test_on_4_seeds_nothing_is_excluded_and_bounds_are_cut_at_the_range() -> Non
 
 def test_equal_differences_have_no_deviation_but_a_value() -> None:
     assert sequential.e_value([0.0] * 5) == pytest.approx(6**-0.5)
-    assert sequential.e_value([0.1] * 5) == pytest.approx(36)
+    assert sequential.e_value([0.1] * 3) == pytest.approx(4)  # 16 by t alone
     assert not sequential.too_skewed([0.1] * 5)
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 8])
+def test_equal_differences_are_decided_where_their_signs_alone_tell(n: int) -> None:
+    """Of equal arms that are one image apart, n have the same sign with probability 2 / 2^n."""
+    first, second = [outcomes([level - k / 100 for k in range(n)]) for level in (0.95, 0.9)]
+    found = sequential.decide(pair(first, second), 40, 0.05)
+    assert (found.verdict == "better") == (2 / 2**n <= 0.05)
+    assert found.interval and (found.interval.low > 0) == (2 / 2**n <= 0.05)
 
 
 @pytest.mark.parametrize("n", [4, 5, 6, 7, 8, 12, 40])
