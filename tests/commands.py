@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import resource
 import runpy
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,17 @@ from typing import Any
 LIMIT_S = 300  # of what takes a second on a machine that has nothing else to do
 
 
-def normbench(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end in a fork, as `normbench WORDS` in the folder `cwd` would."""
+def normbench(
+    *words: str, cwd: Path, limits: Mapping[str, int] | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end in a fork, as `normbench WORDS` in the folder `cwd` would.
+
+    Args: limits: of resources, such as `RLIMIT_NOFILE`; `RLIMIT_AS` in bytes beyond what is there.
+    """
     with tempfile.TemporaryDirectory(prefix="normbench-test-") as folder:
         streams = [str(Path(folder, name)) for name in ("out", "err")]
         order = {"words": words, "cwd": str(cwd), "env": {**os.environ, **env}, "streams": streams}
+        order["limits"] = dict(limits or {})
         server = _server()
         assert server.stdin and server.stdout
         server.stdin.write(json.dumps(order) + "\n")
@@ -125,6 +132,12 @@ def _be_command(order: dict[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(order["env"])
         sys.argv = ["normbench", *order["words"]]
+        for name, most in order["limits"].items():
+            if name == "RLIMIT_AS":
+                most += (
+                    int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+                )
+            resource.setrlimit(getattr(resource, name), (most, most))
         try:
             runpy.run_module("normbench", run_name="__main__")
             code = 0

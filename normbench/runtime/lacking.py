@@ -1,15 +1,20 @@
-"""File systems that lack space, locks, or the fsync of folders as those of networks may."""
+"""What a machine may lack: space, locks and the fsync of folders, open files, processes."""
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LIMITS = {
+    errno.EMFILE: (resource.RLIMIT_NOFILE, "-n"),
+    errno.EAGAIN: (resource.RLIMIT_NPROC, "-u"),
+}
 ERRORS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -43,3 +48,18 @@ def free(path: Path) -> int:
             room = os.statvfs(folder)
             return room.f_bavail * room.f_frsize
     return 0
+
+
+def raised(error: OSError) -> str | None:
+    """Say how to raise the limit of open files or processes that an error speaks of, if it does."""
+    if error.errno not in LIMITS:
+        return None
+    kind, option = LIMITS[error.errno]
+    soft, hard = resource.getrlimit(kind)
+    if soft == hard:
+        return f"ulimit {option}    (its limit of {_count(soft)} is not yours to raise: run less at once)"
+    return f"ulimit {option} {_count(hard)}    (it is {_count(soft)})"
+
+
+def _count(limit: int) -> str:
+    return "unlimited" if limit == resource.RLIM_INFINITY else str(limit)

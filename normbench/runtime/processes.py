@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from normbench.runtime import machine
+from normbench.errors import MachineError
+from normbench.runtime import lacking, machine
 
 Message = dict[str, Any]
 
@@ -101,12 +102,17 @@ def fork(
 
     Args: siblings: the other children, whose pipes the new one closes, or they would never see
         that the parent has closed them. dies_by: the signal that it gets when the parent dies.
+    Raises: MachineError if there may be no more processes or open files.
     """
-    child_source, sink = os.pipe()
-    source, child_sink = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
+    try:
+        child_source, sink = os.pipe()
+        source, child_sink = os.pipe()
+        pid = os.fork()
+    except OSError as error:
+        why = f"no more can be started: {(error.strerror or '').lower()}"
+        raise MachineError("processes", why, lacking.raised(error) or "jobs=1") from error
     if pid:
         os.close(child_source)
         os.close(child_sink)

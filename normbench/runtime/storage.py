@@ -269,15 +269,15 @@ def cannot_write(path: Path, needed: int, error: OSError) -> NormbenchError:
     full = error.errno in lacking.SPACE
     room = f" ({needed:,} bytes needed, {lacking.free(path):,} free)" if full else ""
     place = "with more space" if full else "in which you may write"
-    fix = f"outputs=DIR or data.root=DIR    (a folder {place})"
+    fix = lacking.raised(error) or f"outputs=DIR or data.root=DIR    (a folder {place})"
     return MachineError(str(path), f"cannot be written: {_said(error)}{room}", fix)
 
 
 def _cannot_read(path: Path, error: OSError) -> FileRefused:
     if error.errno == errno.ELOOP:
         return _link(path)
-    fix = f"ls -ld {pasted(path)}    (it must be there, and yours to read)"
-    return FileRefused(str(path), f"cannot be read: {_said(error)}", fix)
+    usual = f"ls -ld {pasted(path)}    (it must be there, and yours to read)"
+    return FileRefused(str(path), f"cannot be read: {_said(error)}", lacking.raised(error) or usual)
 
 
 def _said(error: OSError) -> str:
