@@ -19,7 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from normbench.errors import Mistake, Refused
+from normbench.errors import MachineError, Mistake, Refused, shown
 from normbench.parts import source
 from normbench.parts.moved import moved
 from normbench.parts.options import Declared, Options, declarations
@@ -118,12 +118,19 @@ def facts(group: str, name: str) -> Facts:
 
 
 def find(group: str, name: str) -> type[Any]:
-    """Import a part and return its class. The only look-up of code by name in normbench."""
+    """Import a part and return its class. The only look-up of code by name in normbench.
+
+    Raises: MachineError if a package that it needs is missing.
+    """
     foreign = _foreign(group).get(name)
     if foreign is not None:
         return _loaded(group, name, foreign)
     folder, base = KINDS[group]
-    module = importlib.import_module(f"normbench.{folder}.{name}")
+    try:
+        module = importlib.import_module(f"normbench.{folder}.{name}")
+    except ModuleNotFoundError as error:
+        why = f"the package {error.name} cannot be imported ({shown(error)})"
+        raise MachineError(f"{group}={name}", why, f"pip install {error.name}") from error
     found: type[Any] = getattr(module, source.read(_folder(folder) / f"{name}.py", base).name)
     return found
 

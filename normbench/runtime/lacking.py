@@ -57,7 +57,7 @@ def raised(error: OSError) -> str | None:
     kind, option = LIMITS[error.errno]
     soft, hard = resource.getrlimit(kind)
     if soft == hard:
-        return f"ulimit {option}    (its limit of {_count(soft)} is not yours to raise: run less at once)"
+        return f"ulimit {option}    (not yours to raise from {_count(soft)}: run less at once)"
     return f"ulimit {option} {_count(hard)}    (it is {_count(soft)})"
 
 

@@ -50,7 +50,8 @@ class _Vigil:
     def keep(self) -> None:
         """Be the thread."""
         store = collectives.notices(self.run)
-        watch, told = Watch(self.workers), dict[int, str]()
+        # Whether a silent one computes cannot be seen from another machine: it may.
+        watch, told = Watch(self.workers, lambda rank: True), dict[int, str]()
         reached, beats = time.monotonic(), 0
         while True:
             over = self.over.wait(signs.BEAT_S if beats else 0)

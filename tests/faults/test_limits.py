@@ -1,4 +1,4 @@
-"""Rows 36 and 55: memory, open files and processes that run out."""
+"""Rows 36, 55 and 56: memory, open files, processes that run out; a package that is missing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import errno
 import os
 import re
 import resource
+import sys
 from pathlib import Path
 
 import pytest
 from commands import document, normbench
 
+from normbench.cli.main import main
 from normbench.errors import MachineError
 from normbench.runtime import processes, storage
 
@@ -61,3 +63,19 @@ def test_row_55_too_few_open_files_or_processes_are_named(
     with pytest.raises(MachineError, match="no more can be started") as none:
         processes.fork(lambda channel: 0, [], dies_by=15)  # type: ignore[arg-type]
     assert "try: ulimit -u " in str(none.value)
+
+
+def test_row_56_a_missing_torchvision_is_named_and_other_models_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "normbench.models.torchvision", raising=False)
+    words = ["train", *TINY, "dry_run=true", "--outputs", str(tmp_path / "o")]
+    assert main([*words, "model=torchvision", "data.shape=[3,64,64]"]) == 4
+    error, fix = capsys.readouterr().err.splitlines()
+    assert error.startswith(
+        "normbench: error: model=torchvision: the package torchvision cannot be"
+    )
+    assert fix == "  try: pip install torchvision"
+    assert main([*words, "model=mlp"]) == 0
+    assert not (tmp_path / "o").exists()

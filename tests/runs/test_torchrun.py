@@ -16,6 +16,8 @@ from runs.test_resume_workers import KEPT, SMALL, attempt, outcome
 from runs.test_several_workers import workers_of
 from runtime.test_workers import await_gone, gone
 
+from normbench.runtime import signs
+
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
     pytest.mark.slow,
@@ -41,8 +43,8 @@ Together.__call__ = struck
 program()
 """
 STRIKES = {
-    "worker 1 stopped": "rank == 1 and os.kill(os.getpid(), signal.SIGSTOP)",
-    "worker 0 stopped": "rank == 0 and os.kill(os.getpid(), signal.SIGSTOP)",
+    "worker 1 stopped": "signs.IDLE_S = 16; rank == 1 and os.kill(os.getpid(), signal.SIGSTOP)",
+    "worker 0 stopped": "signs.IDLE_S = 16; rank == 0 and os.kill(os.getpid(), signal.SIGSTOP)",
     "worker 1 killed": "rank == 1 and os.kill(os.getpid(), signal.SIGKILL)",
     "all hang": "signs.IDLE_S = 5; time.sleep(10_000)",
     "SIGTERM": "rank == 1 and os.kill(os.getppid(), signal.SIGTERM)",
@@ -124,3 +126,16 @@ def test_a_loss_is_noticed_and_the_run_goes_on_to_the_same_bits(
     assert rows == whole
     assert first["state_sha256"] == second["state_sha256"]
     assert 14 <= first["resumed_at"][0] < 40
+
+
+def test_a_worker_that_is_silent_for_a_while_is_not_lost(tmp_path: Path) -> None:
+    goes_on = f"sleep {signs.SILENCE_S + 3}; kill -CONT $PPID"
+    silent = (
+        f"rank == 1 and (subprocess.Popen(['sh', '-c', '{goes_on}']), os.kill(os.getpid(), 19))"
+    )
+    script, paused = tmp_path / "struck.py", tmp_path / "paused"
+    script.write_text("import subprocess" + STRUCK.format(strike=f"signs.IDLE_S = 300; {silent}"))
+    with torchrun(str(script), "train", *WORDS, f"outputs='{paused}'") as process:
+        assert process.wait(LIMIT_S) == 0
+    assert attempt(tmp_path / "whole", *WORDS) == 0
+    assert outcome(paused)[1] == outcome(tmp_path / "whole")[1]
