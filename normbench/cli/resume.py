@@ -22,6 +22,7 @@ EXAMPLES = (
 )
 # What can be said anew: it changes neither weights nor rows.
 ANEW = ("jobs", "allow_changed", "force", "download", "checkpoint_every", "keep", "tb", "capture")
+ALLOWED = "allow_changed=true"
 ABSENT = object()
 
 
@@ -74,21 +75,25 @@ def _anew(words: Sequence[str], place: Path, config: Config | None) -> dict[str,
     grid = compose.Grid(compose.loader())
     grid.read.given(words)
     there = records.flat(config.plain()) if config else {}
+    anew = {*ANEW, "threads"} if ALLOWED in words else ANEW
     row = []
     for word in words:
         key, _, here = word.partition("=")
         read = grid.read.read(word, multirun=False)
-        if read and key in ANEW:
+        if read and key in anew:
             row += read
         elif read and written(there.get(key, ABSENT)) != here:
             why = "says what is trained, which was settled when it began"
             if key in there:
                 why = f"{key} is {shown(written(there[key]))} there and {shown(here)} here"
             fix = f"normbench resume {pasted(place)}    (without {shown(word)})"
+            if key == "threads":
+                fix = f"{ALLOWED}    (goes on, and equal bits are not promised any more)"
             raise FileRefused(str(place), why if key in there else f"{shown(word)} {why}", fix)
     tree = grid.checked(row)
     grid.read.stop()
-    return {key: tree[key] for key in (text.partition("=")[0] for text in row)}
+    keys = (text.partition("=")[0] for text in row)
+    return {"other_threads" if key == "threads" else key: tree[key] for key in keys}
 
 
 def _settings() -> str:

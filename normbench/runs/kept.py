@@ -67,14 +67,35 @@ def read(
     changed = _changed(path, about, belongs, allow_changed)
     if about.get("recorded") != recorded:
         return None
+    kept = Kept(tensors, about, _beside(path, about), changed)
     try:
-        sizes = {name: about["records"][name] for name in (METRICS, TIMING)}
-        records = {name: _records(directory / name, **sizes[name]) for name in sizes}
-        kept = Kept(tensors, about, records, changed)
         kept.rows()
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise storage.damaged(path, f"and the records beside it disagree: {shown(error)}") from None
     return kept
+
+
+def check(directory: Path, belongs: Mapping[str, Any]) -> None:
+    """See that what is kept in a folder is whole and of its run, with its records; without torch.
+
+    Raises: as `read` does.
+    """
+    path = directory / checkpoint.NAME
+    about = checkpoint.read_about(path)
+    _changed(path, about, belongs, False)
+    _beside(path, about)
+
+
+def _beside(path: Path, about: Mapping[str, Any]) -> dict[str, bytes]:
+    """Read the records that belong to a checkpoint.
+
+    Raises: FileRefused if they are not as they were.
+    """
+    try:
+        sizes = {name: about["records"][name] for name in (METRICS, TIMING)}
+        return {name: _records(path.with_name(name), **sizes[name]) for name in sizes}
+    except (KeyError, TypeError) as error:
+        raise storage.damaged(path, f"tells no records: {shown(error)}") from None
 
 
 def _changed(

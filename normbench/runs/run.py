@@ -59,7 +59,7 @@ def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str
         SystemExit after the state has been written.
     """
     build.scaling(config)  # before freed memory is kept: what it took is given back
-    machine.prepare(config.threads)
+    machine.prepare(config.other_threads or config.threads)
     join_torchrun(config)
     alone = config.gpus == 1 or collectives.joined()
     keeper, name = Keeper(config.checkpoint_every), f"{config.sha256}/{config.seed}"
@@ -190,7 +190,8 @@ def join_torchrun(config: Config) -> None:
 def open_directory(config: Config) -> RunDirectory:
     """Return the directory in which a run is recorded."""
     forked = 1 if collectives.joined() else config.gpus
-    environment = machine.environment(config.device, config.threads, forked)
+    threads = config.other_threads or config.threads
+    environment = machine.environment(config.device, threads, forked)
     environment["numerics"] = machine.numerics(config.device)
     environment["data"] = {config.label: config.digest}
     return RunDirectory(

@@ -8,7 +8,7 @@ from typing import Any
 
 from normbench.errors import FileRefused
 from normbench.rows import TimeRow, from_json
-from normbench.runs import checkpoint, evaluations, weights
+from normbench.runs import evaluations, kept, weights
 from normbench.runs.reader import (
     CHECKPOINT,
     CONFIG,
@@ -63,8 +63,8 @@ def _environment(directory: Path, _: Mapping[str, Any]) -> None:
 
 def _none_yet(path: Path, status: Mapping[str, Any]) -> bool:
     """Tell whether a run was killed before it made its first file of rows: it will start over."""
-    kept = (path.parent / CHECKPOINT).exists()
-    return not (path.exists() or kept or status["state"] in FINAL)
+    begun = (path.parent / CHECKPOINT).exists()
+    return not (path.exists() or begun or status["state"] in FINAL)
 
 
 def _metrics(directory: Path, status: Mapping[str, Any]) -> None:
@@ -99,14 +99,15 @@ def _timing(directory: Path, status: Mapping[str, Any]) -> None:
 def _weights(directory: Path, status: Mapping[str, Any]) -> None:
     if status["state"] not in FINAL:
         return
-    kept = weights.path(directory).exists()
-    if kept or read_config(directory)["execution"].get("keep") != "none":
+    there = weights.path(directory).exists()
+    if there or read_config(directory)["execution"].get("keep") != "none":
         weights.check(directory, status["state_sha256"])
 
 
-def _checkpoint(directory: Path, _: Mapping[str, Any]) -> None:
+def _checkpoint(directory: Path, status: Mapping[str, Any]) -> None:
     if (directory / CHECKPOINT).exists():
-        checkpoint.read_about(directory / CHECKPOINT)
+        run = f"{directory.parent.name}/{directory.name}"
+        kept.check(directory, {"run": run, "config_sha256": status["config_sha256"]})
 
 
 def _evaluations(directory: Path, status: Mapping[str, Any]) -> None:

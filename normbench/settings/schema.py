@@ -56,6 +56,7 @@ class Config(Settings):
     other: DatasetInfo | None = None  # data whose test images are judged in place of its own
     other_data: Mapping[str, Any] | None = None
     judging_device: str | None = None  # where it is judged, if not where it was trained
+    other_threads: int | None = None  # with which it goes on, if not with those of its name
 
     @property
     def worker_batch(self) -> int:

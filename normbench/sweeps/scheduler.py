@@ -48,7 +48,7 @@ def max_parallel(config: Config) -> int:
         return config.jobs
     if config.device == "cuda":
         return machine.gpus() if config.gpus == 1 else 1
-    return max(1, machine.cores() // (config.threads * config.gpus))
+    return max(1, machine.cores() // ((config.other_threads or config.threads) * config.gpus))
 
 
 def length(config: Config) -> float:

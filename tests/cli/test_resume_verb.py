@@ -109,6 +109,16 @@ def test_other_code_is_refused_and_allowed_when_asked(run: Path, tmp_path: Path)
     assert [text.split(" is ")[0] for text in status["changed"]] == ["source", "torch"]
 
 
+def test_another_number_of_threads_is_allowed_when_asked(run: Path, tmp_path: Path) -> None:
+    assert "try: allow_changed=true" in refused("resume", str(run), "threads=2", cwd=tmp_path)
+    done = normbench("resume", str(run), "threads=2", "allow_changed=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    status = json.loads((run / STATUS).read_text())
+    assert (status["state"], status["changed"]) == ("finished", ["threads is 1 there and 2 here"])
+    assert json.loads((run / "environment.json").read_text())[-1]["threads"] == 2
+    assert normbench("verify", str(run), cwd=tmp_path).returncode == 0
+
+
 def test_a_checkpoint_of_another_run_is_never_allowed(run: Path, tmp_path: Path) -> None:
     path = run / checkpoint.NAME
     tensors, about = checkpoint.read(path)
@@ -118,12 +128,18 @@ def test_a_checkpoint_of_another_run_is_never_allowed(run: Path, tmp_path: Path)
     assert (
         "run is mlp-gn-b2-0123456789ab/seed0 there and mlp-width8-bn" in said and "try: rm " in said
     )
+    assert refused_by_verify(run, tmp_path) == said
+
+
+def refused_by_verify(run: Path, place: Path) -> str:
+    done = normbench("verify", str(run), cwd=place)
+    assert done.returncode == 3
+    return done.stderr.rstrip()
 
 
 @pytest.mark.parametrize(
     ("word", "why"),
     [
-        ("threads=2", "threads is 1 there and 2 here"),
         ("steps=5", "steps is 3000 there and 5 here"),
         ("norm=gn", "norm is bn there and gn here"),
     ],
