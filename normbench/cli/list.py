@@ -146,7 +146,7 @@ def _explain(group: str, name: str, screen: Screen) -> None:
     if screen.json:
         screen.document({"command": "list", "kind": group, "parts": [_document(facts)]})
         return
-    screen.text(f"{group}={name}\n\n{facts.doc}")
+    screen.prose(f"{group}={name}\n\n{facts.doc}")
     rows = [
         (f"{group}.{key}", option.type, written(option.default), _allowed(option))
         for key, option in facts.options.items()

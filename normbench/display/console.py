@@ -8,24 +8,20 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, Self, TextIO, cast
+from typing import TYPE_CHECKING, Self, TextIO, cast
 
-from normbench.errors import MachineError, escaped
+from normbench.errors import MachineError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    from normbench.results.tables import Table
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)  # the reader or the terminal has left
 STYLES = {"best": "bold", "diverged": "yellow", "failed": "red", "faint": "dim", "head": "dim"}
-GAPS = (3, 2)  # blanks between columns, and in a terminal that is too narrow for them
 LEAST_WRAP = 16  # columns below which no line is wrapped
 USUAL = 80  # columns of a terminal that has fewer than that
 REDRAW_S = 0.1  # between two drawings of something live
@@ -146,31 +142,10 @@ class Terminal:
 
         pieces = [text]
         if self.width is not None:
-            pieces = textwrap.wrap(text, max(LEAST_WRAP, self.width), subsequent_indent="  ")
+            width = max(LEAST_WRAP, self.width)
+            pieces = textwrap.wrap(text, width, subsequent_indent="  ") or [""]
         for piece in pieces:
             yield Text(piece, style)
-
-    def table(self, table: Table) -> None:
-        """Write a table; a terminal that is too narrow for it gets one value per line."""
-        from rich.text import Text
-
-        drawn, taken = self._laid_out(table, GAPS[0])
-        room = BOUNDLESS if self.width is None else self.width - 1  # behind the first blank
-        if taken > room:
-            drawn, taken = self._laid_out(table, GAPS[1])
-        if taken > room and table.title and len(drawn.columns) > 2:
-            table = table.narrow()
-            drawn, taken = self._laid_out(table, GAPS[1])
-        options = self.console.options.update(width=min(taken, room))
-        lines = []
-        for segments in self.console.render_lines(drawn, options, pad=False):
-            line = Text.assemble(" ", *((part.text, part.style or "") for part in segments))
-            line.rstrip()
-            lines.append(line)
-        self.line(Text("\n").join(lines))
-        for note in table.notes:
-            for line in self.wrapped(f" {escaped(note)}", "dim"):
-                self.line(line)
 
     def start(self, draw: Callable[[], Text], redirect: bool) -> Live:
         """Start a live display without a thread.
@@ -209,24 +184,6 @@ class Terminal:
         cut = Text(text)
         cut.truncate(width, overflow="crop" if self.plain else "ellipsis", pad=True)
         return cut.plain
-
-    def _laid_out(self, table: Table, gap: int) -> tuple[RichTable, int]:
-        """Return the table for rich, and the columns that it takes if no text is wrapped."""
-        from rich.measure import Measurement
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        labels = table.labels if table.title else 1  # below a title they are one column
-        drawn = RichTable(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
-        for place, text in enumerate([table.title or table.head[0], *table.head[labels:]]):
-            right = place + labels - 1 in table.right
-            justify: Literal["left", "right"] = "right" if right else "left"
-            drawn.add_column(Text(escaped(text)), justify=justify, no_wrap=right, overflow="fold")
-        for name, row in zip(_names(table, labels), table.rows, strict=True):
-            cells = [replace(row[0], text=name), *row[labels:]]
-            drawn.add_row(*(Text(escaped(cell.text), STYLES.get(cell.style, "")) for cell in cells))
-        boundless = self.console.options.update(width=BOUNDLESS)
-        return drawn, Measurement.get(self.console, boundless, drawn).maximum
 
     def _colored(self) -> bool:
         if os.environ.get("NO_COLOR"):
@@ -271,12 +228,3 @@ class LiveDisplay:
     def _draw(self) -> Text:
         """Return what is to be seen."""
         raise NotImplementedError
-
-
-def _names(table: Table, labels: int) -> list[str]:
-    """Return the first `labels` texts of each row as one, below each other in columns."""
-    from rich.cells import cell_len, set_cell_size
-
-    texts = [[escaped(cell.text) for cell in row[:labels]] for row in table.rows]
-    sizes = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
-    return ["  ".join(map(set_cell_size, row, sizes)).rstrip() for row in texts]

@@ -110,7 +110,10 @@ def _name(axes: Sequence[Any], quantity: str) -> None:
         each.xaxis.get_major_locator().set_params(integer=True)
         if QUANTITIES[quantity].logarithmic:
             each.set_yscale("log")
-            each.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            low, high = each.get_ylim()
+            few = high < 100 * low  # decades alone would be too few ticks
+            locator = matplotlib.ticker.LogLocator(subs=(1, 2, 5) if few else (1,))
+            each.yaxis.set_major_locator(locator)
             each.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
             each.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes[0].set_ylabel(QUANTITIES[quantity].words)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from normbench.display.console import STYLES, Terminal
+from normbench.display.console import BOUNDLESS, STYLES, Terminal
 from normbench.display.progress import Progress, transfer, work
 from normbench.display.sweep_progress import RunLine, SweepProgress
 from normbench.errors import NormbenchError, escaped
@@ -88,10 +89,19 @@ class Screen:
         for text in [] if self.json else self._out.wrapped(escaped(line), STYLES.get(style, "")):
             self._out.line(text)
 
+    def prose(self, text: str) -> None:
+        """Print paragraphs as the result; where their lines are too long they are broken anew."""
+        if max(map(len, text.splitlines()), default=0) > (self._out.width or BOUNDLESS):
+            text = re.sub(r"(?<!\n)\n(?!\n|[A-Z][a-z]+: ) *", " ", text)
+        for line in text.splitlines():
+            self.statement(line)
+
     def table(self, table: Table) -> None:
         """Print a table as the result; nothing for JSON."""
         if not self.json:
-            self._out.table(table)
+            from normbench.display import tabular  # imports rich
+
+            tabular.write(self._out, table)
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Print the one document of JSON, what is not finite as null; nothing if not for JSON.

@@ -113,15 +113,17 @@ class SweepProgress(LiveDisplay):
     def _draw(self) -> Text:
         from rich.text import Text
 
-        now, width = monotonic(), self._terminal.width or 80
+        cut, now, width = self._terminal.cut, monotonic(), self._terminal.width or 80
         longest = max((len(run.label) for run in self._runs), default=0)
         room = width - len(self._number(len(self._runs) - 1)) - 34  # for label and bar
         label = max(8, min(longest, room - BARS[0]))
+        names = _shortened([run.label for run in self._runs], label)
         bar = max(BARS[0], min(BARS[1], room - label))
-        lines = [self._row(i, label, bar, now) for i in self._visible(self._terminal.height - 2)]
+        visible = self._visible(self._terminal.height - 2)
+        lines = [self._row(i, cut(names[i], label), bar, now) for i in visible]
         return Text("\n", no_wrap=True, overflow="crop").join([*lines, self._totals(now)])
 
-    def _row(self, i: int, label: int, bar: int, now: float) -> Text:
+    def _row(self, i: int, label: str, bar: int, now: float) -> Text:
         """Draw `[1/4] bn  batch 2   ━━━━━━━━ done          0:00:52    84.1`."""
         from rich.text import Text
 
@@ -129,7 +131,7 @@ class SweepProgress(LiveDisplay):
         tone = TONES.get(run.state, "" if run.state == "running" else "dim")
         last = len(self._number(len(self._runs) - 1))
         line = Text().append(self._number(i).rjust(last), "dim")
-        line.append(f" {cut(run.label, label)}  ", "dim" if tone == "dim" else "")
+        line.append(f" {label}  ", "dim" if tone == "dim" else "")
         if run.note:
             state = "" if run.state == "finished" else f"{run.word}: "
             text = cut(state + run.note, bar + 22)
@@ -171,3 +173,12 @@ class SweepProgress(LiveDisplay):
             return ranks.get(self._runs[i].state, 2), -self._runs[i].changed
 
         return sorted(sorted(range(len(self._runs)), key=rank)[: max(1, height)])
+
+
+def _shortened(labels: Sequence[str], width: int) -> list[str]:
+    """Leave the keys out of labels that would be cut where they differ: `bn  2  0.01`."""
+    if len({label[: width - 1] for label in labels}) == len(set(labels)):
+        return [*labels]
+    return [
+        "  ".join(part.rpartition(" ")[2] for part in label.split("  ") if part) for label in labels
+    ]

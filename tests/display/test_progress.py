@@ -507,6 +507,55 @@ def test_the_widest_columns_of_text_give_way_first(monkeypatch):
     assert lines[1] == " bn    1,000,000  word word word word  source source source"
 
 
+def test_a_list_that_is_too_wide_stands_below_its_names(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [("a-set", "70,000", "3x32x32", "yes, in a folder"), ("bn", "1", "1x1", "no    now")]
+    cells = tuple(tuple(map(TableCell, row)) for row in rows)
+    screen = on_terminal(color=False)
+    screen.table(Table("", ("name", "images", "shape", "here"), cells))
+    assert said(screen)[0] == (
+        " name   images  shape\n"
+        " a-set  70,000  3x32x32\n"
+        "    yes, in a folder\n"
+        " bn     1       1x1\n"
+        "    no    now\n"
+    )  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "20")
+    screen = on_terminal(color=False)
+    screen.table(Table("", ("name", "images", "shape", "here"), cells[:1]))
+    assert said(screen)[0] == (
+        " a-set\n    images 70,000\n    shape 3x32x32\n    here yes, in a folder\n"
+    ).replace("here yes, in a folder", "here yes, in a\n    folder")
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (
+            [
+                "bn  batch 2   optimizer.lr 0.01  dropout 0.25",
+                "bn  batch 2   optimizer.lr 0.01  dropout 0.5",
+            ],
+            ["bn  2  0.01  0.25", "bn  2  0.01  0.5"],
+        ),
+        (
+            [
+                "frn  init orthogonal    activation leaky_relu",
+                "gn   init kaiming_normal  activation relu",
+            ],
+            ["frn  init orthogonal    activation", "gn   init kaiming_normal  activati"],
+        ),
+    ],
+)
+def test_runs_are_told_apart_in_a_narrow_terminal(labels, shown, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    screen = on_terminal(color=False)
+    with screen.sweep(labels, [10, 10]) as sweep:
+        sweep.update(0, "running")
+    text = said(screen)[1]
+    assert all(name[:20] in text for name in shown)
+
+
 def test_numbers_are_set_to_the_right(plain):
     rows = ((TableCell("conv"), TableCell("144")), (TableCell("fc"), TableCell("15,690")))
     plain.table(Table("", ("layer", "parameters"), rows, right=frozenset({1})))
