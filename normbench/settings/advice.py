@@ -16,6 +16,7 @@ from normbench.settings.schema import Config
 FORWARDS = 1_000  # of one validation: more are slow, and of very few images each
 VALIDATIONS = 20  # of a run: the usual number is 11
 FAR = 4  # times a batch is below `lr_base_batch` from which a rule for other optimizers tells
+KEPT = 0.05  # share of their start in running statistics that tells
 SURPLUS = 10  # images validated for one that is trained on
 REFRESHED = (
     30  # training images looked at again for one that is trained on, at three times the work
@@ -25,7 +26,13 @@ UNCHANGED = {("brightness", 0.0), ("contrast", 1.0), ("noise", 0.0)}  # shifts t
 
 def advice(config: Config) -> list[Mistake]:
     """List what in a config is slow or without effect, each with a way out."""
-    return [*_slow_validations(config), *_idle(config), *_unfit(config), *_unreal(config)]
+    return [
+        *_slow_validations(config),
+        *_idle(config),
+        *_unfit(config),
+        *_stale(config),
+        *_unreal(config),
+    ]
 
 
 def _slow_validations(config: Config) -> Iterator[Mistake]:
@@ -94,6 +101,19 @@ def _unfit(config: Config) -> Iterator[Mistake]:
             f"makes steps of optimizer={name} {config.lr_base_batch / config.batch:g} times smaller"
         )
         yield Mistake("lr_rule=linear", f"{why} at batch={config.batch}", "lr_rule=sqrt")
+
+
+def _stale(config: Config) -> Iterator[Mistake]:
+    """Warn of running statistics that a smaller momentum than usual leaves near their start."""
+    facts, momentum = registry.facts("norm", config.norm["name"]), config.norm.get("momentum")
+    usual = facts.options.get("momentum") if facts.constants["running"] else None
+    if momentum is None or usual is None or config.eval_stats != "running":
+        return
+    steps = config.steps or 0
+    kept = (1 - momentum) ** steps
+    if usual.default is not None and momentum < usual.default and kept > KEPT:
+        why = f"leaves running statistics {100 * kept:.0f} % of their start after {steps:,} steps"
+        yield Mistake(f"norm.momentum={momentum:g}", why, "eval_stats=dataset")
 
 
 def _unreal(config: Config) -> Iterator[Mistake]:

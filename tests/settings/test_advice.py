@@ -62,6 +62,11 @@ def told(words: str) -> list[Mistake]:
             "  try: lr_rule=sqrt",
         ),
         (
+            "norm.momentum=0.01 steps=60",
+            "norm.momentum=0.01: leaves running statistics 55 % of their start after 60 steps\n"
+            "  try: eval_stats=dataset",
+        ),
+        (
             "target=0.1",
             "target=0.1: is not above chance, 0.1 for 10 classes\n  try: target=0.55",
         ),
@@ -99,6 +104,8 @@ def test_more_than_the_cores_are_told(key: str, monkeypatch: pytest.MonkeyPatch)
         "tune=lr tune_lrs=[0.1,0.2]",
         "lr_rule=sqrt lr_base_batch=32",
         "optimizer=adam batch=32",
+        "norm.momentum=0.01",
+        "norm.momentum=null steps=10",
         "optimizer=adam batch=2 tune=lr",
     ],
 )
