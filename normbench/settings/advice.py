@@ -113,7 +113,7 @@ def _stale(config: Config) -> Iterator[Mistake]:
     kept = (1 - momentum) ** steps
     if usual.default is not None and momentum < usual.default and kept > KEPT:
         why = f"leaves running statistics {100 * kept:.0f} % of their start after {steps:,} steps"
-        yield Mistake(f"norm.momentum={momentum:g}", why, "eval_stats=dataset")
+        yield Mistake(f"norm.momentum={momentum:g}", why, f"norm.momentum={usual.default:g}")
 
 
 def _unreal(config: Config) -> Iterator[Mistake]:

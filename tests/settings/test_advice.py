@@ -64,7 +64,7 @@ def told(words: str) -> list[Mistake]:
         (
             "norm.momentum=0.01 steps=60",
             "norm.momentum=0.01: leaves running statistics 55 % of their start after 60 steps\n"
-            "  try: eval_stats=dataset",
+            "  try: norm.momentum=0.1",
         ),
         (
             "target=0.1",
