@@ -20,6 +20,7 @@ VERBS = {
     "resume": "go on with a run or a sweep from its folder",
     "compare": "compare finished runs, paired by seed",
     "study": "test a claim of the literature: plan, run, verdict",
+    "book": "write all verdicts as one page",
     "report": "write tables, figures and commands of finished runs as one page",
     "plot": "draw one figure of finished runs",
     "power": "tell how many seeds a difference takes",

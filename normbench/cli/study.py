@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normbench.cli.parser import Parser, outputs, screen
 from normbench.errors import FileRefused, Mistake, NormbenchError, Refused
@@ -12,7 +12,6 @@ from normbench.parts.options import near
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
     from normbench.settings.compose import Grid
-    from normbench.studies.judge import Verdict
     from normbench.studies.plan import Plan
     from normbench.studies.study import Study
 
@@ -127,40 +126,53 @@ def carried_out(plan: Plan, shown: Screen) -> int:
     return int(bool(plan.left))
 
 
-def verdicts(plan: Plan) -> dict[str, Verdict]:
-    """Judge a study under all its learning rates."""
+def trained(plan: Plan, place: str, shown: Screen) -> None:
+    """Keep the plan, then train what is missing.
+
+    Raises: NormbenchError if a run failed.
+    """
+    from normbench.studies import record
+
+    record.keep_plan(record.place(place, plan.study), plan.study)
+    if carried_out(plan, shown):
+        name, size = plan.study.card.place, plan.study.size
+        again = f"normbench study run {name} --size {size}"
+        raise NormbenchError(plan.study.card.id, "a run of it failed: no verdict", again)
+
+
+def concluded(plan: Plan, place: str) -> dict[str, Any]:
+    """Judge a study, write its folder, and return the document of its verdict."""
+    from normbench.studies import card as cards
+    from normbench.studies import record, resolve
     from normbench.studies.judge import judge
 
-    return {role: judge(plan, role) for role in plan.study.roles}
+    path = record.place(place, plan.study)
+    record.keep_plan(path, plan.study)
+    own = cards.read(plan.study.card.place)
+    original = resolve.resolve(own, plan.study.size, plan.study.stage)
+    state = record.status(path, plan.study, original.hash == plan.study.hash)
+    found = {role: judge(plan, role) for role in plan.study.roles}
+    return record.write(path, plan, found, state)
 
 
 def _judged(options: argparse.Namespace, plan: Plan, shown: Screen, trains: bool) -> int:
     """Train, if asked, and say the verdict."""
-    from normbench.studies import card as cards
-    from normbench.studies import record, resolve
+    from normbench.studies import record
 
-    path = record.place(outputs(options), plan.study)
+    place = outputs(options)
+    path = record.place(place, plan.study)
     if trains:
         _say_plan(plan, shown)
-        record.keep_plan(path, plan.study)
-        if carried_out(plan, shown):
-            again = f"normbench study run {options.name} --size {plan.study.size}"
-            raise NormbenchError(plan.study.card.id, "a run of it failed: no verdict", again)
-    elif not path.is_dir():
+        trained(plan, place, shown)
+    elif not path.is_dir() or (plan.left and not (options.peek and plan.done())):
         raise _pending(options, plan)
-    else:
-        record.keep_plan(path, plan.study)
-    if plan.left:
-        if not options.peek or not plan.done():
-            raise _pending(options, plan)
+    elif plan.left:
         record.peek(path)
-    original = resolve.resolve(cards.read(options.name), plan.study.size, plan.study.stage)
-    state = record.status(path, plan.study, original.hash == plan.study.hash)
-    found = verdicts(plan)
-    document = record.write(path, plan, found, state)
+    document = concluded(plan, place)
     shown.document({"command": "study", **document})
     for line in document["sentences"]:
         shown.statement(line)
+    state = document["status"]
     if state in ("variant", "exploratory"):
         of = f" of {plan.study.card.id}" if state == "variant" else ""
         shown.statement(f"status: {state}{of}")

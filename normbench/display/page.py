@@ -23,11 +23,9 @@ def html(report: Any, title: str, figures: Mapping[str, bytes]) -> str:
 
     Args: report: a `sweeps.reported.Report`; figures: each of its pictures as SVG, by name.
     """
-    files = resources.files(__package__)
-    script = (files / "report.js").read_text(encoding="utf-8")
-    template = (files / "report.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, finalize=_shown)
-    return environment.from_string(template).render(
+    script = _file("report.js")
+    return rendered(
+        "report.html",
         report=report,
         title=title,
         script=Markup(script),
@@ -41,6 +39,16 @@ def html(report: Any, title: str, figures: Mapping[str, bytes]) -> str:
             for picture in report.pictures
         ],
     )
+
+
+def rendered(name: str, **values: Any) -> str:
+    """Fill a template of this folder; all text is escaped."""
+    environment = Environment(autoescape=True, finalize=_shown)
+    return environment.from_string(_file(name)).render(**values)
+
+
+def _file(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
 def markdown(report: Any, title: str, figures: Mapping[str, str]) -> str:

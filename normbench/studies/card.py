@@ -48,7 +48,7 @@ OF_LR = ("shared", "shared_why", "grid", "per", "at", "headline")
 OF_SEEDS = ("tune", "screen", "certify")
 OF_HYPOTHESIS = (
     *("id", "role", "metric", "a", "b", "c", "d", "effect", "over", "constant"),
-    *("region", "delta", "bounds", "expect"),
+    *("region", "delta", "bounds", "under"),
 )
 NEEDED = ("id", "claim", "hypotheses", "sizes")
 ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -209,6 +209,8 @@ def _hypotheses(found: Any, place: str) -> Iterator[Mistake]:
         yield from _unknown(each, OF_HYPOTHESIS, place, f"{name}.")
         yield from _one_of(f"{name}.role", each.get("role", "primary"), ROLES)
         yield from _one_of(f"{name}.region", each.get("region"), REGIONS)
+        if "under" in each:
+            yield from _one_of(f"{name}.under", each["under"], HEADLINES)
         effect = each.get("effect", "difference")
         yield from _one_of(f"{name}.effect", effect, tuple(EFFECTS))
         called, argument = calls(str(each.get("metric", "test_acc")))

@@ -57,7 +57,8 @@ class Verdict:
 def judge(plan: Plan, role: str) -> Verdict:
     """Judge a study whose runs are all done, by one way of choosing its learning rates."""
     measures = Measures(plan, role)
-    found = [_finding(each, plan, measures) for each in plan.study.hypotheses]
+    asked = [each for each in plan.study.hypotheses if each.under in (None, role)]
+    found = [_finding(each, plan, measures) for each in asked]
     primary = [each for each in found if each.hypothesis.role == "primary"]
     alone = [each.judged for each in primary]
     word, judged = verdict.combined(alone, plan.study.tree["combine"])

@@ -156,6 +156,7 @@ def _hypothesis(
         over,
         given.get("constant", 0.0) / scale,
         asked if delta != asked else None,
+        given.get("under"),
     )
 
 

@@ -65,7 +65,7 @@ class Hypothesis:
     """One statement on arms: an effect of a metric, and the region in which the claim puts it.
 
     Args: arms: those of each letter of the effect; raised: the delta of the card where the floor
-    of the size is above it.
+    of the size is above it; under: the only learning rates under which it is judged.
     """
 
     id: str
@@ -77,6 +77,7 @@ class Hypothesis:
     over: str | None = None
     constant: float = 0.0
     raised: float | None = None
+    under: str | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ def test_known_effects_are_found_and_kept(tmp_path: Path) -> None:
     assert document("study", "verdict", "./mine.yaml", cwd=tmp_path) == found
     assert normbench(*words, "--strict", cwd=tmp_path).returncode == 5
     assert (place / "verdict.json").read_bytes() == before
+    book = document("book", "./mine.yaml", "-o", "claims.md", cwd=tmp_path)
+    assert [each["hash"] for each in book["verdicts"]] == [found["hash"]]
+    assert "true | +" in (tmp_path / "claims.md").read_text()
     (place / "plan.yaml").write_text("hash: 0\n")
     changed = normbench("study", "verdict", "./mine.yaml", cwd=tmp_path)
     assert (changed.returncode, "was changed" in changed.stderr) == (3, True)
@@ -134,3 +137,14 @@ def test_all_cards_resolve_at_all_their_sizes() -> None:
         card = cards.read(name)
         for size in card.sizes if not card.needs else ():
             assert studies.resolve(card, size).cost[0] > 0
+
+
+def test_the_book_says_what_is_stored_and_what_is_missing(tmp_path: Path) -> None:
+    words = ("book", "bn-fig1", "ics-causal", "--stored", "-o", "claims.md")
+    assert document(*words, cwd=tmp_path)["verdicts"] == []
+    page = (tmp_path / "claims.md").read_bytes()
+    assert b"`bn-fig1` BN trains faster and ends more accurate. pending 0/8 seeds" in page
+    assert b"needs" in page
+    assert b"<script" not in (tmp_path / "claims.html").read_bytes()
+    assert document(*words, cwd=tmp_path)["verdicts"] == []
+    assert (tmp_path / "claims.md").read_bytes() == page

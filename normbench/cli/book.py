@@ -1,0 +1,93 @@
+"""`normbench book`: runs every study, and writes their verdicts as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normbench.cli import study
+from normbench.cli.parser import Parser, outputs, screen
+from normbench.errors import Mistake, NormbenchError, Refused, first_line, pasted
+
+if TYPE_CHECKING:
+    from normbench.display.screen import Screen
+    from normbench.settings.compose import Grid
+    from normbench.studies.book import Chapter
+    from normbench.studies.card import Card
+
+EXAMPLES = (
+    "normbench book                                 trains what is missing of all studies",
+    "normbench book bn-fig1 pre-post -o two.md      only these",
+    "normbench book --stored -o docs/claims.md      trains nothing",
+)
+
+
+def parser() -> Parser:
+    """Return the parser of the command's words."""
+    text = "Run every study at a size, and write the verdicts: claims.md, and claims.html beside."
+    made = Parser("book", text, EXAMPLES)
+    made.add_argument("names", nargs="*", metavar="NAME", help="studies (default: all that ship)")
+    made.add_argument("--size", default="quick", help="quick (default), cpu or full")
+    made.add_argument("--stored", action="store_true", help="train nothing, say what is there")
+    about = "a .md (default: claims.md in the folder of outputs)"
+    made.add_argument("-o", "--out", metavar="FILE", type=Path, help=about)
+    return made
+
+
+def run(words: list[str]) -> int:
+    """Write the book.
+
+    Returns: 0; 1 if a study came to no verdict for a run that failed.
+    Raises: Refused or MachineError if it cannot be written.
+    """
+    from normbench.runtime import storage
+    from normbench.settings import compose
+    from normbench.studies import book
+    from normbench.studies import card as cards
+
+    options = parser().parsed(words)
+    shown, place = screen(options), outputs(options)
+    path = options.out or Path(place) / "claims.md"
+    if path.suffix != ".md":
+        raise Refused(Mistake(f"-o {path}", "is not a .md file", f"-o {path.with_suffix('.md')}"))
+    grid, failed = compose.Grid(compose.loader()), False
+    chapters = []
+    for name in options.names or cards.packaged():
+        card = cards.read(name)
+        try:
+            chapters.append(
+                _chapter(card, options.size, place, grid, None if options.stored else shown)
+            )
+        except NormbenchError as error:
+            failed = failed or error.code == 1
+            shown.warn(error.mistakes[0].text)
+            chapters.append(book.Chapter(card, options.size, None, first_line(error)))
+    storage.make_directory(path.parent)
+    storage.write_atomic(path, book.markdown(chapters, options.size))
+    storage.write_atomic(path.with_suffix(".html"), book.html(chapters, options.size))
+    found = [chapter.found for chapter in chapters if chapter.found]
+    shown.document({"command": "book", "file": str(path), "verdicts": found})
+    shown.table(book.overview(found))
+    shown.note(f"book {pasted(path)} and {pasted(path.with_suffix('.html'))}")
+    return int(failed)
+
+
+def _chapter(card: Card, size: str, place: str, grid: Grid, shown: Screen | None) -> Chapter:
+    """Bring a study to its verdict; without a screen nothing is trained.
+
+    Raises: NormbenchError if it comes to none.
+    """
+    from normbench.studies import record, resolve
+    from normbench.studies.book import Chapter
+
+    if card.needs:
+        return Chapter(card, size, None, f"needs {', '.join(card.needs)}")
+    if size not in card.sizes:
+        return Chapter(card, size, None, f"has no size {size}")
+    plan = study.planned(resolve.resolve(card, size), place, grid=grid)
+    if shown:
+        shown.heading([f"{card.id}  {card.text('claim')}"])
+        study.trained(plan, place, shown)
+    elif plan.left:
+        return Chapter(card, size, None, f"pending {plan.done()}/{plan.study.seeds} seeds")
+    return Chapter(card, size, study.concluded(plan, place), folder=record.place(place, plan.study))
