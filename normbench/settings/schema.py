@@ -26,6 +26,7 @@ from normbench.settings.naming import readable
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
 
+DIGITS = 12  # of the digest, in which the names of runs end
 LAYOUT = 2  # of runs and their names; 1 counted evaluations among what names a run
 WORDS = ("activation", "schedule", "order")  # groups whose options other cells of a sweep ignore
 # Settings that change how a run is done and recorded, but no weight.
@@ -152,7 +153,7 @@ class Config(Settings):
         idle = self._idle()
         told = {key: value for key, value in self._defaults().items() if key not in idle}
         words = self.experiment(), told, self.label, self.steps_per_epoch
-        return f"{readable(*words)}-{self.sha256[:12]}"
+        return f"{readable(*words)}-{self.sha256[:DIGITS]}"
 
     @property
     def directory(self) -> Path:

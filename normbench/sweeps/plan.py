@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
-from normbench.errors import Refused
+from normbench.errors import FileRefused, Refused, pasted
 from normbench.results import lr_search
 from normbench.results.groups import SEEDS, Result
 from normbench.runs.reader import read_status
 from normbench.settings.cell import Cell
-from normbench.settings.schema import Config
+from normbench.settings.schema import DIGITS, Config
 from normbench.sweeps import rounds
 from normbench.sweeps.items import LR, Fitted, Item, PlannedCell, Settings, Tuning
 
@@ -22,7 +23,7 @@ class Sweep:
     chosen: until then only its tuning runs are.
 
     Args: cells: of the command, in its order.
-    Raises: FileRefused if a run's files are damaged.
+    Raises: FileRefused if a run's files are damaged, or it lies here under a former name.
     """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
@@ -173,4 +174,23 @@ class Sweep:
             item = self._known[directory] = Item(config.training)
             if not (config.force and self._anew):
                 item.look()
+            if not directory.exists():
+                self._refuse_former(config)
         return self._known[directory]
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        """Find the folders of runs by the digits in which their names end."""
+        return {path.name[-DIGITS:]: path for path in (self.outputs / "runs").glob("*")}
+
+    def _refuse_former(self, config: Config) -> None:
+        """See that a run does not lie here under a name of before, which told fewer options.
+
+        Raises: FileRefused: it would be trained twice.
+        """
+        former = self._folders.get(config.sha256[:DIGITS])
+        fewer = former and {*former.name.split("-")} < {*config.name.split("-")}
+        if former and fewer and (former / config.directory.name).exists():
+            why = f"holds a run that an earlier normbench named so; today it is {config.name}"
+            fix = f"rm -r {pasted(former)}    (then the same command trains it anew)"
+            raise FileRefused(str(former), why, fix)

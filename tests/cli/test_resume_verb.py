@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,18 @@ def test_a_killed_run_goes_on_to_the_bits_of_the_same_command(run: Path, tmp_pat
     again = normbench("resume", str(run), cwd=tmp_path)
     assert again.returncode == 0 and f"finished already: {run}" in again.stderr
     assert files(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_start_from_a_checkpoint_builds_nothing_on_the_meta_device(
+    run: Path, tmp_path: Path
+) -> None:
+    """It would import what torch compiles with, which takes seconds."""
+    code = (
+        "import sys; from normbench.cli.main import main; assert main(sys.argv[1:]) == 0; "
+        "assert not {'sympy', 'torch._dynamo'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, "resume", str(run)], cwd=tmp_path, check=True)
 
 
 def test_other_code_is_refused_and_allowed_when_asked(run: Path, tmp_path: Path) -> None:

@@ -92,3 +92,14 @@ def test_equal_trainings_are_trained_once(pair: tuple[bool, list[str], list[str]
         ]
         assert [status["attempts"] for status in statuses] == [1] * (1 if equal else 2)
         assert len({status["state_sha256"] for status in statuses}) == len(statuses)
+
+
+def test_a_run_under_a_name_of_before_is_refused(tmp_path: Path) -> None:
+    words = [*SMALL, "model.width=8", "steps=4", f"outputs={tmp_path}"]
+    today = config(*words).directory.parent.name
+    former = tmp_path / "runs" / f"mlp-bn-b64-{today[-12:]}"
+    (former / "seed0").mkdir(parents=True)
+    for seed, code in ((0, 3), (1, 0)):  # of which only the first lies there
+        done = normbench("train", *words, f"seed={seed}", "dry_run=true", cwd=tmp_path)
+        assert done.returncode == code
+        assert (f"an earlier normbench named so; today it is {today}" in done.stderr) == bool(code)
