@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start sweeps in the test's folder, each in a session of its own; what is left is killed."""
     sweeps = []
 
-    def begin(*words: str) -> subprocess.Popen[bytes]:
-        sweeps.append(started("train", "-m", *words, cwd=tmp_path, start_new_session=True))
+    def begin(*words: str, **options: Any) -> subprocess.Popen[bytes]:
+        options |= {"cwd": tmp_path, "start_new_session": True}
+        sweeps.append(started("train", "-m", *words, **options))
         return sweeps[-1]
 
     yield begin
@@ -155,13 +156,17 @@ def test_row_4_children_end_with_their_parent_and_no_cell_runs_twice(
 def test_row_38_and_41_eight_sweeps_at_once_share_the_work(
     whole: Path, tmp_path: Path, start: Start
 ) -> None:
-    sweeps = [start(*CELLS, "jobs=1") for _ in range(8)]
+    printed = [tmp_path / f"{number}.txt" for number in range(8)]
+    with ExitStack() as opened:
+        files = [opened.enter_context(path.open("wb")) for path in printed]
+        sweeps = [start(*CELLS, "jobs=1", stdout=file) for file in files]
     until(lambda: training(tmp_path))
     locked = [path.parent for path in tmp_path.glob("outputs/runs/*/*/.lock")]
     while any(process.poll() is None for process in sweeps):  # row 41: readers meanwhile
         assert sum(document("status", cwd=tmp_path)["counts"].values()) <= 4
         [lock.held(folder) for folder in locked]
     assert [process.returncode for process in sweeps] == [0] * 8
+    assert len({path.read_bytes() for path in printed}) == 1 and printed[0].stat().st_size
     assert attempts(tmp_path) == [1] * 4
     for path in tmp_path.glob("outputs/runs/*/*/timing.jsonl"):
         assert len({json.loads(line)["process"] for line in path.read_text().splitlines()}) == 1
