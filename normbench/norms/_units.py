@@ -41,6 +41,36 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
+class Shifting(Dropout):
+    """Shifts and scales each unit at random in training, anew at each forward.
+
+    y = s * x + m;  x: (N, C, ...);  m ~ U(M - 0.1, M + 0.1), s ~ N(S, 0.1^2) for each value;
+    M ~ U(-0.5, 0.5), S ~ U(1, 1.25) for each unit, common to the samples, a position being a unit
+    of its own. `strength` multiplies 0.5, 0.25 and both 0.1.
+
+    Source: Santurkar et al. 2018, arXiv 1805.11604, section 2.2 and appendix A, where it follows
+    batch normalization.
+    """
+
+    def __init__(self, strength: float) -> None:
+        super().__init__(strength)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` shifted and scaled in training, `x` itself in evaluation."""
+        if not self.training:
+            return x
+        draw = self.generator
+        shift = torch.empty_like(x[:1]).uniform_(-0.5, 0.5, generator=draw)
+        scale = torch.empty_like(x[:1]).uniform_(0, 0.25, generator=draw)
+        shift = shift + torch.empty_like(x).uniform_(-0.1, 0.1, generator=draw)
+        scale = scale + torch.empty_like(x).normal_(0, 0.1, generator=draw)
+        return x * (1 + self.p * scale) + self.p * shift
+
+    def extra_repr(self) -> str:
+        """Show the strength."""
+        return f"strength={self.p}"
+
+
 class Activation(Protocol):
     """An activation as units need it: a part of `activations/`, which is on a higher floor."""
 
@@ -65,7 +95,7 @@ class Conv2d(nn.Conv2d):
 class Unit(nn.Sequential):
     """A linear layer with its norm, activation and dropout, in the order of the placement.
 
-    Children are `linear`, `norm`, `act` and `drop`; absent ones are left out. After
+    Children are `linear`, `norm`, `noise`, `act` and `drop`; absent ones are left out. After
     initialization `apply` lets the norm replace the linear child.
     """
 
@@ -80,6 +110,7 @@ class UnitBuilder:
         (linear, norm, activation), `post` (linear, activation, norm), `preact` (norm, activation,
         linear; residual nets) or `auto`, the norm's own; bias: `on`, `off`, or `auto`, which drops
         it where the norm comes next and removes any constant; dropout: probability, 0 <= p < 1.
+        What is set on `noise` is the strength of `Shifting` after each norm of a unit.
     Raises: NormError if the norm has no such placement or is its own activation.
     """
 
@@ -97,7 +128,7 @@ class UnitBuilder:
         self.auto = activation == "auto"
         chosen = _activation(norm.brings if self.auto else activation)
         self.named = None if chosen == _activation(norm.brings) else chosen
-        self.bias, self.dropout = bias, dropout
+        self.bias, self.dropout, self.noise = bias, dropout, 0.0
         kind = type(norm).__name__
         if self.placement not in norm.places:
             raise NormError(
@@ -194,17 +225,22 @@ class UnitBuilder:
         linear = layer(self._biased(direct))
         cin, cout = _widths(linear)
         channels = cin if self.placement == "preact" else cout
-        norm = ("norm", self.norm.layer(channels, dims))
+        norm = self._norm(channels, dims)
         active = act or self.placement == "preact"
         acts: list[tuple[str, nn.Module | None]] = []
         if active:
             acts = [("act", self._act(channels, dims))]
             acts += [("drop", Dropout(self.dropout))] if self.dropout else []
         if self.placement == "preact":
-            return Unit([norm, *acts, ("linear", linear)])
+            return Unit([*norm, *acts, ("linear", linear)])
         if self.placement == "post":
-            return Unit([("linear", linear), *acts, norm])
-        return Unit([("linear", linear), norm, *acts])
+            return Unit([("linear", linear), *acts, *norm])
+        return Unit([("linear", linear), *norm, *acts])
+
+    def _norm(self, channels: int, dims: int) -> list[tuple[str, nn.Module | None]]:
+        """Build the norm, and the noise behind it."""
+        layer = self.norm.layer(channels, dims)
+        return [("norm", layer), ("noise", Shifting(self.noise) if layer and self.noise else None)]
 
     def _biased(self, direct: bool) -> bool:
         """Decide whether a linear layer has a bias; `direct`: the norm comes next."""

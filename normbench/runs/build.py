@@ -13,10 +13,11 @@ from normbench import norms
 from normbench.data._base import Dataset
 from normbench.data._resample import resampled
 from normbench.engine import transforms
+from normbench.errors import ModelError
 from normbench.inits._base import LAYERS, Init, initialize, set_gains
 from normbench.models._base import Shape
 from normbench.norms._base import Norm
-from normbench.norms._units import Activation, UnitBuilder, apply
+from normbench.norms._units import Activation, Shifting, UnitBuilder, apply
 from normbench.parts import registry
 from normbench.runtime import machine
 from normbench.settings.fields import AUTO
@@ -73,7 +74,11 @@ def unfilled(config: Config, shape: Shape, classes: int) -> nn.Module:
         bias=config.bias,
         dropout=config.dropout,
     )
+    units.noise = config.noise
     built: nn.Module = part("model", config.model).build(units, _longest(config, shape), classes)
+    if config.noise and not any(isinstance(each, Shifting) for each in built.modules()):
+        why = f"noise={config.noise:g} has no place: norm={config.norm['name']} is in no unit"
+        raise ModelError("", config.model["name"], why, "noise=0")
     init(config).extend(built)
     return built
 

@@ -21,7 +21,17 @@ from normbench.settings.schema import Config, part
 
 FEW = 2  # images that show what a batch of any size would
 # Settings of the model, whatever they are the numbers of; of the batch there are further ones.
-BUILT = ("model", "norm", "init", "activation", "placement", "bias", "dropout", "blank_steps")
+BUILT = (
+    "model",
+    "norm",
+    "init",
+    "activation",
+    "placement",
+    "bias",
+    "dropout",
+    "noise",
+    "blank_steps",
+)
 
 
 class Checked(NamedTuple):

@@ -107,6 +107,9 @@ class Settings:
         help="on, off; auto: off where the norm comes next and removes any constant",
     )
     dropout: float = trained(0.0, low=0, below=1, help="probability, after each activation")
+    noise: float = trained(
+        0.0, low=0, high=100, help="strength of random shifts of units, after each norm of a unit"
+    )
     reshuffle: bool = trained(
         True, help="new batches in each epoch; false: those of the first again, in a new order"
     )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from normbench.engine.loader import Feed
 from normbench.engine.transforms import standardized
+from normbench.errors import ModelError
 from normbench.rows import Row
 from normbench.runs.job import Job
 from normbench.settings import compose
@@ -265,3 +266,24 @@ def test_batches_are_those_that_are_gathered_one_by_one(
         assert torch.equal(x, alone) and torch.equal(y, labels)
         assert x.stride() == alone.stride()
         assert x.data_ptr() % 64 == 0
+
+
+def test_noise_shifts_units_after_the_norm_in_training_alone() -> None:
+    job = Job(config("noise=0.5", "norm=bn", "model=mlp"))
+    unit = job.model.get_submodule("layer1")
+    assert [name for name, _ in unit.named_children()] == ["linear", "norm", "noise", "act"]
+    noise = unit.get_submodule("noise")
+    noise.generator = torch.Generator().manual_seed(1)  # type: ignore[assignment]
+    x = torch.ones(400, 300, dtype=torch.float64)
+    shifts = noise(0 * x)
+    scales = noise(x) - noise(0 * x)
+    means = shifts.mean(0)
+    assert float(means.abs().max()) < 0.25 + 0.01 and float(means.std()) == pytest.approx(
+        0.5 / 12**0.5, rel=0.1
+    )
+    assert float((shifts - means).abs().max()) < 0.05 + 0.01
+    assert scales.shape == x.shape and float(scales.mean()) == pytest.approx(1 + 0.0625, abs=0.02)
+    assert torch.equal(noise.eval()(x), x)
+    assert rows("noise=1", "norm=bn", "steps=10") == rows("noise=1", "norm=bn", "steps=10")
+    with pytest.raises(ModelError, match="noise=1 has no place: norm=none"):
+        Job(config("noise=1", "norm=none"))
