@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from normbench.inits._base import LAYERS, Init, fans, gain_of, linear_layers
+from normbench.inits._residual import Factor, branches_of, check_residual, put, residual
 from normbench.norms._units import Unit
 
 
@@ -36,7 +37,7 @@ class Fixup(Init):
 
     def factors(self, model: nn.Module) -> Mapping[nn.Module, float]:
         """Return the factors of the layers in branches, and 0 for the classifier."""
-        branches = _branches(model)
+        branches = branches_of(model)
         factors: dict[nn.Module, float] = {}
         for *inner, last in branches:
             if inner:
@@ -48,18 +49,16 @@ class Fixup(Init):
 
     def extend(self, model: nn.Module) -> None:
         """Put the learned numbers into the units, and before the classifier."""
-        ends = [block.get_submodule(names[-1]) for block, names in _residual(model)]
+        ends = [block.get_submodule(names[-1]) for block, names in residual(model)]
         for module in list(model.modules()) if ends else []:
             if isinstance(module, Unit):
                 _add_scalars(module, module in ends)
             elif any(hasattr(child, "classifies") for child in module.children()):
-                _put(module, _shifted(module))
+                put(module, _shifted(module))
 
     def check(self, model: nn.Module) -> None:
         """Raise InitError if there are no branches, or a norm has replaced their layers."""
-        if not _residual(model):
-            why = "this model tells of no residual branches"
-            raise self.error("", "fixup", why, "model=resnet20")
+        check_residual(self, "fixup", model)
         layers = (layer for layer, _ in linear_layers(model))
         replaced = {type(layer).__name__ for layer in layers if not isinstance(layer, LAYERS)}
         if replaced:
@@ -79,28 +78,16 @@ class Shift(nn.Module):
         return x + self.shift
 
 
-class Factor(nn.Module):
-    """Multiplies all values by one learned number, 1 at first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` (N, ...) times the number."""
-        return x * self.factor
-
-
 def _add_scalars(unit: Unit, ends: bool) -> None:
     """Add shifts to a unit in place of its bias, and to the last one of a branch its factor."""
     children = list(_shifted(unit))
     if ends:
-        children.append(("factor", Factor()))
+        children.append(("factor", Factor(1.0)))
         if not any(name == "act" for name, _ in children):
             children.append(("shift", Shift()))  # before the activation of the sum
     for layer in (child for _, child in children if isinstance(child, LAYERS)):
         layer.register_parameter("bias", None)
-    _put(unit, children)
+    put(unit, children)
 
 
 def _shifted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -109,24 +96,3 @@ def _shifted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if isinstance(child, LAYERS) or hasattr(child, "acts"):
             yield f"{name}_shift", Shift()
         yield name, child
-
-
-def _put(module: nn.Module, children: Iterable[tuple[str, nn.Module]]) -> None:
-    for name, child in list(children):
-        module._modules.pop(name, None)  # which keeps the order of those that are put back
-        module.add_module(name, child)
-
-
-def _branches(model: nn.Module) -> list[list[nn.Module]]:
-    """List the linear layers of each residual branch, in order."""
-    branches: list[list[nn.Module]] = []
-    for block, names in _residual(model):
-        inside = (layer for name in names for layer in block.get_submodule(name).modules())
-        branches.append([layer for layer in inside if isinstance(layer, LAYERS)])
-    return [branch for branch in branches if branch]
-
-
-def _residual(model: nn.Module) -> list[tuple[nn.Module, tuple[str, ...]]]:
-    """List the residual blocks, each with the names of the modules of its branch."""
-    named = [(block, getattr(block, "branch", ())) for block in model.modules()]
-    return [(block, names) for block, names in named if names]

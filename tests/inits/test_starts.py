@@ -451,6 +451,25 @@ def test_fixup_trains_a_residual_net_without_a_norm():
     assert last < first - 0.1
 
 
+@pytest.mark.parametrize("placement", ["pre", "preact"])
+def test_skipinit_puts_a_learned_factor_at_the_end_of_each_branch(placement):
+    net, plain = (
+        resnet(ResNet20(), make(name, **how), placement=placement)
+        for name, how in (("skipinit", {"alpha": 0.5}), ("kaiming_normal", {}))
+    )
+    theirs = plain.state_dict()
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in theirs.items())
+    ours, block = net.stage1.block1, plain.stage1.block1
+    x = torch.randn(2, 16, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(x), block.join(0.5 * block.two(block.one(x)) + x))
+    factors = [value for key, value in net.named_parameters() if key.endswith("factor")]
+    assert len(factors) == 9
+    gradients = torch.autograd.grad(net(images(4)).square().sum(), factors)
+    assert all(bool(gradient.any()) for gradient in gradients)
+    with pytest.raises(InitError, match="init=skipinit: this model tells of no residual branches"):
+        make("skipinit").check(started("model=cnn")[0])
+
+
 @pytest.mark.parametrize("shape", [(32, 12, 3, 3), (12, 32, 3, 3), (20, 8, 5, 1)])
 def test_delta_orthogonal_maps_each_position_by_one_orthogonal_matrix(shape):
     out, fan, *taps = shape
