@@ -58,7 +58,7 @@ def show(outputs: str, screen: Screen) -> int:
     findings = []
     for finding in look(Path(outputs)):
         findings.append(finding)
-        screen.text(f"{STATES[finding.state]} {finding.text}")
+        screen.statement(f"{STATES[finding.state]} {finding.text}")
     screen.document(
         {"command": "doctor", "findings": [vars(finding) for finding in findings]},
     )

@@ -37,8 +37,8 @@ def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
     known = not dry and not work.tunings
     if known and early:
         sweep.announce(work, shown)
-        if "torch" not in sys.modules and any(cell.left for cell in work.cells):
-            shown.loading("torch")
+    if shown.live and "torch" not in sys.modules and any(cell.left for cell in work.cells):
+        shown.loading("torch")
     for warning in [*sweep.recorded_otherwise(work), *sweep.check(work)]:
         shown.warn(warning.text)
     if known and not early:

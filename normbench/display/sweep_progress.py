@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OPEN = ("planned", "running", "busy")  # states of a run that is still to come to something
 WORDS = {"finished": "done", "planned": "waiting", "busy": "waiting"}  # states as they are shown
+HEAD = "val, then test, %"  # of the last column
 TONES = {"finished": "green", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 
 
@@ -119,8 +120,9 @@ class SweepProgress(LiveDisplay):
         label = max(8, min(longest, room - BARS[0]))
         names = _shortened([run.label for run in self._runs], label)
         bar = max(BARS[0], min(BARS[1], room - label))
-        visible = self._visible(self._terminal.height - 2)
+        visible = self._visible(self._terminal.height - 3)
         lines = [self._row(i, cut(names[i], label), bar, now) for i in visible]
+        lines.insert(0, Text(HEAD.rjust(max(len(line) for line in lines)), "dim"))
         return Text("\n", no_wrap=True, overflow="crop").join([*lines, self._totals(now)])
 
     def _row(self, i: int, label: str, bar: int, now: float) -> Text:

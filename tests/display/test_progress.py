@@ -298,7 +298,7 @@ def test_in_a_sweep_steps_of_pretraining_are_none_of_the_run(clock):
     screen = on_terminal(color=False)
     with screen.sweep(["one"], [500]) as sweep:
         sweep.update(0, "running", pretrain(400, "layer1"))
-    assert " 0%" in frame(screen)[0]
+    assert " 0%" in frame(screen)[1]
 
 
 def test_a_wide_terminal_has_a_longer_bar(clock, monkeypatch):
@@ -369,6 +369,9 @@ def test_on_a_terminal_a_sweep_is_a_live_table(clock):
     screen = on_terminal(color=False)
     swept(screen, clock)
     assert frame(screen) == [
+        "val, then test, %".rjust(
+            len(f"[1/4] bn  batch 2   {'━' * 28} done          0:00:52   84.1")
+        ),
         f"[1/4] bn  batch 2   {'━' * 28} done          0:00:52   84.1",
         f"[2/4] bn  batch 32  finished already{' ' * 34}   97.0",
         f"[3/4] gn  batch 2   {'━' * 14}{' ' * 14} 50%       eta 0:00:52   95.2",
@@ -395,8 +398,8 @@ def test_a_tall_sweep_shows_what_runs_and_what_failed(clock, monkeypatch):
             sweep.update(i, "running")
             sweep.update(i, "failed" if i == 5 else "finished")
         sweep.update(60, "running", train(250))
-    lines = frame(screen)
-    assert len(lines) == 9
+    _, *lines = frame(screen)
+    assert len(lines) == 8
     assert lines[0].startswith("  [6/100] run5   ") and "failed" in lines[0]
     assert any("[61/100]" in line and "50%" in line for line in lines)
     assert lines[-1].startswith("100 runs: 59 done, 1 failed, 1 running, 39 waiting")
@@ -408,10 +411,10 @@ def test_times_of_a_sweep_go_on_when_it_is_refreshed(clock):
         sweep.update(0, "running")
         clock.now = 10.0
         sweep.update(0, "running", train(100))
-        assert "eta 0:00:40" in frame(screen)[0]
+        assert "eta 0:00:40" in frame(screen)[1]
         clock.now = 20.0
         sweep.refresh()
-        assert "eta 0:01:20" in frame(screen)[0]
+        assert "eta 0:01:20" in frame(screen)[1]
 
 
 def test_a_run_that_is_tried_again_starts_from_nothing(plain, clock):
