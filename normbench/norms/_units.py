@@ -188,6 +188,13 @@ class UnitBuilder:
         layer.maps, layer.recurrent = maps, recurrent  # type: ignore[assignment]
         return Unit([("linear", layer)])
 
+    def plain(self, fin: int, fout: int, *, act: bool = False) -> Unit:
+        """Build a dense layer that no norm follows, with activation and dropout if `act`."""
+        layer = Linear(fin, fout, bias=self._biased(False))
+        if not act:
+            layer.followed_by = "identity"  # type: ignore[assignment]
+        return Unit([("linear", layer), *(self._acts(fout, 0) if act else [])])
+
     def act(self, channels: int, dims: int, own: nn.Module) -> nn.Module:
         """Build an activation; `own` stands where neither the run nor the norm names one."""
         if self.auto and not self.norm.own_activation and self.norm.brings == "relu":
@@ -227,10 +234,7 @@ class UnitBuilder:
         channels = cin if self.placement == "preact" else cout
         norm = self._norm(channels, dims)
         active = act or self.placement == "preact"
-        acts: list[tuple[str, nn.Module | None]] = []
-        if active:
-            acts = [("act", self._act(channels, dims))]
-            acts += [("drop", Dropout(self.dropout))] if self.dropout else []
+        acts = self._acts(channels, dims) if active else []
         if self.placement == "preact":
             return Unit([*norm, *acts, ("linear", linear)])
         if self.placement == "post":
@@ -245,6 +249,11 @@ class UnitBuilder:
     def _biased(self, direct: bool) -> bool:
         """Decide whether a linear layer has a bias; `direct`: the norm comes next."""
         return (self.norm.bias or not direct) if self.bias == "auto" else self.bias == "on"
+
+    def _acts(self, channels: int, dims: int) -> list[tuple[str, nn.Module | None]]:
+        """Build the activation, and the dropout behind it."""
+        drop = Dropout(self.dropout) if self.dropout else None
+        return [("act", self._act(channels, dims)), ("drop", drop)]
 
     def _act(self, channels: int, dims: int) -> nn.Module:
         named = self.named.build(channels, dims) if self.named else None
