@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from normbench.display.colours import PALETTE, styles
+from normbench.display.colours import PALETTE, SETTINGS, styles
 from normbench.display.drawing import arm_of, grid, styled, values, with_legend
 from normbench.display.figures import PANELS
 from normbench.results.depth import QUANTITIES, profile
@@ -19,6 +20,11 @@ from normbench.rows import Value
 
 TELLING = ("act_std", "grad_norm", "saturated", "stat_error")  # what is drawn of a single run
 PROBED = ("act_std", "output_grad_norm")
+SMALL: Any = {
+    **{key: 7 for key in ("font.size", "axes.titlesize", "legend.fontsize")},
+    "lines.linewidth": 1,
+    "lines.markersize": 3,
+}
 
 Profiles = Mapping[str, Sequence[float]]  # a quantity by layer, by directory of the run
 
@@ -44,25 +50,25 @@ def layers(laid: Layout, profiles: Profiles, quantity: str) -> Figure | None:
     return with_legend(figure, laid)
 
 
-@styled
-def of_run(before: Mapping[str, Value], after: Mapping[str, Value]) -> Figure | None:
-    """Draw what its `layers` rows tell of a run, before its first step and after its last.
+def of_run(before: Mapping[str, Value], after: Mapping[str, Value]) -> dict[str, Figure]:
+    """Draw what its `layers` rows tell of a run, at its start and at its end, by quantity.
 
-    Returns: None where they tell nothing.
+    The figures are as small as TensorBoard shows pictures.
     """
-    known = [name for name in TELLING if profile(after, name)]
-    if not known:
-        return None
-    figure = Figure(figsize=(5.0 * len(known), 4.5), layout="constrained")
-    axes = figure.subplots(1, len(known), squeeze=False)[0]
-    for each, name in zip(axes, known, strict=True):
+    return {name: _small(before, after, name) for name in TELLING if profile(after, name)}
+
+
+def _small(before: Mapping[str, Value], after: Mapping[str, Value], quantity: str) -> Figure:
+    with matplotlib.rc_context({**SETTINGS, **SMALL}):
+        figure = Figure(figsize=(2.9, 2.2), layout="constrained")
+        axes = figure.subplots()
         for at, row in enumerate((before, after)):
             look = {"colour": PALETTE[1 + at], "marker": "os"[at]}
-            _line(each, [profile(row, name)], name, look)
-        _name([each], name)
-        each.set_ylabel("")
-        each.set_title(QUANTITIES[name].words, fontsize=12)
-    axes[0].legend(axes[0].lines, ["at the start", "at the end"], frameon=False)
+            _line(axes, [profile(row, quantity)], quantity, look)
+        _name([axes], quantity)
+        axes.set_ylabel("")
+        axes.set_title(QUANTITIES[quantity].words)
+        axes.legend(axes.lines, ["at the start", "at the end"], frameon=False)
     return figure
 
 
@@ -97,7 +103,7 @@ def _line(axes: Any, seeds: Sequence[Sequence[float]], quantity: str, look: Any)
     if QUANTITIES[quantity].logarithmic:
         found = np.where(found > 0, found, math.nan)
         middle = np.exp(np.log(found).mean(0))
-    axes.plot(places, middle, color=look["colour"], marker=look["marker"], markersize=5)
+    axes.plot(places, middle, color=look["colour"], marker=look["marker"])
     if len(found) > 1:
         band = {"color": look["colour"], "alpha": 0.2, "linewidth": 0}
         axes.fill_between(places, found.min(0), found.max(0), **band)

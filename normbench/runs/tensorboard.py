@@ -32,6 +32,7 @@ METRICS = ("test/accuracy", "gap/accuracy")  # columns of TensorBoard's table of
 VARIED = ("model", "norm", "init", "batch", "lr")  # it shows five settings at first: these
 # Tags of what holds for a whole run: a text, not charts.
 CONSTANT = ("batch/global", "batch/worker", "batch/statistics", "chance/")
+MOVED = {"batch/classes": "train/batch_classes"}  # which would stand first of all charts
 CHARTS: Charts = {
     "Accuracy": {"train and val": ("train/accuracy", "val/accuracy")},
     "Gap": {"training mode minus evaluation mode": ("gap/accuracy",)},
@@ -106,7 +107,8 @@ class Events:
         event = self.tb.Event(wall_time=time.time(), step=step)
         add = event.summary.value.add
         constant = ""
-        for tag, value in row.values.items():
+        for known, value in row.values.items():
+            tag = MOVED.get(known, known)
             if tag.startswith(CONSTANT):
                 constant += f"{tag}: {value}\n"
             elif "/" in tag and isinstance(value, int | float) and math.isfinite(value):
@@ -133,9 +135,9 @@ class Events:
             from normbench.display import depth, drawing  # imports matplotlib
 
             first, last = self.layers[0], self.layers[-1]
-            if figure := depth.of_run(first.values, last.values):
-                at = last.examples if self.axis == "examples" else last.step
-                self.show("layers/depth", drawing.encoded(figure, "png"), at)
+            at = last.examples if self.axis == "examples" else last.step
+            for name, figure in depth.of_run(first.values, last.values).items():
+                self.show(f"layers/{name}", drawing.encoded(figure, "png"), at)
         status = 1 if state == "finished" else 2  # STATUS_SUCCESS, STATUS_FAILURE
         end = self.tb.SessionEndInfo(status=status, end_time_secs=time.time())
         self._hparams(self.tb.hparams.SESSION_END_INFO_TAG, session_end_info=end)

@@ -548,7 +548,7 @@ def test_tensorboard_has_the_histograms_the_first_batch_and_the_layers_over_dept
     found = summaries(loaded(path))
     plugins = {tag: value.metadata.plugin_data.plugin_name for tag, value in found.items()}
     assert plugins["layer/1-layer1/gamma"] == plugins["layer/2-layer2/act"] == "histograms"
-    assert plugins["input/batch"] == plugins["layers/depth"] == "images"
+    assert plugins["input/batch"] == plugins["layers/act_std"] == "images"
     width, height, png = found["input/batch"].tensor.string_val
     picture = np.asarray(Image.open(io.BytesIO(png)))
     assert picture.shape == (int(height), int(width), 3)
