@@ -78,9 +78,9 @@ def _explained(options: argparse.Namespace) -> int:
     from normbench.settings import overrides
 
     options.overrides = [overrides.current(text) for text in options.overrides]
-    deep = [mistake for text in options.overrides if (mistake := overrides.too_deep(text))]
-    if deep:
-        raise Refused(*deep)
+    large = [mistake for text in options.overrides if (mistake := overrides.too_large(text))]
+    if large:
+        raise Refused(*large)
     with entered(None), starting(task, options, None) as start:
         try:
             start()

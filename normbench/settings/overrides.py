@@ -186,7 +186,7 @@ class Overrides:
         self.say(shown, "is not an option; settings are KEY=VALUE", self.suggest.switch(key, value))
 
     def _parsed(self, text: str, quiet: bool = False) -> Override | None:
-        mistake = too_deep(text)
+        mistake = too_large(text)
         try:
             if mistake is None:
                 (override,) = self.parser.parse_overrides([text])
@@ -286,11 +286,15 @@ def _ends(interval: IntervalSweep) -> list[str]:
     return [f"{end:g}" for end in (interval.start, interval.end) if end is not None]
 
 
-def too_deep(text: str) -> Mistake | None:
-    """Say what is wrong with an override whose brackets nest deeper than a parser can follow."""
-    if storage.nesting(text) <= storage.DEPTH:
+def too_large(text: str) -> Mistake | None:
+    """Say what is wrong with an override that a parser would be busy with for minutes, or ends at:
+    its brackets nest too deep, or it lists more values than a sweep has cells."""
+    deep, values = storage.nesting(text) > storage.DEPTH, text.count(",") + 1
+    if not deep and values <= MOST:
         return None
     key, known = key_of(text), {**defaults(), **default_parts()}
-    usual = f"{key}={written(known[key])}" if key in known else "batch=2"
-    fix = f"{shlex.quote(usual)}    (brackets in a value: at most {storage.DEPTH} deep)"
-    return Mistake(text, "is nested too deep", fix)
+    fix = shlex.quote(f"{key}={written(known[key])}" if key in known else "batch=2")
+    if deep:
+        fix += f"    (brackets in a value: at most {storage.DEPTH} deep)"
+    many = f"has {values:,} values, and a sweep at most {MOST:,} cells"
+    return Mistake(text, "is nested too deep" if deep else many, fix)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from normbench.cli.main import main
+from normbench.settings.overrides import too_large
 
 ALL = "    (all settings: normbench train --help)"
 OPTIONS = "    (names and options)"
@@ -499,6 +500,15 @@ def test_a_wrong_command_line_gets_its_message_and_creates_nothing(
     assert said.err == expected + "\n"
     assert said.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_longer_than_any_sweep_is_not_even_read() -> None:
+    assert too_large("batch=" + ",".join(["2"] * 100_000)) is None
+    mistake = too_large("batch=" + ",".join(["2"] * 100_001))
+    assert mistake and (mistake.why, mistake.fix) == (
+        "has 100,001 values, and a sweep at most 100,000 cells",
+        "batch=64",
+    )
 
 
 def test_a_suggestion_with_blanks_is_tried_and_shown_as_one_must_type_it(
