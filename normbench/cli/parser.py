@@ -49,6 +49,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--json", action="store_true", help="one JSON document on stdout")
         self.add_argument("--no-color", action="store_true", help="no colours")
         self.add_argument("--outputs", metavar="DIR", help="where runs lie (default: outputs)")
+        own = "your own parts, such as DIR/norms/NAME.py; runs their code"
+        self.add_argument("--parts", metavar="DIR", help=own)
 
     def parsed(self, words: list[str]) -> argparse.Namespace:
         """Read the words of a command; options may stand between its other words.
@@ -68,6 +70,10 @@ class Parser(argparse.ArgumentParser):
             given = (f"{name} {value}".strip() for name, value in switches.items())
             raise Refused(*(Mistake(word, why, fix) for word in given))
         options.switches = switches
+        if options.parts:
+            from normbench.parts import users
+
+            users.add(options.parts)
         return options
 
     def _without_switches(self, words: list[str], switches: dict[str, str]) -> list[str]:

@@ -36,6 +36,8 @@ KINDS = {
     "order": ("orders", "Order"),
 }
 
+_added: list[EntryPoint] = []  # of this command, by `--parts`
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -135,6 +137,13 @@ def find(group: str, name: str) -> type[Any]:
     return found
 
 
+def add(entry: EntryPoint) -> None:
+    """Make one more part known, as if a package had it."""
+    _added.append(entry)
+    _foreign.cache_clear()
+    facts.cache_clear()
+
+
 @cache
 def _own(group: str) -> tuple[str, ...]:
     files = _folder(KINDS[group][0]).glob("*.py")
@@ -144,7 +153,9 @@ def _own(group: str) -> tuple[str, ...]:
 @cache
 def _foreign(group: str) -> dict[str, EntryPoint]:
     folder, _ = KINDS[group]
-    return {entry.name: entry for entry in _entry_points().select(group=f"normbench.{folder}")}
+    group = f"normbench.{folder}"
+    added = (entry for entry in _added if entry.group == group)
+    return {entry.name: entry for entry in (*_entry_points().select(group=group), *added)}
 
 
 @cache

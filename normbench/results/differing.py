@@ -94,7 +94,7 @@ def _named(results: Sequence[Result], by: str) -> list[Result]:
         told = [
             f"{key.removeprefix(f'{by}.')}={written(result.settings[key])}"
             for key in options
-            if len(values[name, key]) > 1 and result.settings.get(key) is not None
+            if len(values.get((name, key), ())) > 1 and result.settings.get(key) is not None
         ]
         kept = {key: value for key, value in result.settings.items() if key not in options}
         kept[by] = f"{name}({', '.join(told)})" if told else name

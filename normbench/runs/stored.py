@@ -78,7 +78,8 @@ def _tree(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         names = registry.names(group)
         known = isinstance(name, str) and all(each in names for each in name.split("+"))
         if not isinstance(part, dict) or not (known or (group, name) == ("activation", AUTO)):
-            raise changed(path, f"{group}={shown(name)} is no part of this normbench")
+            why = f"{group}={shown(name)} is no part of this normbench"
+            raise FileRefused(str(path), why, "--parts DIR, the folder that has it, or its package")
         tree[group] = default_part(group, str(name))
     known_keys = {key for key, _ in leaves(tree)} | {"tune_lrs"}
     for key, value in leaves({key: given[key] for key in given if key != "data"}):

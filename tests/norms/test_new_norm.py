@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import run_with
+from commands import document, normbench, run_with
 
 from normbench.parts.moved import NOW
 
@@ -89,6 +89,30 @@ def test_a_new_norm_trains_is_listed_and_is_checked(path: Path, tmp_path: Path) 
     assert "norm.floor=-1: must be above 0" in wrong.stderr
     near = run_with(path, tmp_path, *TRAIN, "norm=scrach")
     assert near.stderr.splitlines()[1].startswith("  try: norm=scratch ")
+
+
+def test_a_folder_of_ones_own_parts_is_known_where_the_command_names_it(tmp_path: Path) -> None:
+    place, mine = tmp_path / "mine" / "norms", ("--parts", "mine")
+    place.mkdir(parents=True)
+    (place / "scratch.py").write_text(SCRATCH)
+    done = normbench(*TRAIN, "norm=scratch", "norm.floor=0.2", *mine, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    listed = [normbench("list", "norms", *words, cwd=tmp_path).stdout for words in ((), mine)]
+    assert ["(user)" in each for each in listed] == [False, True]
+    assert document("probe", "outputs", *mine, cwd=tmp_path)["nets"]
+    unknown = normbench("probe", "outputs", cwd=tmp_path)
+    assert unknown.returncode == 3
+    assert "norm=scratch is no part of this normbench\n  try: --parts DIR" in unknown.stderr
+    for name, text, why in (
+        ("bn", SCRATCH, "norm=bn is there already"),
+        ("late", "import nothing_here", "ModuleNotFoundError: No module named 'nothing_here'"),
+        ("none_here", "x = 1", "0 classes derive from Norm, one is needed"),
+    ):
+        (place / f"{name}.py").write_text(text)
+        refused = normbench(*TRAIN, "norm=scratch", *mine, cwd=tmp_path)
+        assert refused.returncode == 2 and why in refused.stderr and "\n  try: " in refused.stderr
+        (place / f"{name}.py").unlink()
+    assert normbench("list", "--parts", "outputs", cwd=tmp_path).returncode == 2
 
 
 @pytest.mark.parametrize(

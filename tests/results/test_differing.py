@@ -32,6 +32,13 @@ def test_options_in_which_arms_of_one_name_differ_are_told_behind_it():
     assert (found.keys, found.confounders) == (["norm"], {})
 
 
+def test_an_arm_without_any_run_has_no_options():
+    cells = [cell(**GN), cell(**{**GN, "norm__groups": 4}), run(None, "planned", norm="in")]
+    cells[-1].settings["norm.groups"] = 3
+    names = [result.settings["norm"] for result in differing.differing(cells, "norm").results]
+    assert names == ["gn(groups=8)", "gn(groups=4)", "in"]
+
+
 def test_an_option_alone_is_a_key_of_its_own():
     cells = [cell(**{**GN, "norm__groups": groups}) for groups in (2, 4)]
     assert differing.varying(cells) == ["norm.groups"]
