@@ -102,14 +102,22 @@ def rows_of(names: Sequence[str]) -> tuple[Figure, Any]:
 
 
 def with_legend(figure: Figure, laid: Layout, lines: bool = False) -> Figure:
-    """Name the arms beside the panels."""
+    """Name the arms beside the panels, those of which something is drawn."""
     names = {row[-1]: texts[-1] for row, texts in laid.names.items()}
+    there = [line for axes in figure.axes for line in axes.lines if len(line.get_xdata())]
+    drawn = {(line.get_color(), "" if lines else line.get_marker()) for line in there}
+    shown = {
+        arm: look
+        for arm, look in styles(laid.by, [*names]).items()
+        if (look.colour, "" if lines else look.marker) in drawn
+    }
     handles = [
         matplotlib.lines.Line2D([], [], color=look.colour, marker="" if lines else look.marker)
-        for look in styles(laid.by, [*names]).values()
+        for look in shown.values()
     ]
-    if len(names) > 1:
-        figure.legend(handles, names.values(), loc="outside right upper", frameon=False)
+    if len(shown) > 1:
+        texts = [names[arm] for arm in shown]
+        figure.legend(handles, texts, loc="outside right upper", frameon=False)
     return figure
 
 

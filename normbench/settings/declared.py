@@ -236,7 +236,7 @@ class Settings:
         0,
         low=0,
         high=1_000_000,
-        help="steps between checkpoints; 0: by time, so that they cost at most 2 % of it",
+        help="steps between checkpoints; 0: by time, so that they cost at most 1 % of it",
     )
     capture: str = recorded(
         "auto",

@@ -42,6 +42,14 @@ def test_the_line_of_a_norm_goes_through_its_means() -> None:
     assert ys == pytest.approx([84.0333, 97.0], abs=1e-3)
 
 
+def test_the_legend_names_what_is_drawn() -> None:
+    none = samples.run(None, "does not apply", norm="in", batch=2, seed=0)
+    figure = figures.batches(laid([*samples.SWEEP, none]))
+    assert figure is not None
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["bn", "gn"]
+
+
 def test_differences_are_those_of_the_comparison() -> None:
     figure = figures.differences(laid(wanted="bn"))
     assert figure is not None
