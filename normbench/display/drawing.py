@@ -10,6 +10,7 @@ from typing import Any, ParamSpec
 
 import matplotlib.lines
 import matplotlib.ticker
+import numpy as np
 from matplotlib.figure import Figure
 
 from normbench.display.colours import SETTINGS, Style, styles
@@ -104,7 +105,7 @@ def rows_of(names: Sequence[str]) -> tuple[Figure, Any]:
 def with_legend(figure: Figure, laid: Layout, lines: bool = False) -> Figure:
     """Name the arms beside the panels, those of which something is drawn."""
     names = {row[-1]: texts[-1] for row, texts in laid.names.items()}
-    there = [line for axes in figure.axes for line in axes.lines if len(line.get_xdata())]
+    there = [line for axes in figure.axes for line in axes.lines if np.size(line.get_xdata())]
     drawn = {(line.get_color(), "" if lines else line.get_marker()) for line in there}
     shown = {
         arm: look
