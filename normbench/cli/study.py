@@ -12,7 +12,7 @@ from normbench.parts.options import near
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
     from normbench.settings.compose import Grid
-    from normbench.studies.plan import Plan
+    from normbench.studies.measure import AnyPlan
     from normbench.studies.study import Study
 
 EXAMPLES = (
@@ -93,23 +93,32 @@ def chosen(options: argparse.Namespace) -> tuple[Study, list[str]]:
 
 def planned(
     study: Study, place: str, execution: list[str] | None = None, grid: Grid | None = None
-) -> Plan:
+) -> AnyPlan:
     """Plan the runs of a study."""
     from normbench.settings import compose
+    from normbench.studies import record
     from normbench.studies.plan import Plan
+    from normbench.studies.probes import ProbePlan
 
-    return Plan(study, grid or compose.Grid(compose.loader()), place, execution or ())
+    grid = grid or compose.Grid(compose.loader())
+    if study.kind == "probe":
+        return ProbePlan(study, grid, place, record.place(place, study))
+    return Plan(study, grid, place, execution or ())
 
 
-def carried_out(plan: Plan, shown: Screen) -> int:
+def carried_out(plan: AnyPlan, shown: Screen) -> int:
     """Train what is missing: first the tunings, then the runs at the rates that they chose.
 
     Returns: 1 if a run failed, else 0.
     Raises: Refused if parts do not fit; FileRefused if data is not here.
     """
     from normbench.cli import data
+    from normbench.studies.probes import ProbePlan
     from normbench.sweeps import sweep
 
+    if isinstance(plan, ProbePlan):
+        plan.measure()
+        return 0
     works = [work for work in (plan.tuning, plan.sweep) if work and work.cells]
     cells = [planned for work in works for planned in work.cells]
     data.fetch(data.missing(planned.config for planned in cells if planned.left), shown)
@@ -126,7 +135,7 @@ def carried_out(plan: Plan, shown: Screen) -> int:
     return int(bool(plan.left))
 
 
-def trained(plan: Plan, place: str, shown: Screen) -> None:
+def trained(plan: AnyPlan, place: str, shown: Screen) -> None:
     """Keep the plan, then train what is missing.
 
     Raises: NormbenchError if a run failed.
@@ -140,7 +149,7 @@ def trained(plan: Plan, place: str, shown: Screen) -> None:
         raise NormbenchError(plan.study.card.id, "a run of it failed: no verdict", again)
 
 
-def concluded(plan: Plan, place: str) -> dict[str, Any]:
+def concluded(plan: AnyPlan, place: str) -> dict[str, Any]:
     """Judge a study, write its folder, and return the document of its verdict."""
     from normbench.studies import card as cards
     from normbench.studies import record, resolve
@@ -155,7 +164,7 @@ def concluded(plan: Plan, place: str) -> dict[str, Any]:
     return record.write(path, plan, found, state)
 
 
-def _judged(options: argparse.Namespace, plan: Plan, shown: Screen, trains: bool) -> int:
+def _judged(options: argparse.Namespace, plan: AnyPlan, shown: Screen, trains: bool) -> int:
     """Train, if asked, and say the verdict."""
     from normbench.studies import record
 
@@ -182,13 +191,13 @@ def _judged(options: argparse.Namespace, plan: Plan, shown: Screen, trains: bool
     return UNSUPPORTED if options.strict and document["verdict"] != "supported" else 0
 
 
-def _pending(options: argparse.Namespace, plan: Plan) -> FileRefused:
+def _pending(options: argparse.Namespace, plan: AnyPlan) -> FileRefused:
     why = f"pending {plan.done()}/{plan.study.seeds} seeds: no verdict before all are done"
     again = f"normbench study run {options.name} --size {plan.study.size}"
     return FileRefused(plan.study.card.id, why, again + " --certify" * options.certify)
 
 
-def _say_plan(plan: Plan, shown: Screen, document_wanted: bool = False) -> None:
+def _say_plan(plan: AnyPlan, shown: Screen, document_wanted: bool = False) -> None:
     """Print a plan: what is run, at what cost, and what will be judged."""
     from normbench.studies import wording
 

@@ -31,6 +31,7 @@ CALLED = {  # metrics with an argument, and what it is
     "spread": "factor",
     "abs": "metric",
     "max_lr": "factor",
+    "probe": "name",
     "test": "name",
     "drop": "names",
 }
@@ -41,10 +42,11 @@ ROLES, HEADLINES, FAILURES = (
 )
 TEXTS = ("id", "title", "claim", "source", "question", "expect", "threats")
 TOP = (
-    *(*TEXTS, "kind", "needs", "factors", "arms", "fixed", "lr", "metrics", "hypotheses"),
+    *(*TEXTS, "kind", "probe", "needs", "factors", "arms", "fixed", "lr", "hypotheses"),
     *("combine", "failures", "seeds", "sizes"),
 )
 OF_LR = ("shared", "shared_why", "grid", "per", "at", "headline")
+OF_PROBE = ("span", "rank", "sampling")
 OF_SEEDS = ("tune", "screen", "certify")
 OF_HYPOTHESIS = (
     *("id", "role", "metric", "a", "b", "c", "d", "effect", "over", "constant"),
@@ -169,8 +171,8 @@ def _mistakes(tree: Mapping[str, Any], place: str) -> Iterator[Mistake]:
     name = tree.get("id")
     if name and not ID.fullmatch(str(name)):
         yield Mistake(f"id={shown(name)}", "is not lower case with hyphens", "id: my-study")
-    maps = {"lr": OF_LR, "seeds": OF_SEEDS}
-    for key in ("factors", "arms", "fixed", "lr", "seeds", "sizes", "metrics"):
+    maps = {"lr": OF_LR, "seeds": OF_SEEDS, "probe": OF_PROBE}
+    for key in ("factors", "arms", "fixed", "lr", "seeds", "sizes", "probe"):
         value = tree.get(key, {})
         if not isinstance(value, dict):
             yield Mistake(f"{key}={shown(value)}", "is not a map", f"{key}: {{…}}")
@@ -181,6 +183,7 @@ def _mistakes(tree: Mapping[str, Any], place: str) -> Iterator[Mistake]:
     if isinstance(sizes, dict) and sizes and "quick" not in sizes:
         yield Mistake(f"{place}: sizes", "has no quick", "sizes: {quick: {steps: 300}}")
     yield from _hypotheses(tree.get("hypotheses"), place)
+    yield from _measured(tree)
 
 
 def _choices(tree: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -221,6 +224,18 @@ def _hypotheses(found: Any, place: str) -> Iterator[Mistake]:
             if not isinstance(each.get(letter), dict):
                 yield Mistake(f"{name}.{letter}", "names no arms", f"{letter}: {{norm: bn}}")
         yield from _sized(name, each)
+
+
+def _measured(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Say where a metric is of trained nets and the study trains none, or the reverse."""
+    probes = tree.get("kind", "train") == "probe"
+    given = tree.get("hypotheses")
+    for each in given if isinstance(given, list) else ():
+        metric = str(each.get("metric", "test_acc")) if isinstance(each, dict) else "probe("
+        if ("probe(" in metric) != probes:
+            fix = "metric: probe(growth/activation)" if probes else "kind: probe"
+            why = f"is not for a study of kind {'probe' if probes else 'train'}"
+            yield Mistake(f"{each.get('id')}.metric={shown(metric)}", why, fix)
 
 
 def _sized(name: str, each: Mapping[str, Any]) -> Iterator[Mistake]:

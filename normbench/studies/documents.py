@@ -8,18 +8,20 @@ from typing import Any
 from normbench.results.lr_search import document as search_document
 from normbench.studies import wording
 from normbench.studies.judge import Finding, Verdict
-from normbench.studies.measure import OF_RUN, Measures
-from normbench.studies.plan import Plan
+from normbench.studies.measure import OF_RUN, AnyPlan, measures_of
+from normbench.studies.probes import ProbePlan
 from normbench.sweeps import folder, traces
 
 
-def verdict(plan: Plan, verdicts: Mapping[str, Verdict], state: str) -> dict[str, Any]:
+def verdict(plan: AnyPlan, verdicts: Mapping[str, Verdict], state: str) -> dict[str, Any]:
     """Give the verdict of a study as plain data; the same runs give the same."""
     study = plan.study
     results = [run for role in study.roles for arm in study.arms for run in plan.results(role, arm)]
     versions = folder.versions(results)
     tried = [run for each in plan.searches.values() for runs in each.runs.values() for run in runs]
     spent = {run.directory: traces.core_seconds(run) or 0.0 for run in [*results, *tried]}
+    if isinstance(plan, ProbePlan):
+        spent = plan.spent
     head = verdicts[study.headline]
     mixed = len(versions) > 1 and state == "certified"  # of versions, which is not certified
     return {
@@ -50,7 +52,7 @@ def verdict(plan: Plan, verdicts: Mapping[str, Verdict], state: str) -> dict[str
     }
 
 
-def _rates(plan: Plan) -> dict[str, Any]:
+def _rates(plan: AnyPlan) -> dict[str, Any]:
     """Give the learning rates that were tried and taken."""
     study = plan.study
     return {
@@ -62,13 +64,16 @@ def _rates(plan: Plan) -> dict[str, Any]:
     }
 
 
-def runs(plan: Plan) -> Iterator[list[object]]:
+def runs(plan: AnyPlan) -> Iterator[list[object]]:
     """Yield a table of all runs, those of the tuning last."""
+    if isinstance(plan, ProbePlan):
+        yield from plan.rows()
+        return
     study = plan.study
     factors = list(study.arms[0].levels)
     yield [*factors, "role", "lr", "stream", "seed", "state", *OF_RUN, "steps", "seconds", "run"]
     for role in study.roles:
-        measures = Measures(plan, role)
+        measures = measures_of(plan, role)
         for arm in study.arms:
             for seed, run in sorted(measures.results(arm).items()):
                 values = [run.final.get(name) for name in OF_RUN.values()]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from normbench.results import stats, verdict
 from normbench.results.lr_search import EDGE
 from normbench.results.verdict import SUPPORTED, Effects, Judged, withheld
-from normbench.studies.measure import Measures, Value, favoured
-from normbench.studies.plan import Plan
+from normbench.studies.measure import AnyMeasures, AnyPlan, favoured, measures_of
 from normbench.studies.study import Arm, Hypothesis
+from normbench.studies.values import Value
 
 CEILING = {"mnist": 0.993, "mnist5k": 0.975}  # test accuracy above which arms crowd
 OFTEN, OUT_OF_REACH = "fails more often", "target out of reach"
@@ -54,9 +54,9 @@ class Verdict:
         return [each for each in self.findings if each.hypothesis.role == role]
 
 
-def judge(plan: Plan, role: str) -> Verdict:
+def judge(plan: AnyPlan, role: str) -> Verdict:
     """Judge a study whose runs are all done, by one way of choosing its learning rates."""
-    measures = Measures(plan, role)
+    measures = measures_of(plan, role)
     asked = [each for each in plan.study.hypotheses if each.under in (None, role)]
     found = [_finding(each, plan, measures) for each in asked]
     primary = [each for each in found if each.hypothesis.role == "primary"]
@@ -74,7 +74,7 @@ def judge(plan: Plan, role: str) -> Verdict:
     return Verdict(role, word, findings, tuple(notes))
 
 
-def _finding(hypothesis: Hypothesis, plan: Plan, measures: Measures) -> Finding:
+def _finding(hypothesis: Hypothesis, plan: AnyPlan, measures: AnyMeasures) -> Finding:
     """Judge one hypothesis alone, and say what stands against its word."""
     values = {
         letter: measures.of(hypothesis.metric, arms) for letter, arms in hypothesis.arms.items()
@@ -101,8 +101,8 @@ def _finding(hypothesis: Hypothesis, plan: Plan, measures: Measures) -> Finding:
 def _against(
     judged: Judged,
     hypothesis: Hypothesis,
-    plan: Plan,
-    measures: Measures,
+    plan: AnyPlan,
+    measures: AnyMeasures,
     sides: tuple[Sequence[Arm], Sequence[Arm]],
 ) -> Judged:
     """Withhold support from an arm that fails more often, or beats one tuned at a grid's edge."""
@@ -116,7 +116,7 @@ def _against(
 
 
 def _effects(
-    hypothesis: Hypothesis, measures: Measures, values: Mapping[str, Seeds], counts: Counts
+    hypothesis: Hypothesis, measures: AnyMeasures, values: Mapping[str, Seeds], counts: Counts
 ) -> Effects:
     """Make the effect of each seed of which all values count."""
     if hypothesis.effect == "slope":
@@ -146,7 +146,7 @@ def _bounds(hypothesis: Hypothesis, at: Mapping[str, Value]) -> tuple[float, flo
     return low, high
 
 
-def _slopes(hypothesis: Hypothesis, measures: Measures, counts: Counts) -> Effects:
+def _slopes(hypothesis: Hypothesis, measures: AnyMeasures, counts: Counts) -> Effects:
     """Fit by least squares, for each seed, a line over log2 of the levels of a factor."""
     assert hypothesis.over
     levels: dict[str, list[Arm]] = {}
@@ -172,7 +172,7 @@ def _fails(finding: Finding) -> bool:
     return mean is None or not low < mean < high
 
 
-def _about(plan: Plan, role: str, measures: Measures) -> list[str]:
+def _about(plan: AnyPlan, role: str, measures: AnyMeasures) -> list[str]:
     """Say what is to be known of the whole: edges of grids, a ceiling, lagging buffers."""
     notes = []
     for arm in plan.study.arms:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from normbench.results import curves, stats
@@ -15,7 +14,9 @@ from normbench.results.groups import Result
 from normbench.runs.reader import read_rows
 from normbench.studies.card import calls
 from normbench.studies.plan import PLAIN, RECOMPUTED, Plan
+from normbench.studies.probes import ProbeMeasures, ProbePlan
 from normbench.studies.study import LR, Arm, Hypothesis
+from normbench.studies.values import Value, mean, spread
 from normbench.sweeps import traces
 
 LATE = 0.1  # share of the steps that `train_loss_late` is over
@@ -38,24 +39,6 @@ SMALLER = (
     "shift_drop",
     "drop",
 )  # is better
-
-
-@dataclass(frozen=True)
-class Value:
-    """A metric of one seed: bounds that are equal where it is known; whether a run failed for it.
-
-    Args: diverged: whether a run of it did, and counts with the value of guessing.
-    """
-
-    low: float
-    high: float
-    failed: bool = False
-    diverged: bool = False
-
-    @property
-    def censored(self) -> bool:
-        """Tell whether only bounds are known."""
-        return self.low != self.high
 
 
 class Measures:
@@ -94,7 +77,7 @@ class Measures:
                 continue
             inner = argument.split(",")[0] if called == "spread" else metric
             values = [self._value(inner, run) for run in runs]
-            found[seed] = _spread(values) if called == "spread" else _mean(values)
+            found[seed] = spread(values) if called == "spread" else mean(values)
         return found
 
     def outcomes(self, arms: Sequence[Arm]) -> tuple[int, int]:
@@ -151,18 +134,13 @@ def _learns(run: Result) -> bool:
     return accuracy is not None and accuracy >= LEARNS
 
 
-def _mean(values: Sequence[Value]) -> Value:
-    """Average the arms of one side."""
-    low, high = (stats.mean([getattr(each, end) for each in values]) for end in ("low", "high"))
-    failed = any(each.failed for each in values)
-    return Value(low, high, failed, any(each.diverged for each in values))
+AnyPlan = Plan | ProbePlan
+AnyMeasures = Measures | ProbeMeasures
 
 
-def _spread(values: Sequence[Value]) -> Value:
-    """Give the largest minus the smallest value of one seed."""
-    spread = max(each.high for each in values) - min(each.low for each in values)
-    failed = any(each.failed for each in values)
-    return Value(spread, spread, failed, any(each.diverged for each in values))
+def measures_of(plan: AnyPlan, role: str) -> AnyMeasures:
+    """Give what reads the metrics of a plan."""
+    return ProbeMeasures(plan) if isinstance(plan, ProbePlan) else Measures(plan, role)
 
 
 def favoured(hypothesis: Hypothesis) -> tuple[Sequence[Arm], Sequence[Arm]] | None:

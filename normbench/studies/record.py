@@ -12,7 +12,7 @@ from normbench.results import tables
 from normbench.runtime import storage
 from normbench.studies import documents, wording
 from normbench.studies.judge import Verdict
-from normbench.studies.plan import Plan
+from normbench.studies.measure import AnyPlan
 from normbench.studies.study import Study, scale_of
 
 PLAN, RUNS, TABLE, VERDICT, FIGURE, PEEKED = (
@@ -56,7 +56,7 @@ def status(path: Path, study: Study, original: bool) -> str:
     return wording.STAGES[study.stage] if original else "variant"
 
 
-def write(path: Path, plan: Plan, verdicts: Mapping[str, Verdict], state: str) -> dict[str, Any]:
+def write(path: Path, plan: AnyPlan, verdicts: Mapping[str, Verdict], state: str) -> dict[str, Any]:
     """Write all that a study came to, and return the document of its verdict.
 
     Raises: MachineError if the storage fails.
@@ -66,7 +66,8 @@ def write(path: Path, plan: Plan, verdicts: Mapping[str, Verdict], state: str) -
     shown = []
     for role, each in verdicts.items():
         shown.append(tables.markdown(wording.hypotheses(each.findings, f"{role} learning rate")))
-        shown.append(tables.markdown(wording.arms(plan, role)))
+        if plan.study.kind == "train":
+            shown.append(tables.markdown(wording.arms(plan, role)))
     storage.write_atomic(path / RUNS, tables.csv_text(documents.runs(plan)))
     storage.write_atomic(path / TABLE, "\n".join(shown))
     storage.write_atomic(path / FIGURE, _forest(plan.study, verdicts[plan.study.headline]))

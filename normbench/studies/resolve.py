@@ -75,6 +75,7 @@ def _at_size(card: Card, size: str) -> dict[str, Any]:
         "id": card.id,
         "size": size,
         "kind": tree.get("kind", "train"),
+        "probe": tree.get("probe", {}),
         "factors": factors,
         "fixed": fixed,
         "lr": lr,

@@ -34,6 +34,7 @@ POINTS = 100.0  # accuracies of a file are in percent
 LR = "optimizer.lr"
 STEP_S = {"mlp": 0.003, "rnn": 0.006, "lstm": 0.01}  # seconds of a step, roughly
 CONVOLUTION_S = 0.012
+PLAIN = ("steps_to", "max_lr", "train_loss_late", "probe")  # metrics that are no accuracies
 Levels = Mapping[str, str]
 
 
@@ -101,6 +102,11 @@ class Study:
         return int(self.tree["seeds"][self.stage])
 
     @property
+    def kind(self) -> str:
+        """Say whether it trains, or measures nets at their start: `train` or `probe`."""
+        return str(self.tree["kind"])
+
+    @property
     def primary(self) -> list[Hypothesis]:
         """List the hypotheses that make the verdict."""
         return [each for each in self.hypotheses if each.role == "primary"]
@@ -165,6 +171,5 @@ def seconds_of(model: str, steps: int) -> float:
 def scale_of(metric: str, effect: str) -> float:
     """Tell what the numbers of a file are divided by: 100 for accuracies, which are in percent."""
     called, argument = cards.calls(metric)
-    plain = called in ("steps_to", "max_lr", "train_loss_late") or effect == "log_ratio"
-    plain = plain or argument.startswith(("steps_to", "train_loss_late"))
+    plain = called in PLAIN or effect == "log_ratio" or argument.startswith(PLAIN)
     return 1.0 if plain else POINTS

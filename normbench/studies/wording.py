@@ -10,8 +10,7 @@ from normbench.parts.options import written
 from normbench.results import verdict
 from normbench.results.tables import Table, TableCell
 from normbench.studies.judge import Finding, Verdict
-from normbench.studies.measure import Measures
-from normbench.studies.plan import Plan
+from normbench.studies.measure import AnyPlan, measures_of
 from normbench.studies.study import LR, POINTS, RECIPE, Arm, Hypothesis, Study, scale_of
 
 STAGES = {"screen": "screened", "certify": "certified"}
@@ -88,6 +87,9 @@ def remarks(finding: Finding) -> list[str]:
 def scope(study: Study) -> str:
     """Say in which setting a verdict was found."""
     fixed = dict(study.tree["fixed"])
+    if study.kind == "probe":  # nothing of these is used
+        for key in [key for key in fixed if key.startswith("optimizer") or key == "steps"]:
+            del fixed[key]
     name, size = str(fixed.pop("data")), fixed.pop("data.train_size", None)
     shown = [f"{name} ({size:,} training images)" if size else name]
     for key in ("model", "activation", "norm", "init", "optimizer"):
@@ -134,9 +136,9 @@ def _met(finding: Finding) -> str:
     return "met" if low < finding.judged.mean < high else "FAILS"
 
 
-def arms(plan: Plan, role: str) -> Table:
+def arms(plan: AnyPlan, role: str) -> Table:
     """Lay out what every arm came to: learning rate, mean, spread, failures."""
-    measures, rows = Measures(plan, role), []
+    measures, rows = measures_of(plan, role), []
     for arm in plan.study.arms:
         runs = measures.results(arm).values()
         ends = [end for run in runs if (end := run.outcome())]
@@ -152,9 +154,11 @@ def arms(plan: Plan, role: str) -> Table:
     return Table(f"{role} learning rate", head, tuple(rows))
 
 
-def rates(plan: Plan) -> str:
+def rates(plan: AnyPlan) -> str:
     """Say how the learning rates of the headline were chosen."""
     role = plan.study.headline
+    if plan.study.kind == "probe":
+        return "nothing is trained"
     if role == "shared":
         return f"lr {written(plan.study.lr['shared'])} for all arms"
     if role == "fixed":

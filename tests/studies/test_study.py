@@ -148,3 +148,21 @@ def test_the_book_says_what_is_stored_and_what_is_missing(tmp_path: Path) -> Non
     assert b"<script" not in (tmp_path / "claims.html").read_bytes()
     assert document(*words, cwd=tmp_path)["verdicts"] == []
     assert (tmp_path / "claims.md").read_bytes() == page
+
+
+def test_a_study_may_measure_nets_at_their_start(tmp_path: Path) -> None:
+    """3,072 x 4 weights, 4 biases, and the head of 4 x 10 and 10: counted, not trained."""
+    claim = {"metric": "probe(parameters)", "effect": "level", "constant": 12288 + 4 + 50}
+    tree = {
+        **{key: MINE[key] for key in ("id", "claim")},
+        "kind": "probe",
+        "factors": {"norm": ["none"]},
+        "fixed": {**MINE["fixed"], "model": {"name": "mlp", "depth": 1, "width": 4}},
+        "hypotheses": [{"id": "all", **claim, "a": {}, "region": "equal", "delta": 0.5}],
+        "seeds": {"screen": 6},
+        "sizes": {"quick": {}},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+    found = document("study", "run", "./mine.yaml", cwd=tmp_path)
+    assert (found["verdict"], found["hypotheses"]["fixed"][0]["mean"]) == ("supported", 0.0)
+    assert document("study", "verdict", "./mine.yaml", cwd=tmp_path) == found
