@@ -167,8 +167,13 @@ def check_rank(layer: nn.Module, x: Tensor, dims: int) -> None:
         raise NormError("", name, f"got shape {tuple(x.shape)}, needs {form}", f"shape={form}")
 
 
-def check_count(layer: nn.Module, shape: Sequence[int], count: int, over: str) -> None:
-    """Raise NormError if a variance would be taken over fewer than two values."""
+def check_count(
+    layer: nn.Module, shape: Sequence[int], count: int, over: str, fix: str = ""
+) -> None:
+    """Raise NormError if a variance would be taken over fewer than two values.
+
+    Args: over: what it is taken over, in words; fix: what works, where a larger batch does not.
+    """
     if count < 2:
         name = type(layer).__name__
         batched = over.startswith("per channel") and "sample" not in over
@@ -177,7 +182,7 @@ def check_count(layer: nn.Module, shape: Sequence[int], count: int, over: str) -
             name,
             f"input {tuple(shape)} leaves {counted(count, 'value')} {over} "
             "to take statistics of, at least 2 are needed",
-            "a larger batch" if batched else "another norm, or a larger layer",
+            fix or ("a larger batch" if batched else "another norm, or a larger layer"),
         )
 
 

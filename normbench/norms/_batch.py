@@ -52,7 +52,7 @@ def stat_groups(
         cut would be, or if `norm_batch` is not a multiple of N that divides the workers.
     """
     samples, positions, over = x.shape[0], math.prod(x.shape[2:]), "per channel"
-    groups, smallest = StatGroups(samples), samples
+    groups, smallest, fix = StatGroups(samples), samples, ""
     if norm_batch == "global":
         groups = StatGroups(samples, collectives.world_size())
     elif isinstance(norm_batch, int) and norm_batch < samples:
@@ -62,10 +62,11 @@ def stat_groups(
         count = -(-samples // norm_batch)
         groups, over = StatGroups(-(-samples // count)), "per channel and chunk"
         smallest = samples - (count - 1) * groups.rows
+        fix = f"{getattr(layer, 'chunked_by', 'norm_batch')}={samples}"
     elif isinstance(norm_batch, int) and samples:
         groups = StatGroups(samples, _joined(norm_batch, samples))
     values = smallest * positions
-    check_count(layer, x.shape, values * groups.workers, over)
+    check_count(layer, x.shape, values * groups.workers, over, fix)
     return groups
 
 

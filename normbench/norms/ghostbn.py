@@ -53,6 +53,8 @@ class GhostBN(RunningStatistics):
 class GhostBatchNorm(BatchNorm):
     """Batch normalization of chunks, which never joins workers."""
 
+    chunked_by: ClassVar[str] = "norm.size"
+
     def stat_groups(self, x: Tensor) -> StatGroups:
         """Cut the batch where it is larger than a chunk."""
         whole = x.shape[0] <= int(self.norm_batch)

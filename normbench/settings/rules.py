@@ -155,7 +155,8 @@ def _set_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
         if isinstance(size, int) and size not in sizes:
             name = "norm_batch" if size == asked else f"norm.{key}"
             workers = f"{counted(gpus, 'worker')} with {counted(share, 'example')}"
-            near = min(sizes, key=lambda one: abs(one - size))
+            # One example is too little for a statistic of a dense layer.
+            near = min(sizes, key=lambda one: (one == 1 < share, abs(one - size)))
             yield Mistake(f"{name}={size}", f"cannot be made up from {workers}", f"{name}={near}")
 
 

@@ -138,6 +138,11 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         [("norm_batch=7: cannot be made up from 4 workers with 8 examples", "norm_batch=8")],
     ),
     (
+        "model=mlp batch=3 norm_batch=2",
+        2,
+        [("norm_batch=2: cannot be made up from 1 worker with 3 examples", "norm_batch=3")],
+    ),
+    (
         "batch=32 gpus=4 norm_batch=24",
         2,
         [("norm_batch=24: cannot be made up from 4 workers with 8 examples", "norm_batch=16")],

@@ -36,7 +36,11 @@ REFUSED = [
     ({}, (3, 5, 0, 2), r"input \(3, 5, 0, 2\) leaves 0 values per channel"),
     ({"norm_batch": "global"}, (1, 5), "leaves 1 value per channel"),
     ({"norm_batch": 1}, (4, 5), r"input \(4, 5\) leaves 1 value per channel and chunk"),
-    ({"norm_batch": 3}, (7, 5), "leaves 1 value per channel and chunk"),  # 3, 3, 1
+    (
+        {"norm_batch": 3},
+        (7, 5),
+        r"1 value per channel and chunk [^\n]*\n  try: norm_batch=7$",
+    ),  # 3, 3, 1
     ({"norm_batch": 2}, (0, 5), "leaves 0 values per channel"),
     ({"norm_batch": 0}, None, "norm.norm_batch=0: "),
     ({"norm_batch": "all"}, None, "norm.norm_batch=all: .*worker"),

@@ -23,7 +23,7 @@ CASES = [
 REFUSED = [
     ({}, (1, 5), r"norm=GhostBatchNorm: input \(1, 5\) leaves 1 value per channel"),
     ({"size": 1}, (4, 5), r"input \(4, 5\) leaves 1 value per channel and chunk"),
-    ({"size": 3}, (7, 5), "leaves 1 value per channel and chunk"),  # 3, 3, 1
+    ({"size": 3}, (7, 5), r"1 value per channel and chunk [^\n]*\n  try: norm.size=7$"),  # 3, 3, 1
     ({"size": 3}, (7, 5, 1, 1), "leaves 1 value per channel and chunk"),
     ({"size": 2}, (0, 5), "leaves 0 values per channel"),
     ({"size": 0}, None, "norm.size=0: "),
