@@ -189,13 +189,13 @@ def show(answer: Answer, form: str | None, shown: Screen, more: Further | None) 
 
     Args: more: what is shown in place of the differences to a baseline.
     """
-    from normbench.results import against, compare, export, tables
+    from normbench.results import against, compare, export, notes, tables
 
     laid = answer.layout
     table = against.table(laid)
     shown_else = more or Further([table] if table else [], against.sentences(laid), {})
     drawn = [compare.table(laid), *shown_else.tables]
-    said = [*shown_else.sentences, *_automatic(answer), differing(answer)]
+    said = [*shown_else.sentences, *notes.stopped(answer.automatic), differing(answer)]
     if shown.json:
         shown.document(_document(answer, shown_else.plain))
         return
@@ -217,27 +217,18 @@ def show(answer: Answer, form: str | None, shown: Screen, more: Further | None) 
 
 def _document(answer: Answer, more: Mapping[str, object]) -> dict[str, Any]:
     """Give an answer as the document of JSON."""
-    from normbench.results import against, export
+    from normbench.results import against, export, notes
 
     laid = answer.layout
     return {
         "command": "compare",
         "comparison": export.comparison(laid),
-        "sentences": [*against.sentences(laid), *_automatic(answer)],
+        "sentences": [*against.sentences(laid), *notes.stopped(answer.automatic)],
         "differing": answer.confounders,
         "left_out": answer.dropped,
         **more,
         "runs": export.documents(laid.results, laid.metric),
     }
-
-
-def _automatic(answer: Answer) -> list[str]:
-    """Say what no test here knows: that the results themselves decided when to stop."""
-    said = (
-        "seeds=auto stopped where the runs told it to: intervals, p and stars here take the number "
-        "of seeds as fixed before; the sweep's own table.md has the test that holds"
-    )
-    return [said] * answer.automatic
 
 
 def differing(answer: Answer) -> str:

@@ -247,3 +247,12 @@ def _said(comparison: Comparison, laid: Layout) -> str:
 
 def _name(laid: Layout, row: Key) -> str:
     return laid.names[row][-1]
+
+
+def stopped(automatic: bool) -> list[str]:
+    """Say what no test for a fixed number of seeds knows: that the results decided on it."""
+    said = (
+        "seeds=auto stopped where the runs told it to: intervals, p and stars here take the number "
+        "of seeds as fixed before; the sweep's own table.md has the test that holds"
+    )
+    return [said] * automatic

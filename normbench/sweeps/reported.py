@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from normbench.errors import counted
 from normbench.parts.options import written
-from normbench.results import against, compare, lr_search
+from normbench.results import against, compare, lr_search, notes
 from normbench.results.curves import Validation
 from normbench.results.groups import RESULTS, Result, labels_of
 from normbench.results.lr_search import LRSearch
@@ -92,7 +92,8 @@ class Report:
     @property
     def sentences(self) -> list[str]:
         """Say of each arm how it stands against the baseline, and what else differs."""
-        return [*against.sentences(self.answer.layout), self.differing]
+        said = [*against.sentences(self.answer.layout), *notes.stopped(self.answer.automatic)]
+        return [*said, self.differing]
 
     @property
     def tables(self) -> list[Table]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 from results.samples import run, seeded
@@ -199,3 +200,19 @@ def test_text_of_the_user_is_no_command_of_latex() -> None:
     assert r"\input" not in text
     assert text.count("{") == text.count("}")
     assert "\n{}[x & {}*" in text
+
+
+def test_a_table_of_latex_closes_what_it_opens_and_fills_its_columns() -> None:
+    cell = tables.TableCell(HOSTILE)
+    hostile = tables.Table(HOSTILE, ("a", "b"), ((cell, cell),), notes=(HOSTILE,))
+    for table in (hostile, compare.table(compare.layout(sweep(), ["norm", "batch"]))):
+        text = tables.latex(table)
+        bare = re.sub(r"\\[\\{}$&%#_]", "", text)  # what is left is markup
+        depths = accumulate({"{": 1, "}": -1}.get(char, 0) for char in bare)
+        assert [*depths][-1] == 0 and bare.count("$") % 2 == 0
+        assert re.findall(r"\\(begin|end){tabular}", text) == ["begin", "end"]
+        (found,) = re.findall(r"{tabular}{([lr]+)}\n(.*)\\end{tabular}", text, re.DOTALL)
+        columns, body = found
+        rows = [row for row in body.replace("\\hline\n", "").split("\\\\\n") if row]
+        assert len(rows) == 1 + len(table.rows)
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}

@@ -40,7 +40,9 @@ def test_seeds_are_added_until_a_pair_is_decided_and_the_same_command_goes_on(
     low, high = found["confidence_sequence"]
     assert 0 < low < found["mean"] < high <= 1
     said = normbench("compare", str(folder), cwd=tmp_path).stdout
-    assert "seeds=auto stopped where the runs told it to" in " ".join(said.split())
+    assert normbench("report", str(folder), "-o", "page.md", cwd=tmp_path).returncode == 0
+    for text in (said, (tmp_path / "page.md").read_text()):
+        assert "seeds=auto stopped where the runs told it to" in " ".join(text.split())
 
 
 def test_arms_that_fail_too_often_are_not_compared(tmp_path: Path) -> None:
