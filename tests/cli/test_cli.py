@@ -220,11 +220,6 @@ def test_config_dir_with_the_user_s_own_norm_file(tmp_path: Path) -> None:
     assert "gn(groups=4)" in done.stderr
 
 
-def heed_interrupts() -> None:
-    """Undo what a shell does to its background jobs, in one of which the tests may run."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(
     ("sent", "code", "reason"), [(signal.SIGINT, 130, "sigint"), (signal.SIGTERM, 143, "sigterm")]
 )
@@ -232,7 +227,7 @@ def test_a_signal_ends_a_run_with_its_code_and_state(
     sent: signal.Signals, code: int, reason: str, tmp_path: Path
 ) -> None:
     words = [*TINY, "batch=2", "steps=2000000", "eval_every=1"]
-    process = started("train", *words, cwd=tmp_path, preexec_fn=heed_interrupts)
+    process = started("train", *words, cwd=tmp_path)
     await_rows(tmp_path, 1)
     process.send_signal(sent)
     assert process.wait(LIMIT_S) == code
@@ -249,7 +244,7 @@ def test_a_run_in_use_is_refused_and_not_disturbed(tmp_path: Path) -> None:
     assert f"is in use by process {first.pid}" in second.stderr
     assert second.stdout == ""
     assert first.poll() is None
-    first.terminate()
+    first.send_signal(signal.SIGTERM)
     assert first.wait(LIMIT_S) == 143
 
 
@@ -266,9 +261,7 @@ def test_an_output_folder_below_a_file_is_no_place(tmp_path: Path) -> None:
 
 def test_a_signal_ends_a_sweep_and_all_its_children(tmp_path: Path) -> None:
     words = [*TINY, "batch=2", "norm=bn,gn,none", "steps=2000000", "eval_every=1", "jobs=2"]
-    process = started(
-        "train", "-m", *words, cwd=tmp_path, start_new_session=True, preexec_fn=heed_interrupts
-    )
+    process = started("train", "-m", *words, cwd=tmp_path, session=True)
     await_rows(tmp_path, 2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(LIMIT_S) == 143

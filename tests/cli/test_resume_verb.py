@@ -29,7 +29,7 @@ CELLS = (*SWEEP, "norm=bn,gn", "seeds=2", "eval_stats=running,batch")
 
 def killed(place: Path, *words: str) -> Path:
     """Kill a command once it has kept a run, and return the folder of that run."""
-    process = started("train", *words, cwd=place, start_new_session=True)
+    process = started("train", *words, cwd=place, session=True)
     (path, *_) = until(lambda: sorted(place.glob(f"outputs/runs/*/*/{checkpoint.NAME}")))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import document, normbench, started, until
+from commands import Command, document, normbench, started, until
 
 from normbench.runtime import lock
 
@@ -45,7 +45,7 @@ def everything(place: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def running(place: Path) -> subprocess.Popen[bytes]:
+def running(place: Path) -> Command:
     """Start a long run and wait until it has made its first steps."""
     process = started("train", *LONG, cwd=place)
     rows = "outputs/runs/*/seed0/metrics.jsonl"

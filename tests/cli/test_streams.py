@@ -9,11 +9,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from commands import LIMIT_S, started
+from commands import LIMIT_S, started, until
 
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "device=cpu")
 RUN = ("train", *TINY, "steps=5")
@@ -134,17 +133,14 @@ def test_a_working_directory_that_was_removed_is_named(tmp_path: Path) -> None:
             assert fix.startswith("  try: cd")
 
 
-def interrupted(place: Path, words: tuple[str, ...], until: str) -> tuple[int, str, str]:
+def interrupted(place: Path, words: tuple[str, ...], said: str) -> tuple[int, str, str]:
     """Press Ctrl-C once the command has said something."""
-    with open(place / "err", "w+") as err, open(place / "out", "w+") as out:
-        process = started(*words, cwd=place, stdout=out, stderr=err, start_new_session=True)
-        deadline = time.monotonic() + LIMIT_S
-        while until not in (place / "err").read_text() and time.monotonic() < deadline:
-            assert process.poll() is None, (place / "err").read_text()
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        code = process.wait(LIMIT_S)
-    return code, (place / "out").read_text(), (place / "err").read_text()
+    out, err = place / "out", place / "err"
+    process = started(*words, cwd=place, streams=[out, err], session=True)
+    until(lambda: process.poll() is not None or (err.exists() and said in err.read_text()))
+    assert process.poll() is None, err.read_text()
+    os.killpg(process.pid, signal.SIGINT)
+    return process.wait(), out.read_text(), err.read_text()
 
 
 def test_ctrl_c_prints_the_table_so_far_and_how_to_go_on(tmp_path: Path) -> None:

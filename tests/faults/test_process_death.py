@@ -7,14 +7,13 @@ import io
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import LIMIT_S, document, normbench, started, until
+from commands import LIMIT_S, Command, document, normbench, started, until
 
 from normbench.runs.reader import METRICS, STATUS
 from normbench.runtime import lock
@@ -73,7 +72,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-Start = Callable[..., subprocess.Popen[bytes]]
+Start = Callable[..., Command]
 
 
 @pytest.fixture
@@ -81,9 +80,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start sweeps in the test's folder, each in a session of its own; what is left is killed."""
     sweeps = []
 
-    def begin(*words: str, **options: Any) -> subprocess.Popen[bytes]:
-        options |= {"cwd": tmp_path, "start_new_session": True}
-        sweeps.append(started("train", "-m", *words, **options))
+    def begin(*words: str, **options: Any) -> Command:
+        sweeps.append(started("train", "-m", *words, cwd=tmp_path, session=True, **options))
         return sweeps[-1]
 
     yield begin
@@ -157,9 +155,7 @@ def test_row_38_and_41_eight_sweeps_at_once_share_the_work(
     whole: Path, tmp_path: Path, start: Start
 ) -> None:
     printed = [tmp_path / f"{number}.txt" for number in range(8)]
-    with ExitStack() as opened:
-        files = [opened.enter_context(path.open("wb")) for path in printed]
-        sweeps = [start(*CELLS, "jobs=1", stdout=file) for file in files]
+    sweeps = [start(*CELLS, "jobs=1", streams=[path, os.devnull]) for path in printed]
     until(lambda: training(tmp_path))
     locked = [path.parent for path in tmp_path.glob("outputs/runs/*/*/.lock")]
     while any(process.poll() is None for process in sweeps):  # row 41: readers meanwhile

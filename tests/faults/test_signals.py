@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from cli.test_cli import heed_interrupts
 from commands import document, normbench, started
 from faults.test_process_death import until
 
@@ -56,7 +55,7 @@ def goes_on(place: Path, whole: tuple[bytes, str], state: str) -> None:
 def test_row_8_a_second_interrupt_ends_at_once_and_the_checkpoint_is_whole(
     whole: tuple[bytes, str], tmp_path: Path
 ) -> None:
-    process = started("train", *RUN, cwd=tmp_path, preexec_fn=heed_interrupts)
+    process = started("train", *RUN, cwd=tmp_path)
     until(lambda: kept(tmp_path))
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
@@ -80,10 +79,7 @@ def test_row_9_a_closed_terminal_stops_a_run_as_sigterm_does(
 
 
 def test_row_9_nohup_goes_on_without_the_terminal(whole: tuple[bytes, str], tmp_path: Path) -> None:
-    def ignore() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    process = started("train", *RUN, cwd=tmp_path, preexec_fn=ignore)
+    process = started("train", *RUN, cwd=tmp_path, ignored=(signal.SIGHUP,))
     until(lambda: kept(tmp_path))
     process.send_signal(signal.SIGHUP)
     assert process.wait(WAIT_S) == 0
@@ -93,7 +89,7 @@ def test_row_9_nohup_goes_on_without_the_terminal(whole: tuple[bytes, str], tmp_
 def test_row_9_a_closed_terminal_stops_a_sweep_and_its_children(tmp_path: Path) -> None:
     words = (*RUN, "seeds=2", "jobs=2", "steps=2000000")
     words = tuple(word for word in words if word != "steps=4000")
-    process = started("train", "-m", *words, cwd=tmp_path, start_new_session=True)
+    process = started("train", "-m", *words, cwd=tmp_path, session=True)
     until(lambda: len(list(tmp_path.glob(f"outputs/runs/*/*/{checkpoint.NAME}"))) == 2)
     os.killpg(process.pid, signal.SIGHUP)
     assert process.wait(WAIT_S) == 143
@@ -103,7 +99,7 @@ def test_row_9_a_closed_terminal_stops_a_sweep_and_its_children(tmp_path: Path) 
 
 
 def test_row_10_a_stopped_process_goes_on(whole: tuple[bytes, str], tmp_path: Path) -> None:
-    process = started("train", *RUN, cwd=tmp_path, start_new_session=True)
+    process = started("train", *RUN, cwd=tmp_path, session=True)
     until(lambda: kept(tmp_path))
     os.killpg(process.pid, signal.SIGSTOP)
     time.sleep(1.5)  # it is the pause that is tested, not how long it is

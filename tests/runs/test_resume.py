@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli.test_cli import heed_interrupts
 from commands import LIMIT_S, normbench, started, until
 from engine.test_train import config
 
@@ -137,9 +136,7 @@ def await_checkpoint(place: Path) -> Path:
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     sent: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    process = started(
-        *("train", *LONG, "--outputs", str(tmp_path / "cut")), preexec_fn=heed_interrupts
-    )
+    process = started(*("train", *LONG, "--outputs", str(tmp_path / "cut")))
     folder = await_checkpoint(tmp_path / "cut")
     process.send_signal(sent)
     assert process.wait(LIMIT_S) == code
