@@ -10,8 +10,11 @@ normbench` on their own.
 from __future__ import annotations
 
 import atexit
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import signal
@@ -154,15 +157,21 @@ def _server() -> subprocess.Popen[str]:
 
 def serve() -> None:
     """Import what commands import, then fork a child for each order until the input ends."""
-    import hydra  # noqa: F401  (loaded for the children)
     import torch
 
-    from normbench.runs import run  # noqa: F401
-    from normbench.runs.tensorboard import load_tensorboard
-    from normbench.sweeps import scheduler  # noqa: F401
+    import normbench
+    from normbench.runs import columns, tensorboard
+    from normbench.runtime import machine
 
-    load_tensorboard()
+    for module in pkgutil.walk_packages(normbench.__path__, "normbench."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    normbench.config("data=synthetic")
+    columns.columns()
+    tensorboard.load_tensorboard()
+    machine.environment("cpu", 1)
     torch.set_num_threads(1)
+    gc.freeze()  # else each child goes through all of it, and copies those pages
     for line in sys.stdin:
         order = json.loads(line)
         if "ended" in order:

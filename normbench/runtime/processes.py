@@ -6,6 +6,7 @@ ends, the kernel ends them.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -117,6 +118,7 @@ def fork(
         os.close(child_source)
         os.close(child_sink)
         return Child(pid, Channel(source, sink))
+    gc.freeze()  # else each collection goes through all of torch, and copies those pages
     code = 1
     try:
         Channel(source, sink).close()

@@ -21,7 +21,7 @@ from functools import partial
 from normbench.errors import InUse, first_line
 from normbench.parts import registry
 from normbench.rows import Row, from_json, to_json
-from normbench.runs import build, tensorboard
+from normbench.runs import build, columns, tensorboard
 from normbench.runs.attempt import record_killed
 from normbench.runs.judge import judge
 from normbench.runs.run import run
@@ -90,6 +90,7 @@ def _warm(todo: list[Item]) -> None:
     """Import and load in the parent what every child needs."""
     if any(item.config.tb for item in todo):
         tensorboard.load_tensorboard()
+        columns.columns()
     for item in todo:
         build.scaling(item.config)
         for group in registry.KINDS:
