@@ -21,18 +21,23 @@ WATCHED = (
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def main() -> None:
-    """Install the hook and be `normbench`."""
-    log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def watch(log: str) -> None:
+    """Install the hook in this process; it cannot be taken away again."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def hook(event: str, args: tuple[object, ...]) -> None:
         writes = event == "open" and isinstance(args[2], int) and bool(args[2] & WRITING)
         trapped = event == "import" and args[0] == "trap"
         if writes or trapped or event in WATCHED:
             texts = [os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]
-            os.write(log, json.dumps([event, *texts]).encode() + b"\n")
+            os.write(file, json.dumps([event, *texts]).encode() + b"\n")
 
     sys.addaudithook(hook)
+
+
+def main() -> None:
+    """Watch, and be `normbench`."""
+    watch(sys.argv[1])
     sys.argv = ["normbench", *sys.argv[2:]]
     from normbench.cli.main import program
 

@@ -29,6 +29,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from audited import watch
+
 LIMIT_S = 300  # of what takes a second on a machine that has nothing else to do
 _LOCK = threading.Lock()  # some tests run commands in threads
 
@@ -71,8 +73,9 @@ def started(*words: str, **options: Any) -> Command:
 class Command:
     """A command that runs: what `subprocess.Popen` has of the same names.
 
-    `session` makes it the head of a process group and session; `ignored` are the signals that it
-    is started with as nohup and a shell's `&` do.
+    Options: `session` makes it the head of a process group and session; `ignored` are the signals
+    that it is started with, as nohup does; `path` is where it finds packages first; `audit` the
+    file for its events, see `audited.py`.
     """
 
     def __init__(
@@ -191,6 +194,8 @@ def _be_command(order: dict[str, Any]) -> None:
             sys.path.insert(0, order["path"])
             for name in [each for each in sys.modules if each.partition(".")[0] == "normbench"]:
                 del sys.modules[name]
+        if "audit" in order:
+            watch(order["audit"])
         sys.argv = ["normbench", *order["words"]]
         for name, most in order.get("limits", {}).items():
             if name == "RLIMIT_AS":

@@ -156,14 +156,14 @@ def _job(composed: Any) -> Any:
     from omegaconf import OmegaConf
 
     from normbench.display.screen import Screen
-    from normbench.settings import compose, composer
+    from normbench.settings import composer, jobs
     from normbench.sweeps import trials
 
     tree = OmegaConf.to_container(OmegaConf.create(composed), resolve=True)
     quiet = Screen(quiet=True)
     chooses = HydraConfig.get().runtime.choices["hydra/sweeper"] not in composer.GRIDS
     try:
-        cell = compose.composed({str(key): value for key, value in tree.items()})  # type: ignore[union-attr]
+        cell = jobs.checked({str(key): value for key, value in tree.items()})  # type: ignore[union-attr]
         code = _waiting(cell, quiet)
         return trials.value(cell) if chooses else code
     except NormbenchError as error:

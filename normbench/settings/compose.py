@@ -24,7 +24,7 @@ from normbench.settings.cell import Cell, Row
 from normbench.settings.composer import GRIDS, PRESETS, Composed, Composer, loader, resolved
 from normbench.settings.declared import defaults
 from normbench.settings.fields import AUTO
-from normbench.settings.members import fold, idle_words, is_member, is_there, without_idle
+from normbench.settings.members import idle_words, is_member, is_there, without_idle
 from normbench.settings.overrides import (
     HERE,
     MOST,
@@ -37,7 +37,7 @@ from normbench.settings.overrides import (
 from normbench.settings.schema import WORDS
 from normbench.settings.suggest import tried
 
-__all__ = ["Grid", "composed", "loader"]
+__all__ = ["Grid", "loader"]
 
 
 class Grid:
@@ -263,6 +263,11 @@ class Grid:
         return resolved(tree)
 
     def _base(self, chosen: Row) -> Composed:
+        packaged = not self.composer.words and not self.composer.folders
+        return _packaged(chosen) if packaged else self.composed(chosen)
+
+    def composed(self, chosen: Row) -> Composed:
+        """Compose a choice of parts, and check what files say."""
         made = self.composer.compose(chosen)
         self._check_files(made.tree, chosen)
         return made
@@ -283,17 +288,6 @@ class Grid:
         return replace(mistake, why=f"{mistake.why} ({place})") if place else mistake
 
 
-def composed(tree: dict[str, Any]) -> Cell:
-    """Check a configuration that Hydra composed for a job of another launcher.
-
-    Options that address a part by name, as `norm.gn.groups` does, are of no use beside others.
-    """
-    fold(tree)
-    mistakes = userfiles.wrong(tree) or resolve.check_values(tree)
-    if mistakes:
-        raise Refused(*mistakes)
-    about = schema.data_about(tree)
-    misfits = rules.contradictions(tree, about)
-    if misfits:
-        raise Refused(*misfits)
-    return Cell((), resolve.resolve(tree, about))
+@cache  # such files do not change, and Hydra takes longer than all that follows
+def _packaged(chosen: Row) -> Composed:
+    return Grid(loader()).composed(chosen)

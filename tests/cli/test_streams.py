@@ -19,13 +19,13 @@ RUN = ("train", *TINY, "steps=5")
 SWEEP = ("train", "-m", *TINY, "norm=bn,gn", "steps=5")
 CLOSED = "closed"  # a word for what the shell writes as >&-
 STREAMS = [
-    (CLOSED, None),
-    (None, CLOSED),
     (CLOSED, CLOSED),
     ("/dev/full", None),
     (None, "/dev/full"),
-    ("/dev/full", "/dev/full"),
-    (CLOSED, "/dev/full"),
+    pytest.param(CLOSED, None, marks=pytest.mark.slow),
+    pytest.param(None, CLOSED, marks=pytest.mark.slow),
+    pytest.param("/dev/full", "/dev/full", marks=pytest.mark.slow),
+    pytest.param(CLOSED, "/dev/full", marks=pytest.mark.slow),
 ]
 
 
@@ -67,7 +67,9 @@ def test_a_run_is_trained_whatever_becomes_of_its_output(
         assert "normbench: warning: output: cannot be written: No space left on device" in said
 
 
-@pytest.mark.parametrize(("out", "err"), [(CLOSED, CLOSED), ("/dev/full", None)])
+@pytest.mark.parametrize(
+    ("out", "err"), [(CLOSED, CLOSED), pytest.param("/dev/full", None, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("words", [SWEEP, (*RUN, "gpus=2", "batch=16")], ids=["sweep", "workers"])
 def test_sweeps_and_workers_do_without_streams(
     tmp_path: Path, words: tuple[str, ...], out: str | None, err: str | None
@@ -147,7 +149,7 @@ def test_ctrl_c_prints_the_table_so_far_and_how_to_go_on(tmp_path: Path) -> None
     # The first run is short; the second goes on for longer than any test waits.
     words = ("train", "-m", *TINY, "steps=5,100000000", "norm=bn", "jobs=2", "eval_every=100")
     code, out, err = interrupted(tmp_path, words, " done ")
-    assert code == 130 and "Traceback" not in err
+    assert code == 130 and "Traceback" not in err, err
     assert "1 of 2 runs done" in err
     said, command = err.splitlines()[-2:]
     assert said.startswith("stopped: ") and said.endswith("the same command goes on:")
@@ -166,7 +168,10 @@ def test_ctrl_c_in_a_run_says_at_which_step_it_was_kept(tmp_path: Path) -> None:
     assert f"stopped: at step {step} of 100000000, which is kept; the same command goes on:" in err
 
 
-@pytest.mark.parametrize("columns", ["0", "1", "", "x", "-5", "60"])
+@pytest.mark.parametrize(
+    "columns",
+    ["", "60", *(pytest.param(each, marks=pytest.mark.slow) for each in ("0", "1", "x", "-5"))],
+)
 def test_a_terminal_of_any_width_shows_the_result(tmp_path: Path, columns: str) -> None:
     """The pty says that it has 0 columns; `COLUMNS` may say otherwise."""
     process, master = os.forkpty()

@@ -80,7 +80,7 @@ def check(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "cnn"])
 def test_captured_steps_of_a_norm_have_the_bits_of_eager_ones(model: str, norm: str) -> None:
     if (model, norm) in LACKING:
         pytest.skip("takes statistics over positions")

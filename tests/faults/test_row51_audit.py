@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import started
 
 AUDITED = Path(__file__).parents[1] / "audited.py"
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "device=cpu")
@@ -23,11 +24,11 @@ def audited(place: Path, *words: str) -> tuple[int, list[list[str]]]:
     """Run a command; return its exit code and the events."""
     log = place / "events.log"
     log.unlink(missing_ok=True)
-    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(place)}
-    done = subprocess.run(
-        [sys.executable, str(AUDITED), str(log), *words], cwd=place, env=env, capture_output=True
-    )
-    return done.returncode, [json.loads(line) for line in log.read_text().splitlines()]
+    return started(*words, cwd=place, audit=str(log), path=str(place)).wait(), read(log)
+
+
+def read(log: Path) -> list[list[str]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def offences(place: Path, events: list[list[str]], *allowed: str) -> Iterator[list[str]]:
@@ -56,11 +57,16 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str
     """A folder with a trap to import and a sweep, and the events of that sweep."""
     place = tmp_path_factory.mktemp("audit")
     (place / "trap.py").write_text("raise SystemExit('trapped')\n")
-    code, events = audited(
-        place, "train", "-m", *SHORT, "norm=bn,gn", "eval_stats=running,batch", "seeds=2"
+    log, words = place / "events.log", ("norm=bn,gn", "eval_stats=running,batch", "seeds=2")
+    # In a process of its own, since what it imports is watched as well.
+    done = subprocess.run(
+        [sys.executable, str(AUDITED), str(log), "train", "-m", *SHORT, *words],
+        cwd=place,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(place)},
+        capture_output=True,
     )
-    assert code == 0
-    return place, events
+    assert done.returncode == 0
+    return place, read(log)
 
 
 def test_a_sweep(swept: tuple[Path, list[list[str]]]) -> None:

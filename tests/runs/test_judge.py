@@ -30,7 +30,7 @@ def trained(wanted: Config) -> tuple[dict[str, object], dict[str, torch.Tensor],
     return numbers, kept, row.step
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "cnn"])
 @pytest.mark.parametrize("norm", registry.names("norm"))
 def test_weights_judged_again_give_the_numbers_of_the_training(norm: str, model: str) -> None:
     wanted = made(f"norm={norm}", f"model={model}", "dropout=0.1")
