@@ -55,16 +55,16 @@ class Channel:
 
     def finish(self) -> None:
         """Tell the other side that there is no more to read; a second call does nothing."""
-        if self.sink >= 0:
-            os.close(self.sink)
-        self.sink = -1
+        sink, self.sink = self.sink, -1  # before it is closed: Ctrl-C may come after that
+        if sink >= 0:
+            os.close(sink)
 
     def close(self) -> None:
         """Close both pipes; a second call does nothing."""
         self.finish()
-        if self.source >= 0:
-            os.close(self.source)
-        self.source = -1
+        source, self.source = self.source, -1
+        if source >= 0:
+            os.close(source)
 
 
 @dataclass
@@ -92,7 +92,10 @@ class Child:
         """Wait for the process to end, close the pipes, and return its exit code."""
         self.channel.close()
         if self.code is None:
-            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            try:
+                self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:  # Ctrl-C came between its end and the line above
+                self.code = 1
         return self.code
 
 

@@ -77,3 +77,21 @@ def test_the_terminal_interrupts_no_child():
     assert child.channel.receive() == [{"double": 4}]
     child.channel.finish()
     assert child.reap() == 3
+
+
+@pytest.mark.parametrize("call", ["close", "waitpid"])
+def test_an_interrupt_at_any_moment_leaves_a_child_that_can_be_reaped(call, monkeypatch):
+    child, real, pending = started(doubled), getattr(os, call), [KeyboardInterrupt]
+
+    def interrupted(*args):
+        """Do it, and be interrupted before the caller can note that."""
+        done = real(*args)
+        if pending:
+            raise pending.pop()
+        return done
+
+    monkeypatch.setattr(os, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        child.reap()
+    child.kill(signal.SIGKILL)
+    assert child.reap() in (0, 1, -signal.SIGKILL)
