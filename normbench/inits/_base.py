@@ -65,6 +65,7 @@ class Init(Options):
 
     error: ClassVar[type[InitError]] = InitError
     random: ClassVar[bool] = True  # another seed and another path give other weights
+    settled: ClassVar[bool] = False  # a norm that starts from data leaves its weights as they are
 
     bias: float | None = option(None, low=-1e30, high=1e30)
     gamma: float | None = option(None, low=-1e30, high=1e30)
@@ -104,6 +105,9 @@ class Init(Options):
 
     def extend(self, model: nn.Module) -> None:
         """Add the parameters that it needs to a model whose linear layers are not yet filled."""
+
+    def finish(self, model: nn.Module) -> None:
+        """Set what it knows of a model with its norm, after all layers have been filled."""
 
     def check(self, model: nn.Module) -> None:
         """Raise InitError if it cannot start this model, which has its norm but maybe no values."""

@@ -61,6 +61,7 @@ def model(config: Config, shape: Shape, classes: int) -> nn.Module:
     # A model's own activations are ReLU and its relatives, which have its gain.
     initialize(built, start, "relu" if act == AUTO else act, config.seed)
     apply(norm(config), built)
+    start.finish(built)
     set_gains(built, start)
     return built
 

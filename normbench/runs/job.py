@@ -182,7 +182,7 @@ class Job:
         with batch_statistics(self.model):  # these examples are one set, however batches are cut
             if self._kept:
                 self._fill(self._kept)
-            else:
+            elif not build.init(config).settled:
                 calibrate(self.model, images)
             context = InitContext(
                 gather=lambda index: self.train.gather(index)[0],

@@ -11,6 +11,7 @@ from normbench.parts.options import leaves, written
 from normbench.settings.declared import GROUPS, default_parts
 
 LONGEST = 120  # characters; of words beyond that, the digest behind them tells runs apart
+LONG = ("init.path", "init.sha256")  # the digest behind the words tells runs apart by them
 FOLLOWING = ("epochs", "examples", "eval_every", "warmup_least", "device", "seed")  # said otherwise
 
 
@@ -82,7 +83,7 @@ def _part(tree: Mapping[str, Any], group: str, usual: Mapping[str, Any]) -> list
     changed = [
         _word(key, value)
         for key, value in leaves(tree[group])
-        if value != usual.get(f"{group}.{key}", value)
+        if value != usual.get(f"{group}.{key}", value) and f"{group}.{key}" not in LONG
     ]
     return [tree[group]["name"], *changed]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench.errors import Mistake
+from normbench.errors import FileRefused, Mistake
 from normbench.parts import registry
 from normbench.parts.options import Declared, Unfit, copied, written
-from normbench.runtime import machine
+from normbench.runtime import machine, storage
 from normbench.settings import inputs
 from normbench.settings.declared import GROUPS, declared_keys, defaults
 from normbench.settings.fields import AUTO, declared_options, default_part
@@ -19,6 +20,8 @@ from normbench.settings.schema import Config, config_of
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
+
+WEIGHTS = "weights.safetensors"  # of a run, in its folder
 
 
 def get(tree: Mapping[str, Any], key: str) -> Any:
@@ -70,6 +73,7 @@ def resolve(tree: dict[str, Any], about: DatasetInfo, here: bool = True) -> Conf
         tree["device"] = machine.resolve_device(tree["device"], tree["gpus"])
         machine.check_port(tree["dist"]["port"])
     _resolve_norm(tree)
+    _resolve_start(tree["init"])
     per_epoch = about.sizes[0] // tree["batch"]
     tree["steps"] = _steps(tree, per_epoch)
     # The steps say it, so all ways to say a length are one run.
@@ -99,6 +103,22 @@ def _resolve_norm(tree: dict[str, Any]) -> None:
         tree["activation"] = default_part("activation", name)
     if tree["bias"] == "auto" and facts["bias"]:
         tree["bias"] = "on"
+
+
+def _resolve_start(init: dict[str, Any]) -> None:
+    """Give an initializer that reads a file that of the run it names, and its digest.
+
+    Raises: FileRefused if it is not here.
+    """
+    if init.get("path") is None or "sha256" not in init:
+        return
+    place = Path(init["path"]).expanduser()
+    file = place / WEIGHTS if place.is_dir() else place
+    if not file.is_file():
+        why = "is no file, and no folder of a run that kept its weights"
+        fix = "init.path=outputs/runs/NAME/seed0    (normbench status lists runs)"
+        raise FileRefused(str(file), why, fix)
+    init |= {"path": str(file), "sha256": storage.digest(file)}
 
 
 def _steps(tree: Mapping[str, Any], per_epoch: int) -> int:
