@@ -80,7 +80,8 @@ def chosen(options: argparse.Namespace) -> tuple[Study, list[str]]:
     from normbench.studies import resolve as studies
 
     card = cards.read(options.name)
-    execution = [word for word in options.words if word.partition("=")[0] in EXECUTION]
+    keys = {*EXECUTION} - {"seeds", "tune", "tune_lrs", "tune_seeds"}  # the study says these
+    execution = [word for word in options.words if word.partition("=")[0] in keys]
     own = [word for word in options.words if word not in execution]
     if own:
         card = cards.overridden(card, own, options.size)

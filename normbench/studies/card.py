@@ -35,6 +35,14 @@ CALLED = {  # metrics with an argument, and what it is
     "test": "name",
     "drop": "names",
 }
+KEYED = {  # what a word of the command line may not replace whole, and what is meant
+    "seed": "seeds.screen=12",
+    "seeds": "seeds.screen=12",
+    "lr": "lr.shared=0.03",
+    "tune": "lr.headline=tuned",
+    "tune_lrs": "lr.grid=[0.01,0.03,0.1]",
+    "tune_seeds": "seeds.tune=3",
+}
 ROLES, HEADLINES, FAILURES = (
     ("primary", "secondary", "check"),
     ("tuned", "shared"),
@@ -140,8 +148,11 @@ def overridden(card: Card, words: Iterable[str], size: str) -> Card:
             value = yaml.safe_load(text) if not deep else None
         except yaml.YAMLError:
             value, deep = None, True
-        if not (key and equals) or deep:
+        if key in KEYED:
+            mistakes.append(Mistake(word, "says several things of a study", KEYED[key]))
+        elif not (key and equals) or deep:
             mistakes.append(Mistake(word, "is not of the form KEY=VALUE", "seeds.screen=12"))
+        if mistakes:
             continue
         first, *rest = key.split(".")
         place = tree["sizes"].setdefault(size, {})
@@ -182,8 +193,17 @@ def _mistakes(tree: Mapping[str, Any], place: str) -> Iterator[Mistake]:
     sizes = tree.get("sizes")
     if isinstance(sizes, dict) and sizes and "quick" not in sizes:
         yield Mistake(f"{place}: sizes", "has no quick", "sizes: {quick: {steps: 300}}")
+    for size in sizes.values() if isinstance(sizes, dict) else ():
+        for key, allowed in {"lr": OF_LR, "seeds": OF_SEEDS, "delta": _ids(tree)}.items():
+            given = size.get(key, {}) if isinstance(size, dict) else {}
+            yield from _unknown(given if isinstance(given, dict) else {}, allowed, place, f"{key}.")
     yield from _hypotheses(tree.get("hypotheses"), place)
     yield from _measured(tree)
+
+
+def _ids(tree: Mapping[str, Any]) -> list[str]:
+    found = tree.get("hypotheses")
+    return [str(each.get("id")) for each in found or () if isinstance(each, dict)]
 
 
 def _choices(tree: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -80,9 +80,9 @@ class Plan:
         """Give the learning rate of an arm in a role, None while it is open."""
         if role == "shared":
             shared = self.study.lr["shared"]
-            by_level = shared if isinstance(shared, dict) else {}
-            named = [by_level[level] for level in arm.levels.values() if level in by_level]
-            return float(named[0] if named else by_level.get("else", 0) or shared)
+            if not isinstance(shared, dict):
+                return float(shared)
+            return next(float(shared[level]) for level in arm.levels.values() if level in shared)
         if role == "tuned":
             choice = self.choice(arm)
             return choice.lr if choice else None

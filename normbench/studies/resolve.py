@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from normbench.errors import Mistake, Refused, shown
@@ -37,6 +37,7 @@ def resolve(card: Card, size: str, stage: str = "screen") -> Study:
         if key not in tree["factors"]:
             why = f"is not a factor: {', '.join(tree['factors'])}"
             mistakes.append(Mistake(f"lr.per={key}", why, f"lr.per=[{[*tree['factors']][0]}]"))
+    mistakes += _rates(lr, arms)
     hypotheses = tuple(each for each in made if isinstance(each, Hypothesis))
     if not mistakes:
         mistakes += _undecidable(tree, stage, hypotheses)
@@ -45,6 +46,22 @@ def resolve(card: Card, size: str, stage: str = "screen") -> Study:
     del tree["factors"]
     tree["arms"] = {arm.name: dict(arm.settings) for arm in arms}
     return Study(card, size, stage, tree, arms, hypotheses, lr)
+
+
+def _rates(lr: Mapping[str, Any], arms: Sequence[Arm]) -> Iterator[Mistake]:
+    """Say where a learning rate is no number, or an arm has none."""
+    shared, grid = lr.get("shared", 1.0), lr.get("grid", [1.0, 2.0])
+    by_level = shared if isinstance(shared, dict) else {}
+    lacking = [arm.name for arm in arms if not by_level.keys() & {*arm.levels.values()}]
+    if by_level and lacking:
+        yield Mistake("lr.shared", f"has no value for {lacking[0]}", "lr.shared=0.03")
+    rates = list(by_level.values()) or [shared]
+    for key, values, fix in (("shared", rates, "0.03"), ("grid", grid, "[0.01,0.03,0.1]")):
+        numbers = isinstance(values, list) and all(
+            type(value) in (int, float) and value > 0 for value in values
+        )
+        if not numbers:
+            yield Mistake(f"lr.{key}={written(lr[key])}", "is not above 0", f"lr.{key}={fix}")
 
 
 def _at_size(card: Card, size: str) -> dict[str, Any]:

@@ -93,6 +93,7 @@ WRONG = [  # a change of MINE, and what the refusal names
     ({"hypotheses.0.a": {"size": "tall"}}, "size: is not a factor: arm"),
     ({"hypotheses.0.delta": 0}, "above 0"),
     ({"sizes": {"cpu": {}}}, "has no quick"),
+    ({"sizes": {"quick": {"seeds": {"scren": 9}}}}, "seeds.scren: is not a key of a study"),
 ]
 
 
@@ -140,7 +141,7 @@ def test_all_cards_resolve_at_all_their_sizes() -> None:
 
 
 def test_the_book_says_what_is_stored_and_what_is_missing(tmp_path: Path) -> None:
-    words = ("book", "bn-fig1", "ics-causal", "--stored", "-o", "claims.md")
+    words = ("book", "bn-fig1", "ics-drift", "--stored", "-o", "claims.md")
     assert document(*words, cwd=tmp_path)["verdicts"] == []
     page = (tmp_path / "claims.md").read_bytes()
     assert b"`bn-fig1` BN trains faster and ends more accurate. pending 0/8 seeds" in page
