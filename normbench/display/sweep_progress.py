@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from normbench.display.console import BARS, LiveDisplay, Terminal
+from normbench.display.console import BARS, BOUNDLESS, LiveDisplay, Terminal
 from normbench.display.progress import clock, percent
 from normbench.errors import counted, escaped
 
@@ -115,11 +117,12 @@ class SweepProgress(LiveDisplay):
         from rich.text import Text
 
         cut, now, width = self._terminal.cut, monotonic(), self._terminal.width or 80
-        longest = max((len(run.label) for run in self._runs), default=0)
         room = width - len(self._number(len(self._runs) - 1)) - 34  # for label and bar
-        label = max(8, min(longest, room - BARS[0]))
-        names = _shortened([run.label for run in self._runs], label)
-        bar = max(BARS[0], min(BARS[1], room - label))
+        labels, mark = [run.label for run in self._runs], "" if self._terminal.plain else "…"
+        names = _shortened(labels, room - BARS[0], mark)
+        least = BARS[0] if _distinct(names, room - BARS[0]) == _distinct(labels) else 0
+        label = max(8, min(max(map(len, names), default=0), room - least))
+        bar = max(least, min(BARS[1], room - label)) if least else 0
         visible = self._visible(self._terminal.height - 3)
         lines = [self._row(i, cut(names[i], label), bar, now) for i in visible]
         lines.insert(0, Text(HEAD.rjust(max(len(line) for line in lines)), "dim"))
@@ -141,8 +144,8 @@ class SweepProgress(LiveDisplay):
         else:
             share = 1.0 if run.state == "finished" else run.step / max(1, run.total)
             waits = run.state in ("planned", "busy")
-            drawn = self._terminal.bar(share, bar, tone or "cyan")
-            line.append_text(Text(" " * bar) if waits else drawn)
+            drawn = bar and self._terminal.bar(share, bar, tone or "cyan")
+            line.append_text(drawn if drawn and not waits else Text(" " * bar))
             line.append(f" {run.word:<9}", tone).append(f" {run.time(now):<11}")
         return line.append(f"  {run.result:>5}", "dim" if run.state in OPEN else "")
 
@@ -177,10 +180,36 @@ class SweepProgress(LiveDisplay):
         return sorted(sorted(range(len(self._runs)), key=rank)[: max(1, height)])
 
 
-def _shortened(labels: Sequence[str], width: int) -> list[str]:
-    """Leave the keys out of labels that would be cut where they differ: `bn  2  0.01`."""
-    if len({label[: width - 1] for label in labels}) == len(set(labels)):
-        return [*labels]
-    return [
-        "  ".join(part.rpartition(" ")[2] for part in label.split("  ") if part) for label in labels
-    ]
+def _shortened(labels: Sequence[str], width: int, mark: str) -> list[str]:
+    """Shorten labels that would be cut where they differ: keys go first, then ends of words.
+
+    Args: mark: stands for such an end.
+    """
+    columns = [*zip_longest(*(re.split(" {2,}", label) for label in labels), fillvalue="")]
+    values = [[text.rpartition(" ")[2] for text in column] for column in columns]
+    beginnings = [[_begun(text, column, mark) for text in column] for column in values]
+    for shorter in (labels, _joined(values), _joined(beginnings)):
+        if _distinct(shorter, width) == _distinct(labels):
+            break
+    return [*shorter]
+
+
+def _distinct(labels: Sequence[str], width: int = BOUNDLESS) -> int:
+    """Count the labels that differ in their first `width` columns, of which a mark may take one."""
+    return len({text[: width - (len(text) > width)] for text in labels})
+
+
+def _begun(text: str, among: Sequence[str], mark: str) -> str:
+    """Give as much of a text as tells it from others, three letters at least."""
+    others = {other for other in among if other != text}
+    least = next(
+        (n for n in range(3, len(text)) if not any(other[:n] == text[:n] for other in others)),
+        len(text),
+    )
+    return text if len(text) <= least + len(mark) else text[:least] + mark
+
+
+def _joined(columns: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
