@@ -61,7 +61,7 @@ def test_equal_content_gives_equal_bytes(path):
 
 def test_says_both_lengths_of_a_file_that_was_cut(path):
     data = path.read_bytes()
-    for size in (0, 7, 8, 100, len(data) // 2, len(data) - 1):
+    for size in range(len(data)):  # every cut there is
         path.write_bytes(data[:size])
         with pytest.raises(FileRefused, match=f"{size:,} bytes"):
             checkpoint.read_about(path)
