@@ -234,8 +234,13 @@ def test_paths_begin_where_the_command_was_typed_when_hydra_changes_the_folder(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize("name", ["é a (1),[x]", "b, 'c'", "{d}=$e", "f\\g"])
-@pytest.mark.parametrize("how", ["outputs=", "--outputs=", "NORMBENCH_OUTPUTS"])
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        *(("outputs=", name) for name in ("é a (1),[x]", "b, 'c'", "{d}=$e", "f\\g")),
+        *((how, "é a (1),[x] 'c' {d}=$e\\f") for how in ("--outputs=", "NORMBENCH_OUTPUTS")),
+    ],
+)
 def test_a_path_is_taken_as_it_stands_and_a_tilde_is_the_home(
     how: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
