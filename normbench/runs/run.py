@@ -59,7 +59,7 @@ def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str
         SystemExit after the state has been written.
     """
     build.scaling(config)  # before freed memory is kept: what it took is given back
-    machine.prepare(config.other_threads or config.threads)
+    machine.prepare(_threads(config))
     join_torchrun(config)
     alone = config.gpus == 1 or collectives.joined()
     keeper, name = Keeper(config.checkpoint_every), f"{config.sha256}/{config.seed}"
@@ -190,8 +190,7 @@ def join_torchrun(config: Config) -> None:
 def open_directory(config: Config) -> RunDirectory:
     """Return the directory in which a run is recorded."""
     forked = 1 if collectives.joined() else config.gpus
-    threads = config.other_threads or config.threads
-    environment = machine.environment(config.device, threads, forked)
+    environment = machine.environment(config.device, _threads(config), forked)
     environment["numerics"] = machine.numerics(config.device)
     environment["data"] = {config.label: config.digest}
     return RunDirectory(
@@ -205,6 +204,12 @@ def open_directory(config: Config) -> RunDirectory:
         recorded={key: getattr(config, key) for key in (*RECORDING, *EVALUATION)},
         fits=partial(_fits, config),
     )
+
+
+def _threads(config: Config) -> int:
+    """Give the threads of a run: those of its name, unless it goes on with others."""
+    goes_on = (config.directory / checkpoint.NAME).exists()
+    return config.other_threads or config.threads if goes_on else config.threads
 
 
 def _fits(config: Config, kept: Kept) -> None:

@@ -133,6 +133,14 @@ def test_another_number_of_threads_is_allowed_when_asked(run: Path, tmp_path: Pa
     assert normbench("verify", str(run), cwd=tmp_path).returncode == 0
 
 
+def test_a_run_that_starts_over_has_the_threads_of_its_name(run: Path, tmp_path: Path) -> None:
+    (run / checkpoint.NAME).unlink()
+    done = normbench("resume", str(run), "threads=2", "allow_changed=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (begun,) = json.loads((run / "environment.json").read_text())
+    assert begun["threads"] == 1 and "changed" not in json.loads((run / STATUS).read_text())
+
+
 def test_a_checkpoint_of_another_run_is_never_allowed(run: Path, tmp_path: Path) -> None:
     path = run / checkpoint.NAME
     tensors, about = checkpoint.read(path)
