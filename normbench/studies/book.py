@@ -60,7 +60,7 @@ class Chapter:
             title = f"{role} learning rate" + " (the verdict)" * (
                 role == self.found["lr"]["headline"] and len(self.found["words"]) > 1
             )
-            head = ("hypothesis", "effect", "claim", "failed", "p (Holm)", "verdict")
+            head = ("hypothesis", "says", "effect", "failed", "p (Holm)", "verdict")
             made.append(Table(title, head, tuple(map(_row, judged))))
         return made
 
@@ -113,7 +113,7 @@ def markdown(chapters: Sequence[Chapter], size: str) -> str:
         "",
         plain(summary(chapters, size)),
     ]
-    lines += ["", f"Written by `normbench book --size {size}`. ", ""]
+    lines += ["", f"Written by `normbench book --size {size}`.", ""]
     for chapter in chapters:
         if not chapter.found:
             continue
@@ -153,5 +153,5 @@ def _row(one: Mapping[str, Any]) -> tuple[TableCell, ...]:
     )
     said = "; ".join([said, *one["notes"]])
     p = f"{one['p_holm']:.4f}" if primary else ""
-    texts = [one["id"], one["text"], one["claim"], failed, p, said]
+    texts = [one["id"], one["says"], one["text"], failed, p, said]
     return tuple(map(TableCell, texts))

@@ -119,4 +119,5 @@ def finding(found: Finding) -> dict[str, Any]:
         "seeds_to_settle": one.seeds,
         "text": wording.effect(found),
         "claim": wording.region(found),
+        "says": wording.hypothesis(given),
     }

@@ -18,6 +18,7 @@ from normbench.studies.study import Study, scale_of
 PLAN, RUNS, TABLE, VERDICT, FIGURE, PEEKED = (
     *("plan.yaml", "runs.csv", "table.md", "verdict.json", "forest.svg", "exploratory"),
 )
+KEYS = {"study", "size", "status", "verdict", "hypotheses", "lr", "scope", "core_seconds", "hash"}
 BYTES = 2**24
 DIGITS = 12  # of a hash in the name of a folder
 
@@ -82,7 +83,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     found = storage.read_json(path / VERDICT, BYTES)
     whole = isinstance(found, dict) and found.get("schema") == 1
-    if not whole or not {"study", "verdict", "sentences", "hash"} <= {*found}:
+    if not whole or not {*found} >= KEYS:
         raise storage.damaged(path / VERDICT, "is not a verdict of schema 1")
     return dict(found)
 

@@ -66,7 +66,8 @@ def test_known_effects_are_found_and_kept(tmp_path: Path) -> None:
     assert (place / "verdict.json").read_bytes() == before
     book = document("book", "./mine.yaml", "-o", "claims.md", cwd=tmp_path)
     assert [each["hash"] for each in book["verdicts"]] == [found["hash"]]
-    assert "true | +" in (tmp_path / "claims.md").read_text()
+    page = (tmp_path / "claims.md").read_text()
+    assert "| true | test_acc: long - short > 0.5 pp | +" in page
     (place / "plan.yaml").write_text("hash: 0\n")
     changed = normbench("study", "verdict", "./mine.yaml", cwd=tmp_path)
     assert (changed.returncode, "was changed" in changed.stderr) == (3, True)
