@@ -26,6 +26,6 @@ def folders(preset: Sequence[str], outputs: Path) -> list[Path]:
         raise Refused(Mistake(shlex.join(preset), why, "normbench compare outputs/sweeps/NAME"))
     left = sum(not (folder / STATUS).is_file() for folder in found)
     if left:
-        why = f"lacks {left} of its {counted(len(found), 'run')}"
+        why = f"{left} of its {counted(len(found), 'run')} have not begun"
         raise Refused(Mistake(shlex.join(preset), why, f"normbench train -m {shlex.join(preset)}"))
     return found
