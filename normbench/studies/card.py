@@ -110,7 +110,11 @@ def read(name: str) -> Card:
         path = Path(name).expanduser()
         if not path.is_file():
             raise FileRefused(name, "is not a file", "normbench study list")
-        return checked(storage.read_yaml(path, BYTES), name)
+        try:
+            return checked(storage.read_yaml(path, BYTES), name)
+        except FileRefused as error:  # what is advised for damaged records would remove the folder
+            fix = "plain YAML, as of normbench study show bn-fig1 --json"
+            raise FileRefused(name, error.mistakes[0].why, fix) from None
     known = packaged()
     if name not in known:
         why, meant = "no study has this name", near(name, known)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from commands import document, normbench
 
-from normbench.errors import Refused
+from normbench.errors import FileRefused, Refused
 from normbench.settings import compose
 from normbench.studies import card as cards
 from normbench.studies import resolve as studies
@@ -112,6 +112,14 @@ def test_a_study_that_cannot_be_judged_is_refused(change: dict[str, Any], told: 
     assert told in str(refused.value)
 
 
+def test_a_file_that_is_not_plain_yaml_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("id: &a mine\nclaim: *a\n")
+    with pytest.raises(FileRefused, match="holds an alias or a tag") as refused:
+        cards.read(str(path))
+    assert "rm " not in str(refused.value)
+
+
 def test_overrides_make_a_variant_and_texts_do_not() -> None:
     card = cards.checked(MINE, "mine.yaml")
     plain = studies.resolve(card, "quick")
@@ -168,3 +176,46 @@ def test_a_study_may_measure_nets_at_their_start(tmp_path: Path) -> None:
     found = document("study", "run", "./mine.yaml", cwd=tmp_path)
     assert (found["verdict"], found["hypotheses"]["fixed"][0]["mean"]) == ("supported", 0.0)
     assert document("study", "verdict", "./mine.yaml", cwd=tmp_path) == found
+
+
+METRICS = [  # each with how its effect is made
+    *("test_acc_recomputed", "val_acc", "train_acc", "gen_gap", "abs(mode_gap)", "auc"),
+    *("final_over_best", "shift_drop", "test(invert)", "drop(invert, noise+0.1)"),
+    *("spread(test_acc, optimizer.lr)", "max_lr"),
+]
+
+
+@pytest.mark.slow
+def test_every_metric_is_read_off_runs(tmp_path: Path) -> None:
+    sides = {"a": {"norm": "bn"}, "b": {"norm": "none"}}
+    pinned = {key: {**side, "optimizer.lr": 0.1} for key, side in sides.items()}
+    region = {"region": "greater", "delta": 0.5}
+    whole = {"role": "secondary", **region}
+    given: list[dict[str, Any]] = [{"id": "m0", **pinned, **region}]
+    given += [
+        {"id": f"m{at}", "metric": metric, **whole}
+        | (sides if metric.startswith(("spread", "max")) else pinned)
+        for at, metric in enumerate(METRICS, 1)
+    ]
+    slope = {"effect": "slope", "over": "optimizer.lr", "a": sides["a"]}
+    ratio = {"effect": "log_ratio", "metric": "train_loss_late", **pinned}
+    crossed = {"c": {"norm": "bn", "optimizer.lr": 0.01}, "d": {"norm": "none"}}
+    given += [{"id": "slope", **slope, **whole}, {"id": "ratio", **ratio, **whole}]
+    given += [{"id": "steps", "effect": "log_ratio", "metric": "steps_to(5)", **pinned, **whole}]
+    given += [{"id": "cross", "effect": "interaction", **pinned, **crossed, **whole}]
+    tree = {
+        **{key: MINE[key] for key in ("id", "claim", "failures")},
+        "factors": {"norm": ["bn", "none"], "optimizer.lr": [0.01, 0.1]},
+        "fixed": {**MINE["fixed"], "steps": 6, "log_every": 1, "eval_every_steps": 2}
+        | {"shifts": ["invert", "noise+0.1"]},
+        "hypotheses": given,
+        "seeds": {"screen": 6},
+        "sizes": {"quick": {}},
+    }
+    del tree["fixed"]["norm"], tree["fixed"]["eval_every"]
+    (tmp_path / "mine.yaml").write_text(json.dumps(tree))  # safe_dump would write aliases
+    found = document("study", "run", "./mine.yaml", "jobs=2", cwd=tmp_path)
+    judged = found["hypotheses"]["fixed"]
+    assert {one["id"]: one["n"] for one in judged} == dict.fromkeys(
+        (each["id"] for each in given), 6
+    )
