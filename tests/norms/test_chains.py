@@ -96,7 +96,7 @@ def test_facts_of_the_whole_follow_from_the_members():
 
 def test_options_are_known_by_dotted_names_without_torch():
     options = registry.facts("norm", "ws+gn").options
-    assert list(options) == ["ws.eps", "gn.groups", "gn.eps", "gn.affine"]
+    assert list(options) == ["ws.eps", "gn.groups", "gn.group_size", "gn.eps", "gn.affine"]
     assert options["gn.eps"].default == 1e-5
 
 
