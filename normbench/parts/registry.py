@@ -36,7 +36,7 @@ KINDS = {
     "order": ("orders", "Order"),
 }
 
-_added: list[EntryPoint] = []  # of this command, by `--parts`
+_added: dict[EntryPoint | None, str] = {}  # of this command, by `--parts`: digests
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,19 @@ def find(group: str, name: str) -> type[Any]:
     return found
 
 
-def add(entry: EntryPoint) -> None:
-    """Make one more part known, as if a package had it."""
-    _added.append(entry)
+def add(entry: EntryPoint, digest: str) -> None:
+    """Make one more part known, as if a package had it.
+
+    Args: digest: of its file, which names the runs that have it.
+    """
+    _added[entry] = digest
     _foreign.cache_clear()
     facts.cache_clear()
+
+
+def digest(group: str, name: str) -> str | None:
+    """Give the digest of the file of a part that was added, None for all others."""
+    return _added.get(_foreign(group).get(name))
 
 
 @cache
@@ -154,7 +162,7 @@ def _own(group: str) -> tuple[str, ...]:
 def _foreign(group: str) -> dict[str, EntryPoint]:
     folder, _ = KINDS[group]
     group = f"normbench.{folder}"
-    added = (entry for entry in _added if entry.group == group)
+    added = (entry for entry in _added if entry and entry.group == group)
     return {entry.name: entry for entry in (*_entry_points().select(group=group), *added)}
 
 

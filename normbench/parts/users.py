@@ -5,6 +5,7 @@ It does so only for the option of a command line, never for what a file or a run
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
 import sys
@@ -41,7 +42,8 @@ def add(folder: str) -> None:
         module = _run(path, f"{PACKAGE}.{registry.KINDS[group][0]}.{name}", given)
         part = _part(module, registry.KINDS[group][1], path, given)
         value = f"{module.__name__}:{part.__name__}"
-        registry.add(EntryPoint(name, value, f"normbench.{registry.KINDS[group][0]}"))
+        entry = EntryPoint(name, value, f"normbench.{registry.KINDS[group][0]}")
+        registry.add(entry, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _run(path: Path, name: str, given: str) -> ModuleType:

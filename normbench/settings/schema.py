@@ -99,7 +99,7 @@ class Config(Settings):
 
         Settings at their default are left out, so that a setting added to normbench later does
         not rename the runs of today. So is a share of the run that became a number, and what has
-        no effect beside the others.
+        no effect beside the others. Of a part by `--parts` its file counts as well.
         """
         usual, idle = self._defaults(), self._idle()
         kept = {
@@ -108,7 +108,13 @@ class Config(Settings):
             if key != "seed" and (key.endswith(".name") or value != usual.get(key))
             if not (key.endswith("_share") and value is None) and key not in idle
         }
-        return _digest({**kept, "data.digest": self.digest, "layout": LAYOUT})
+        files = {
+            f"{group}.{name}": digest
+            for group in GROUPS
+            for name in str(getattr(self, group)["name"]).split("+")
+            if (digest := registry.digest(group, name))
+        }
+        return _digest({**kept, **files, "data.digest": self.digest, "layout": LAYOUT})
 
     def _idle(self) -> list[str]:
         """List settings that make no difference to the weights beside the others."""

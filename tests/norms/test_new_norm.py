@@ -100,6 +100,9 @@ def test_a_folder_of_ones_own_parts_is_known_where_the_command_names_it(tmp_path
     listed = [normbench("list", "norms", *words, cwd=tmp_path).stdout for words in ((), mine)]
     assert ["(user)" in each for each in listed] == [False, True]
     assert document("probe", "outputs", *mine, cwd=tmp_path)["nets"]
+    (place / "scratch.py").write_text(SCRATCH.replace("amax(1)", "mean(1)"))  # is another norm
+    assert normbench(*TRAIN, "norm=scratch", "norm.floor=0.2", *mine, cwd=tmp_path).returncode == 0
+    assert len(list(tmp_path.glob("outputs/runs/*"))) == 2
     unknown = normbench("probe", "outputs", cwd=tmp_path)
     assert unknown.returncode == 3
     assert "norm=scratch is no part of this normbench\n  try: --parts DIR" in unknown.stderr
