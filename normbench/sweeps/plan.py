@@ -186,11 +186,15 @@ class Sweep:
     def _refuse_former(self, config: Config) -> None:
         """See that a run does not lie here under a name of before, which told fewer options.
 
-        Raises: FileRefused: it would be trained twice.
+        Raises: FileRefused: it would be trained twice. A name says nothing that a run needs, so
+            that it may be given the new one.
         """
         former = self._folders.get(config.sha256[:DIGITS])
         fewer = former and {*former.name.split("-")} < {*config.name.split("-")}
         if former and fewer and (former / config.directory.name).exists():
             why = f"holds a run that an earlier normbench named so; today it is {config.name}"
-            fix = f"rm -r {pasted(former)}    (then the same command trains it anew)"
+            new = config.directory.parent
+            fix = f"mv {pasted(former)} {pasted(new)}"
+            if new.exists():
+                fix = f"mv {pasted(former)}/* {pasted(new)}"
             raise FileRefused(str(former), why, fix)
