@@ -92,7 +92,7 @@ def test_another_window_than_accumulate_is_refused_before_anything_is_created(
     monkeypatch.chdir(tmp_path)
     count = 2 if len(given) == 2 else 1
     assert refused(capsys, "norm=cmbn", *given) == (
-        "normbench: error: norm.window=3: must be the run's number of micro-batches per step, "
+        "normbench: error: norm.window=3: does not divide the run's micro-batches per step, "
         f"accumulate={count}\n  try: norm.window={count}\n"
     )
     assert not list(tmp_path.iterdir())
