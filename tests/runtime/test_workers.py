@@ -122,7 +122,7 @@ def test_a_stopped_worker_is_noticed_and_killed_too():
     assert not children()
 
 
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rank", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_worker_that_lives_and_does_not_come_on_is_noticed(rank):
     def work(say: workers.Send) -> None:
         collectives.meet()
