@@ -20,6 +20,7 @@ from run import CORES, Case
 from torch import Tensor
 
 from normbench.engine.sums import FOLD
+from normbench.rows import Row
 from normbench.runs.job import Job
 from normbench.runtime import collectives, machine, workers
 from normbench.runtime.processes import Message
@@ -122,7 +123,7 @@ class Slices:
         machine.prepare(1)
         if self.plain:
             collectives.leave()
-        rows = Job(self.config).rows()
+        rows = trained(self.config)
         next(rows)  # the validation at step 0
         while True:
             os.read(self.wait, 1)
@@ -131,6 +132,11 @@ class Slices:
             row = next(rows)  # its numbers come from the device, which is done then
             seconds = time.perf_counter() - start
             say({"seconds": seconds, "loss": row.values["train/loss"]})
+
+
+def trained(config: Config) -> Iterator[Row]:
+    """Train and yield the rows, without the moments at which the run could be kept."""
+    return (row for row in Job(config).rows() if isinstance(row, Row))
 
 
 class Alone:
@@ -144,7 +150,7 @@ class Alone:
     def __call__(self) -> float:
         """Train up to the next training row and return the wall seconds."""
         if self.rows is None:
-            self.rows = Job(self.config).rows()
+            self.rows = trained(self.config)
             next(self.rows)
         start = time.perf_counter()
         self.loss = next(self.rows).values["train/loss"]
