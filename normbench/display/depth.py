@@ -11,10 +11,10 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from normbench.display.colours import PALETTE, SETTINGS, styles
-from normbench.display.drawing import arm_of, grid, styled, values, with_legend
-from normbench.display.figures import PANELS
+from normbench.display.colours import PALETTE, SETTINGS, Style, styles
+from normbench.display.drawing import by_block, styled, with_legend
 from normbench.results.depth import QUANTITIES, profile
+from normbench.results.groups import Group
 from normbench.results.layout import Layout
 from normbench.rows import Value
 
@@ -37,15 +37,12 @@ def layers(laid: Layout, profiles: Profiles, quantity: str) -> Figure | None:
     """
     if not any(profiles.values()):
         return None
-    style = styles(laid.by, values(laid))
-    panels = [*laid.blocks.values()][:PANELS]
-    figure, axes = grid(len(panels))
-    for each, block in zip(axes, panels, strict=True):
-        for row, group in block.groups.items():
-            found = [profiles.get(run.directory) for run in group.results]
-            look = style[arm_of(row)]
-            _line(each, [seed for seed in found if seed], quantity, look._asdict())
-        each.set_title(block.at)
+
+    def draw(on: Any, group: Group, look: Style) -> None:
+        found = [profiles.get(run.directory) for run in group.results]
+        _line(on, [seed for seed in found if seed], quantity, look._asdict())
+
+    figure, axes = by_block(laid, draw)
     _name(axes, quantity)
     return with_legend(figure, laid)
 

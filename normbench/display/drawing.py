@@ -19,6 +19,7 @@ from normbench.results.layout import Block, Layout
 from normbench.results.stats import Interval
 
 ABREAST = 3  # panels in a row
+PANELS = 12  # of a figure at most
 WIDTH = 10.0  # inches
 ROW = 0.38  # inches of a line with a name
 
@@ -91,6 +92,18 @@ def grid(count: int) -> tuple[Figure, list[Any]]:
     for spare in every[count:]:
         spare.set_visible(False)
     return figure, [*every[:count]]
+
+
+def by_block(laid: Layout, draw: Callable[[Any, Group, Style], None]) -> tuple[Figure, list[Any]]:
+    """Begin a figure with a panel for each block, and draw its groups as their arms look."""
+    style = styles(laid.by, values(laid))
+    blocks = [*laid.blocks.values()][:PANELS]
+    figure, axes = grid(len(blocks))
+    for each, block in zip(axes, blocks, strict=True):
+        for row, group in block.groups.items():
+            draw(each, group, style[arm_of(row)])
+        each.set_title(block.at)
+    return figure, axes
 
 
 def rows_of(names: Sequence[str]) -> tuple[Figure, Any]:

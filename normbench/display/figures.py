@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 
 from normbench.display.colours import PALETTE, styles
 from normbench.display.drawing import (
+    PANELS,
     arm_of,
+    by_block,
     draw_point,
     frontier,
     grid,
@@ -30,7 +32,6 @@ from normbench.results.groups import Group, labels_of
 from normbench.results.layout import Layout, place, word
 from normbench.results.lr_search import LRSearch
 
-PANELS = 12  # of a figure at most
 KINDS = {  # what a run came to, and how it is drawn
     "trained": "#DDDDDD",
     "stuck": "#E69F00",
@@ -50,13 +51,10 @@ def convergence(laid: Layout, curves: Mapping[str, Sequence[Validation]]) -> Fig
     """
     if not any(curves.values()):
         return None
-    style = styles(laid.by, values(laid))
-    panels = [*laid.blocks.values()][:PANELS]
-    figure, axes = grid(len(panels))
-    for each, block in zip(axes, panels, strict=True):
-        for row, group in block.groups.items():
-            _curves(each, group, curves, {"color": style[arm_of(row)].colour})
-        each.set_title(block.at)
+    figure, axes = by_block(
+        laid, lambda on, group, look: _curves(on, group, curves, {"color": look.colour})
+    )
+    for each in axes:
         each.set_xlabel("examples seen")
         each.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
         each.locator_params(axis="x", nbins=4)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from plan import FIRST
 from run import Case
 
 from normbench.rows import Halt
@@ -36,16 +37,6 @@ MOST = 0.02  # of a run, for its records and checkpoints
 # a fifth above what was seen; the goal of 1 leaves no room for a SHA-256 beside torch's CRC-32
 WRITTEN = {"mlp": 1.8, "cnn": 1.5, "vgg11": 2.4}
 IMAGES = ("data=synthetic", "data.shape=[3,32,32]")
-START = """
-import sys, time
-from normbench.engine.train import TrainStep
-plain = TrainStep.__call__
-def told(step, batch, lr):
-    plain(step, batch, lr)
-    print("first", time.process_time(), file=sys.stderr, flush=True)
-    TrainStep.__call__ = plain
-TrainStep.__call__ = told
-"""
 # a run that ends without a word once it has been kept
 DIES = """
 import os, sys
@@ -158,7 +149,7 @@ class Starts:
         with tempfile.TemporaryDirectory() as folder:
             if source:
                 shutil.copytree(source, folder, dirs_exist_ok=True)
-            command = [sys.executable, "-c", START + MAIN, *words]
+            command = [sys.executable, "-c", FIRST + MAIN, *words]
             with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as child:
                 assert child.stderr
                 line = next(line for line in child.stderr if line.startswith("first"))

@@ -23,7 +23,7 @@ PLANS = {
     "1,000 cells": ["norm=bn,gn,ln,none,rms", "batch=2,4,8,16,32,64,128,200", "seed=range(25)"],
     "1,000 learning rates": ["norm=bn,gn", "optimizer.lr=range(1,11)", "init.gain=range(1,51)"],
 }
-FIRST_STEP = """
+FIRST = """
 import sys, time
 from normbench.engine.train import TrainStep
 plain = TrainStep.__call__
@@ -32,6 +32,8 @@ def told(step, batch, lr):
     print("first", time.process_time(), file=sys.stderr, flush=True)
     TrainStep.__call__ = plain
 TrainStep.__call__ = told
+"""  # says when a process has made its first step
+FIRST_STEP = f"""{FIRST}
 from normbench.cli.main import main
 main(["train", "model=mlp", "batch=64", "steps=2", "eval_every=100000", "-q"])
 """
