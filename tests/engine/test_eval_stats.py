@@ -44,6 +44,7 @@ ENGINE = [
     "norm=brn norm.start=1 norm.start_share=null",
     "norm=evalnorm norm.alpha=fit",
     "norm=mabn",
+    "norm=online",
     "norm=cbn norm.burnin=0 norm.burnin_share=null",
     "norm=cmbn accumulate=2",
     "norm=wn+mean",
@@ -71,6 +72,8 @@ def oracle_beside(case: Case, module: nn.Module):
     with torch.no_grad():
         for key, value in module.named_parameters():
             oracle.parameters[key].copy_(value)
+    if hasattr(oracle, "together"):  # one that takes its samples one by one in training
+        oracle.train = oracle.together
     return oracle
 
 
