@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from normbench.errors import Mistake, NormbenchError, Refused
 
@@ -19,19 +20,15 @@ if TYPE_CHECKING:
 @contextmanager
 def starting(
     task: Callable[[Any], Any], options: argparse.Namespace, command: Command | None
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[[], object]]:
     """Give what composes again and calls `task` or our launcher; leaves the process as it was.
 
     Raises: Refused for what Hydra raises itself; what a run raises comes through as it is.
     """
-    import hydra
     from hydra.core.global_hydra import GlobalHydra
-
-    from normbench.parts import registry
 
     words, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     raises, before = logging.raiseExceptions, GlobalHydra.instance().hydra
-    start = hydra.main(str(registry.configs()), config_name="train", version_base="1.3")
     try:
         sys.argv = ["normbench train", *_for_hydra(options)]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # a defect comes up with its own traceback
@@ -39,7 +36,7 @@ def starting(
         GlobalHydra.instance().clear()
         if command:
             command.holds = not command.multirun  # Hydra would say in its own words what a run says
-        yield start(task)
+        yield _start(task, options, command)
         if command and command.raised:
             raise command.raised
     except NormbenchError:
@@ -55,6 +52,31 @@ def starting(
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _start(
+    task: Callable[[Any], Any], options: argparse.Namespace, command: Command | None
+) -> Callable[[], object]:
+    """Give what lets Hydra explain itself, or start a command as `hydra.main` would.
+
+    That composes everything once more to learn whether there is a sweep, which is known.
+    """
+    import hydra
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    from normbench.parts import registry
+    from normbench.settings import composer
+
+    if command is None:
+        made = hydra.main(str(registry.configs()), config_name="train", version_base="1.3")(task)
+        return cast(Callable[[], object], made)
+    version.setbase("1.3")
+    app = Hydra("normbench", composer.loader(options.config_dir))
+    GlobalHydra.instance().initialize(app)
+    begin, mode = (app.multirun, "MULTIRUN") if command.multirun else (app.run, "RUN")
+    return partial(begin, "train", task, [*options.overrides, f"hydra.mode={mode}"])
 
 
 def _refused(error: Exception, words: Sequence[str]) -> Refused:

@@ -18,6 +18,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -55,6 +56,16 @@ def loader(extra: str | None = None) -> ConfigLoaderImpl:
         query = SearchPathQuery(provider="schema", path=None)
         path.prepend("command-line", f"file://{folder.absolute()}", query)
     return ConfigLoaderImpl(path)
+
+
+def files_of(loader: ConfigLoaderImpl, group: str) -> list[str]:
+    """List the names of the files in a group; the loader's own method copies all it has first."""
+    return loader.repository.get_group_options(group, ObjectType.CONFIG)
+
+
+def groups_of(loader: ConfigLoaderImpl) -> list[str]:
+    """List the folders of files."""
+    return loader.repository.get_group_options("", ObjectType.GROUP)
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,7 @@ class Composer:
         fixes = [f"{meant}={value}"] if meant and meant != key else []
         fixes += [
             f"hydra/launcher={name} {key}={value}"
-            for name in self.loader.get_group_options("hydra/launcher")
+            for name in files_of(self.loader, "hydra/launcher")
             if key.startswith("hydra.launcher.")
         ]
         for fix in fixes:
@@ -197,7 +208,7 @@ class Composer:
         """Let Hydra compose a part of another package from the fields of its class."""
         for text in chosen:
             group, _, name = text.partition("=")
-            if group not in registry.KINDS or name in self.loader.get_group_options(group):
+            if group not in registry.KINDS or name in files_of(self.loader, group):
                 continue
             if name in registry.names(group):
                 node = default_part(group, name)

@@ -18,7 +18,7 @@ from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, near, quoted, written
 from normbench.runtime import storage
-from normbench.settings.composer import GRIDS, PRESETS, RESOLVER
+from normbench.settings.composer import GRIDS, PRESETS, RESOLVER, files_of, groups_of
 from normbench.settings.declared import default_parts, defaults
 from normbench.settings.members import is_member
 from normbench.settings.schema import WORDS
@@ -79,8 +79,8 @@ class Overrides:
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.loader, self.parser = loader, OverridesParser.create(loader)
-        self.groups = [group for group in loader.list_groups("") if group not in OTHERS]
-        self._choices: dict[str, list[str]] = {}  # Hydra copies its whole search path to list them
+        self.groups = [group for group in groups_of(loader) if group not in OTHERS]
+        self._choices: dict[str, list[str]] = {}
         self.suggest = Suggestions(self.groups, self.choices, self.value)
         self.sweeper = GRIDS[0]
         self.keys: list[str] = []  # in the order of the command line
@@ -112,7 +112,7 @@ class Overrides:
         """List what can be chosen of a group, by Hydra or of another package."""
         if group not in self._choices:
             own = registry.names(group) if group in registry.KINDS else []
-            self._choices[group] = sorted({*self.loader.get_group_options(group), *own})
+            self._choices[group] = sorted({*files_of(self.loader, group), *own})
         return self._choices[group]
 
     def hydras(self, texts: Sequence[str]) -> list[str]:
@@ -266,7 +266,7 @@ class Overrides:
 
     def _installed(self, text: str, key: str, name: str) -> bool:
         """Say so if Hydra has no such group, or no plugin of a name is installed."""
-        group, known = key.partition("/")[2], self.loader.get_group_options(key)
+        group, known = key.partition("/")[2], files_of(self.loader, key)
         if name in known or not known:
             return True  # a group that there is not is Hydra's to refuse
         extra, meant = EXTRAS.get(name), near(name, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import subprocess
@@ -32,6 +33,8 @@ class Stream(io.StringIO):
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """What stood on the screen when the check began, and what stood there in the end."""
+
+    importlib.import_module("torch")  # that it is being loaded would stand on the screen as well
 
     def plan(*words: str, terminal: bool) -> tuple[str, str]:
         stream, before = Stream(terminal), []
