@@ -82,7 +82,7 @@ def test_norms_of_one_seed_see_the_same_images_and_the_note_says_what_varies(
         *TINY,
         "norm=none,bn",
         "data.train_size=400",
-        "steps=80",
+        "steps=30",
         "batch=16",
         "optimizer.lr=0.3",
         "seeds=3",

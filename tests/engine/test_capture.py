@@ -35,8 +35,11 @@ STEPS = [
     ["model=resnet20", "data.shape=[3,8,8]", "steps=4"],
     ["model=lenet", "data.shape=[1,28,28]"],
     ["model=resnet20", "placement=preact", "norm=gn", "data.shape=[3,8,8]", "steps=4"],
-    *([f"activation={name}", "model=mlp"] for name in own("activation")),
-    *([f"optimizer={name}", "model=mlp"] for name in own("optimizer")),
+    *(
+        pytest.param([f"{kind}={name}", "model=mlp"], marks=[pytest.mark.slow] * (k % 2))
+        for kind in ("activation", "optimizer")
+        for k, name in enumerate(own(kind))
+    ),
     *([f"norm={norm}", "dropout=0.3", "eval_every=0.02"] for norm in ("bn", "gn")),
     *([f"norm={norm}", "accumulate=4"] for norm in ("bn", "cmbn", "gn", "agc", "mabn")),
     *([f"norm={norm}", "precision=bf16"] for norm in ("bn", "gn", "ln", "brn", "ws")),

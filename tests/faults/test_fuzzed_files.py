@@ -34,6 +34,7 @@ from normbench.sweeps import records, traces
 
 MIB = 1 << 20
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+each_count = pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=4", "device=cpu")
 EVALUATION = f"evaluation-{evaluation_name({'eval_stats': 'batch'})}.json"
 READERS: dict[str, Callable[[Path], object]] = {
@@ -107,9 +108,10 @@ def refused_or_read(read: Callable[[], object]) -> None:
         assert str(error).isprintable() or str(error).replace("\n", "").isprintable()
 
 
+@each_count
 @pytest.mark.parametrize("name", READERS)
-def test_files_of_runs_and_sweeps(name: str, whole: dict[str, bytes]) -> None:
-    @EXAMPLES
+def test_files_of_runs_and_sweeps(name: str, count: int, whole: dict[str, bytes]) -> None:
+    @settings(EXAMPLES, max_examples=count)
     @given(damaged(whole[name]))
     def check(content: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -157,12 +159,13 @@ def json_like(draw: st.DrawFn) -> Any:
     )
 
 
+@each_count
 @pytest.mark.parametrize("name", [name for name in READERS if "json" in name])
-def test_documents_of_another_form(name: str, whole: dict[str, bytes]) -> None:
+def test_documents_of_another_form(name: str, count: int, whole: dict[str, bytes]) -> None:
     lined = name.endswith(".jsonl")
     usual = json.loads(whole[name].splitlines()[0] if lined else whole[name])
 
-    @EXAMPLES
+    @settings(EXAMPLES, max_examples=count)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         changed = {**usual, data.draw(st.sampled_from([*usual])): data.draw(json_like())}

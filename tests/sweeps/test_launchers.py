@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from commands import normbench
 
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "model.depth=2")
 SMALL = (*TINY, "batch=32", "steps=12", "device=cpu", "tb=false")
@@ -24,14 +23,7 @@ def needs(plugin: str, slow: bool = False) -> list[pytest.MarkDecorator]:
 
 
 def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "normbench", "train", "-m", *SMALL, *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return normbench("train", "-m", *SMALL, *words, cwd=folder)
 
 
 def records(folder: Path) -> dict[str, bytes]:
