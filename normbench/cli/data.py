@@ -107,6 +107,7 @@ def listing(names: Sequence[str], overrides: Sequence[str], screen: Screen) -> N
         for known in sets
         if "test" in (known["cut"] or ())
     ]
+    notes += [f"{known['label']}: {note}" for known in sets for note in known["notes"] or ()]
     # What is merely not here yet has its command in the row.
     notes += [
         known["fault"]
@@ -250,6 +251,7 @@ def _listed(name: str, part: Data) -> dict[str, Any]:
         "classes": about and about.classes,
         "split": about and list(about.sizes),
         "cut": about and list(about.cut),
+        "notes": about and list(about.lacking),
         "here": here,
         "where": about.where if about and here else None,
         "fix": mistake and mistake.fix,

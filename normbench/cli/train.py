@@ -75,10 +75,10 @@ def _nothing_left(command: Command, options: argparse.Namespace) -> bool:
 
 def _explained(options: argparse.Namespace) -> int:
     """Let Hydra print what it would compose, of settings that are not checked."""
-    from normbench.settings import overrides
+    from normbench.settings import overrides, rules
 
     options.overrides = [overrides.current(text) for text in options.overrides]
-    large = [mistake for text in options.overrides if (mistake := overrides.too_large(text))]
+    large = [mistake for text in options.overrides if (mistake := rules.too_large(text))]
     if large:
         raise Refused(*large)
     with entered(None), starting(task, options, None) as start:
@@ -119,7 +119,8 @@ def _checked(options: argparse.Namespace) -> Command | None:
         return None
     command = Command(work, shown, options.multirun, options.typed)
     if chooses:
-        command.trials, command.sweep = trials.Trials(grid, better), plan.Sweep([])
+        searched = trials.searched(cells)
+        command.trials, command.sweep = trials.Trials(grid, better, searched), plan.Sweep([])
     return command
 
 

@@ -24,7 +24,10 @@ NAMES = {  # of their folders, in any case
     "test": ("test", "testing"),
 }
 # What file systems and archives leave behind, beside what begins with a dot.
-JUNK = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
+JUNK = (
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r", "system volume information"),
+    *("$recycle.bin", "#recycle", "@recycle", "@eadir", "lost+found"),
+)
 KINDS = 5  # of them that are named
 DECODING = 2  # another way to decode makes copies anew
 LAYOUT = "data.path=DIR with DIR/train/CLASS/*.png and DIR/test/CLASS/*.png"

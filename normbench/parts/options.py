@@ -205,11 +205,11 @@ def likeness(word: str, choice: str) -> float:
     return SequenceMatcher(None, one, other).ratio()
 
 
-def quoted(key: str, text: str) -> str:
-    """Return an override whose value is read as it stands."""
+def quoted(key: str, text: str, marks: str = "single") -> str:
+    """Return an override whose value is read as it stands, between `single` or `double` marks."""
     from hydra.core.override_parser.types import Quote, QuotedString  # not needed to list parts
 
-    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
+    return f"{key}={QuotedString(text, Quote[marks]).with_quotes()}"
 
 
 def _number(value: Any) -> Any:

@@ -27,7 +27,6 @@ from normbench.settings.fields import AUTO
 from normbench.settings.members import idle_words, is_member, is_there, without_idle
 from normbench.settings.overrides import (
     HERE,
-    MOST,
     Overrides,
     beside,
     current,
@@ -187,8 +186,9 @@ class Grid:
         ]
         misfits = [mistake for cell in cells for mistake in cell.misfits]
         configs = [cell.config for cell in cells if cell.config]
-        self.read.mistakes.update(dict.fromkeys(rules.too_many(configs, MOST)))
-        self.read.mistakes.update(dict.fromkeys(rules.tuned_away(configs, self.read.keys, MOST)))
+        self.read.mistakes.update(dict.fromkeys(rules.of_all_cells(choices, configs)))
+        self.read.mistakes.update(dict.fromkeys(rules.too_many(configs)))
+        self.read.mistakes.update(dict.fromkeys(rules.tuned_away(configs, self.read.keys)))
         for text, names in self.idle.items():
             if key_of(text) not in self.used:
                 self.read.unknown_option(text, *names)
@@ -232,8 +232,8 @@ class Grid:
         if not limit.isdigit() or count <= int(limit):
             return
         fix = f"max_cells={count}"
-        if count > MOST:
-            fix = f"shorter lists: at most {MOST:,} cells with max_cells={MOST}"
+        if count > rules.MOST:
+            fix = f"shorter lists: at most {rules.MOST:,} cells with max_cells={rules.MOST}"
         raise Refused(
             *self.read.ordered(),
             Mistake(f"max_cells={limit}", f"this sweep has {count:,} cells", fix),

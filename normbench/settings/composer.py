@@ -127,13 +127,16 @@ class Composer:
 
     def take(self, words: Sequence[str]) -> Iterator[Mistake]:
         """Keep those of some words that Hydra takes, and yield what is wrong with the others."""
+        wrong = [each for word in words for each in self._not_chosen(word)]
+        yield from wrong
+        words = [word for word in words if word not in {each.subject for each in wrong}]
         if not words:
             return
         try:
             self._load(words)
             self.words = tuple(words)
         except Exception:  # whatever it is, it is looked for in the single words
-            for word in words:
+            for word in sorted(words, key=lambda word: "/" not in word.partition("=")[0]):
                 try:
                     self._load([*self.words, word])
                     self.words = (*self.words, word)
@@ -170,19 +173,31 @@ class Composer:
             simplefilter("error", UserWarning)  # such as of a folder that is not there
             return self.loader.load_configuration("train", list(words), RunMode.RUN)
 
+    def _not_chosen(self, word: str) -> Iterator[Mistake]:
+        """Yield a mistake if a word sets what is chosen: `hydra.launcher=joblib`."""
+        key, _, value = word.lstrip("+").partition("=")
+        group = key.replace(".", "/", 1)
+        names = files_of(self.loader, group) if group != key else []
+        if names and not value.startswith("{"):
+            fix = f"{group}={near(value, names) or names[0]}"
+            yield Mistake(word, f"is chosen by {group}=NAME", fix)
+
     def _fix(self, word: str) -> str:
         """Find a setting of Hydra's that a wrong word may mean, and that works."""
         key, _, value = word.lstrip("+~").partition("=")
-        known = [
-            f"hydra.{name}" for name, _ in leaves(self._plain_hydra()) if "_." not in f"{name}."
-        ]
+        hydra = self._load(self.words).hydra
+        plain = dict(OmegaConf.to_container(hydra, resolve=False))  # type: ignore[arg-type]
+        known = [f"hydra.{name}" for name, _ in leaves(plain) if "_." not in f"{name}."]
         meant = near(key, known)
-        fixes = [f"{meant}={value}"] if meant and meant != key else []
-        fixes += [
-            f"hydra/launcher={name} {key}={value}"
-            for name in files_of(self.loader, "hydra/launcher")
-            if key.startswith("hydra.launcher.")
-        ]
+        like = meant and near(key.rpartition(".")[2], [meant.rpartition(".")[2]])
+        fixes = [f"{meant}={value}"] if like and meant != key else []
+        if key.startswith("hydra.launcher."):
+            place = key.rpartition(".")[0].removeprefix("hydra.")
+            if place != "launcher" and isinstance(OmegaConf.select(hydra, place), DictConfig):
+                fixes.append(f"+{key}={value}")
+            plus = {key.split(".")[2]: "+"}  # such as ray's, whose functions have options
+            names = files_of(self.loader, "hydra/launcher")
+            fixes += [f"hydra/launcher={name} {plus.get(name, '')}{key}={value}" for name in names]
         for fix in fixes:
             try:
                 self._load([*self.words, *fix.split(" ", 1)])
@@ -191,15 +206,12 @@ class Composer:
                 continue
         return ALL_OF_HYDRA
 
-    def _plain_hydra(self) -> dict[str, Any]:
-        found = OmegaConf.to_container(self._load(self.words).hydra, resolve=False)
-        return found if isinstance(found, dict) else {}  # type: ignore[return-value]
-
     def _with_heads(self, chosen: Sequence[str]) -> None:
         """Refuse a user's preset whose settings Hydra would put below `experiment`."""
         for group, _, name in (text.partition("=") for text in chosen):
             for path in (folder / group / f"{name}.yaml" for folder in self.folders):
                 if group == PRESETS and path.is_file() and HEAD.encode() not in path.read_bytes():
+                    self.readable([f"{group}={name}"])
                     why = f"the settings of {path} are not for the whole configuration"
                     fix = f"`{HEAD}` as the first line of {path}"
                     raise Refused(Mistake(f"{group}={name}", why, fix))

@@ -17,16 +17,16 @@ from hydra.errors import HydraException
 from normbench.errors import Mistake, Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves, near, quoted, written
-from normbench.runtime import storage
+from normbench.settings import rules
 from normbench.settings.composer import GRIDS, PRESETS, RESOLVER, files_of, groups_of
-from normbench.settings.declared import default_parts, defaults
+from normbench.settings.declared import defaults
 from normbench.settings.members import is_member
 from normbench.settings.schema import WORDS
-from normbench.settings.suggest import ELSE, Suggestions, options_everywhere
+from normbench.settings.suggest import ELSE, OVERRIDE, Suggestions, options_everywhere
 
-MOST = 100_000  # cells of a sweep, whatever max_cells says
-PATHS = ("outputs", "data.root", "data.path")
+PATHS = ("outputs", "data.root", "data.path")  # the last can be swept
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
+UNREAD = "cannot be read as KEY=VALUE"
 EXTRAS = {
     "joblib": "joblib",
     "optuna": "optuna",
@@ -48,7 +48,8 @@ def current(text: str, multirun: bool = False) -> str:
     key, equals, value = text.lstrip("+").partition("=")
     if key == PRESETS or is_member(key):
         return f"{key}{equals}{value}"
-    if key in PATHS and equals and _plain_path(value) and not (multirun and "," in value):
+    listed = multirun and key == PATHS[-1] and "," in value
+    if key in PATHS and equals and _plain_path(value) and not listed:
         return quoted(key, value)
     group, _, rest = text.partition("_")
     known = group in WORDS and f"{group}.{key_of(rest)}" in options_everywhere()
@@ -92,8 +93,10 @@ class Overrides:
         self.mistakes[Mistake(subject, why, fix)] = None
 
     def ordered(self) -> list[Mistake]:
-        """List the mistakes in the order of the command line."""
-        return sorted(self.mistakes, key=self._place)
+        """List the mistakes in the order of the command line, without those that follow."""
+        found = sorted(self.mistakes, key=self._place)
+        unread = {key_of(each.subject) for each in found if each.why == UNREAD}
+        return [each for each in found if each.why == UNREAD or key_of(each.subject) not in unread]
 
     def stop(self) -> None:
         """Raise Refused with all mistakes, in the order of the command line, if there are any."""
@@ -186,14 +189,19 @@ class Overrides:
         self.say(shown, "is not an option; settings are KEY=VALUE", self.suggest.switch(key, value))
 
     def _parsed(self, text: str, quiet: bool = False) -> Override | None:
-        mistake = too_large(text)
+        mistake = rules.too_large(text)
         try:
             if mistake is None:
                 (override,) = self.parser.parse_overrides([text])
                 return override
         except HydraException:
+            key, _, value = text.partition("=")
+            way = (
+                f"{shlex.quote(quoted(key, value, 'double'))}{ELSE}"  # the shell takes single ones
+            )
+            way *= bool(OVERRIDE.fullmatch(text))
             fix = "batch=2    (settings are KEY=VALUE; a value with special characters in quotes)"
-            mistake = Mistake(text, "cannot be read as KEY=VALUE", fix)
+            mistake = Mistake(text, UNREAD, f"{way}{fix}")
         if not quiet:
             self.mistakes[mistake] = None
         return None
@@ -213,7 +221,9 @@ class Overrides:
             return []
         if isinstance(values, IntervalSweep):
             return [f"{key}={end}" for end in _ends(values)]
-        texts = [f"{key}={element}" for element in override.sweep_string_iterator()]
+        as_typed = {"True": "true", "False": "false"}  # Hydra gives those of Python
+        listed = override.sweep_string_iterator()
+        texts = [f"{key}={as_typed.get(str(each), each)}" for each in listed]
         if not texts:
             self.say(text, "is an empty list", self._listed(key))
         return texts
@@ -237,10 +247,10 @@ class Overrides:
             self.say(text, "has a step of 0", f"{key}=range({values.start},{values.stop})")
             return False
         count = math.ceil((values.stop - values.start) / values.step)
-        if count > MOST:
-            why = f"has {count:,} values, and a sweep at most {MOST:,} cells"
+        if count > rules.MOST:
+            why = f"has {count:,} values, and a sweep at most {rules.MOST:,} cells"
             self.say(text, why, f"{key}=range({values.start},{values.start + 10})")
-        return count <= MOST
+        return count <= rules.MOST
 
     def _known_choice(self, key: str, text: str) -> bool:
         name = text.partition("=")[2].strip("'\"")
@@ -284,17 +294,3 @@ class Overrides:
 
 def _ends(interval: IntervalSweep) -> list[str]:
     return [f"{end:g}" for end in (interval.start, interval.end) if end is not None]
-
-
-def too_large(text: str) -> Mistake | None:
-    """Say what is wrong with an override that a parser would be busy with for minutes, or ends at:
-    its brackets nest too deep, or it lists more values than a sweep has cells."""
-    deep, values = storage.nesting(text) > storage.DEPTH, text.count(",") + 1
-    if not deep and values <= MOST:
-        return None
-    key, known = key_of(text), {**defaults(), **default_parts()}
-    fix = shlex.quote(f"{key}={written(known[key])}" if key in known else "batch=2")
-    if deep:
-        fix += f"    (brackets in a value: at most {storage.DEPTH} deep)"
-    many = f"has {values:,} values, and a sweep at most {MOST:,} cells"
-    return Mistake(text, "is nested too deep" if deep else many, fix)

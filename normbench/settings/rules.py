@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import Mistake, counted
 from normbench.parts import registry
 from normbench.parts.options import leaves, written
-from normbench.runtime import machine
+from normbench.runtime import machine, storage
 from normbench.settings import inputs
+from normbench.settings.declared import default_parts, defaults
 from normbench.settings.fields import AUTO
 
 if TYPE_CHECKING:
     from normbench.data._base import DatasetInfo
     from normbench.settings.schema import Config
 
+MOST = 100_000  # cells of a sweep, whatever max_cells says
 # Settings that some parts, or other settings, make no use of.
 IDLE = ("norm_batch", "blank_steps", "test_blank_steps", "lr_base_batch", "warmup_least")
 TWO_WAYS = {  # what can be said by any of several settings
     "length": ("steps", "examples", "epochs"),
     "time between validations": ("eval_every_steps", "eval_every"),
 }
+# What changes no weight, but which runs there are.
+SWEPT = {"seeds", "tune", "tune_lrs", "tune_seeds", "data.path"}
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0)  # learning rates that tuning tries, times that of the optimizer
 
 
@@ -88,26 +93,54 @@ def _tune_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
         yield Mistake(f"tune_lrs={written(lrs)}", why, f"tune_lrs={written(rising)}")
 
 
-def too_many(configs: Sequence[Config], most: int) -> Iterator[Mistake]:
-    """Say so if a sweep has more runs than `most`."""
+def too_large(text: str) -> Mistake | None:
+    """Say what is wrong with an override that a parser would be busy with for minutes, or ends at:
+    its brackets nest too deep, or it lists more values than a sweep has cells."""
+    deep, values = storage.nesting(text) > storage.DEPTH, text.count(",") + 1
+    if not deep and values <= MOST:
+        return None
+    key, known = text.partition("=")[0], {**defaults(), **default_parts()}
+    fix = shlex.quote(f"{key}={written(known[key])}" if key in known else "batch=2")
+    if deep:
+        fix += f"    (brackets in a value: at most {storage.DEPTH} deep)"
+    many = f"has {values:,} values, and a sweep at most {MOST:,} cells"
+    return Mistake(text, "is nested too deep" if deep else many, fix)
+
+
+def too_many(configs: Sequence[Config]) -> Iterator[Mistake]:
+    """Say so if a sweep has more runs than any may have."""
     seeds = [config.most_seeds for config in configs]
-    if sum(seeds) > most:
+    if sum(seeds) > MOST:
         key = "seeds_max" if any(config.seeds == AUTO for config in configs) else "seeds"
-        why = f"this sweep has {sum(seeds):,} runs, and a sweep at most {most:,}"
-        yield Mistake(f"{key}={max(seeds)}", why, f"{key}={most // len(seeds)}")
+        why = f"this sweep has {sum(seeds):,} runs, and a sweep at most {MOST:,}"
+        yield Mistake(f"{key}={max(seeds)}", why, f"{key}={MOST // len(seeds)}")
 
 
-def tuned_away(configs: Sequence[Config], keys: Sequence[str], most: int) -> Iterator[Mistake]:
+def of_all_cells(choices: Sequence[Sequence[str]], configs: Sequence[Config]) -> Iterator[Mistake]:
+    """Refuse lists of what changes no result: the runs of their cells would be the same.
+
+    Args: choices: the `KEY=VALUE` texts of each override.
+    """
+    shared = [{key for key, _ in leaves(config.execution())} - SWEPT for config in configs]
+    for texts in choices:
+        key, _, first = texts[0].partition("=")
+        if len(texts) > 1 and shared and all(key in keys for keys in shared):
+            listed = ",".join(text.partition("=")[2] for text in texts)
+            why = "makes no difference to the result of a run, so a sweep has one value of it"
+            yield Mistake(f"{key}={listed}", why, f"{key}={first}")
+
+
+def tuned_away(configs: Sequence[Config], keys: Sequence[str]) -> Iterator[Mistake]:
     """Refuse too large a tuning, and learning rates of which it would choose others.
 
-    Args: keys: those of the command line. most: runs of a sweep.
+    Args: keys: those of the command line.
     """
     tuned = [config for config in configs if config.tune == "lr"]
     rates = {config.name: (len(config.tune_lrs or ()), config.tune_seeds) for config in tuned}
     count, runs = sum(n for n, _ in rates.values()), sum(n * k for n, k in rates.values())
-    if runs > most:
-        why = f"the tuning has {runs:,} runs, and a sweep at most {most:,}"
-        fix = f"tune_seeds={most // count}" if count <= most else "shorter lists"
+    if runs > MOST:
+        why = f"the tuning has {runs:,} runs, and a sweep at most {MOST:,}"
+        fix = f"tune_seeds={MOST // count}" if count <= MOST else "shorter lists"
         yield Mistake(f"tune_seeds={tuned[0].tune_seeds}", why, fix)
     lrs = sorted({config.optimizer["lr"] for config in tuned})
     if "optimizer.lr" not in keys or not tuned:

@@ -13,37 +13,55 @@ from hydra.errors import HydraException
 
 from normbench.errors import MISTAKES, Mistake
 from normbench.parts import registry
-from normbench.parts.options import LIKE, Declared, Unfit, leaves, likeness, near, written
+from normbench.parts.options import Declared, Unfit, leaves, likeness, near, written
 from normbench.settings.declared import declared_keys, default_parts, defaults
 from normbench.settings.fields import default_part
 
 ALL_SETTINGS = "(all settings: normbench train --help)"
 HELP = "normbench train --help    (all settings)"
 OVERRIDE = re.compile(r"[a-z][\w.]*=(?!VALUE|NAME|DIR|OPTION).*")
+SHORT = 3  # letters
 ELSE = " else "  # between suggestions of which the first that works is shown
 ALIASES = {
-    **dict.fromkeys(("lr", "learning_rate", "alpha"), "optimizer.lr"),
-    "momentum": "optimizer.momentum",
-    **dict.fromkeys(("wd", "decay", "weight_decay"), "optimizer.weight_decay"),
-    **dict.fromkeys(("bs", "batch_size", "batchsize", "global_batch_size"), "batch"),
-    **dict.fromkeys(("workers", "num_workers", "world_size", "nproc_per_node", "devices"), "gpus"),
-    **dict.fromkeys(("num_epochs", "max_epochs", "n_epochs"), "epochs"),
-    **dict.fromkeys(("num_steps", "max_steps", "iterations", "iters"), "steps"),
-    **dict.fromkeys(("random_seed", "manual_seed"), "seed"),
-    **dict.fromkeys(("num_seeds", "n_seeds", "repeats"), "seeds"),
-    **dict.fromkeys(("accelerator", "cuda"), "device"),
-    **dict.fromkeys(("dtype", "amp"), "precision"),
-    **dict.fromkeys(("output", "output_dir", "out_dir", "results", "log_dir"), "outputs"),
-    **dict.fromkeys(("grad_clip", "clip_grad", "max_grad_norm"), "clip"),
-    **dict.fromkeys(("n_jobs", "parallel", "j"), "jobs"),
-    **dict.fromkeys(("dataset", "datasets"), "data"),
-    **dict.fromkeys(("arch", "net", "network", "architecture"), "model"),
-    **dict.fromkeys(("normalization", "norm_layer", "layer_norm", "batch_norm"), "norm"),
-    **dict.fromkeys(("initialization", "initializer", "weight_init"), "init"),
-    **dict.fromkeys(("optim", "opt"), "optimizer"),
-    **dict.fromkeys(("act", "nonlinearity"), "activation"),
-    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule"), "schedule"),
-    **dict.fromkeys(("preset", "exp"), "experiment"),
+    other: key
+    for key, others in {
+        "optimizer.lr": "lr learning_rate alpha max_lr",
+        "optimizer.momentum": "momentum",
+        "optimizer.weight_decay": "wd decay weight_decay",
+        "optimizer.beta1": "betas",
+        "batch": "bs batch_size batchsize global_batch_size",
+        "gpus": "workers num_workers world_size nproc_per_node devices num_gpus n_gpu",
+        "accumulate": "grad_accum gradient_accumulation_steps accumulate_grad_batches",
+        "epochs": "num_epochs max_epochs n_epochs",
+        "steps": "num_steps max_steps iterations iters",
+        "seed": "random_seed manual_seed",
+        "seeds": "num_seeds n_seeds repeats n_runs",
+        "device": "accelerator cuda",
+        "precision": "dtype amp fp16 bf16 mixed_precision",
+        "outputs": "output output_dir out_dir outdir results log_dir save_dir",
+        "clip": "grad_clip clip_grad max_grad_norm gradient_clip gradient_clip_val clip_norm",
+        "jobs": "n_jobs parallel j",
+        "log_every": "log_interval log_freq print_freq",
+        "eval_every": "eval_interval val_interval eval_freq val_check_interval",
+        "warmup": "warmup_ratio warmup_fraction warmup_epochs",
+        "warmup_least": "warmup_steps",
+        "dropout": "dropout_rate dropout_p",
+        "data": "dataset datasets",
+        "data.root": "data_dir data_root",
+        "data.size": "image_size img_size input_size resize",
+        "model": "arch net network architecture",
+        "model.depth": "layers num_layers n_layers",
+        "model.width": "hidden hidden_size hidden_dim units",
+        "norm": "normalization norm_layer layer_norm batch_norm",
+        "norm.groups": "num_groups",
+        "norm.eps": "epsilon",
+        "init": "initialization initializer weight_init",
+        "optimizer": "optim opt",
+        "activation": "act act_fn nonlin nonlinearity",
+        "schedule": "scheduler lr_scheduler lr_schedule",
+        "experiment": "preset exp",
+    }.items()
+    for other in others.split()
 }
 
 
@@ -222,11 +240,20 @@ def options_everywhere() -> tuple[str, ...]:
 
 
 def _most_like(key: str, names: Iterable[str]) -> str | None:
+    """Find the name of which a key is a misspelling or the beginning, or that begins it.
+
+    Among hundreds of names some is a bit like any word, so that more is asked than of a choice.
+    """
+    least = 2 / 3 if len(key) <= SHORT else 3 / 4
+
     def alike(name: str) -> float:
-        return max(likeness(key, name), likeness(key, name.rpartition(".")[2]))
+        last = name.rpartition(".")[2]
+        begins = len(key) >= SHORT and (name.startswith(key) or last.startswith(key))
+        begun = key.startswith(f"{name}_")
+        return max(likeness(key, name), likeness(key, last), least * (begins or begun))
 
     found = max(names, key=alike)
-    return found if alike(found) >= LIKE else None
+    return found if alike(found) >= least else None
 
 
 def _listed(group: str, name: str) -> str:

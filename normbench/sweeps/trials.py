@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from normbench.errors import NormbenchError
 from normbench.results.tables import Table, TableCell
 from normbench.settings.cell import Cell
 from normbench.settings.compose import Grid
+from normbench.settings.overrides import key_of
 from normbench.sweeps.plan import Sweep
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ Rows = Sequence[Sequence[str]]  # overrides, one row for each trial
 class Trials:
     """The trials so far: the cell of each, and the value that it gave the sweeper.
 
-    Args: grid: composes and checks a trial. direction: `maximize` or `minimize`.
+    Args: grid: composes and checks a trial. direction: `maximize` or `minimize`. searched: the keys
+    of the lists from which the sweeper chooses.
     """
 
     grid: Grid
     direction: str
+    searched: Collection[str]
     cells: list[Cell] = field(default_factory=list)
     values: list[float | None] = field(default_factory=list)
 
@@ -61,15 +64,13 @@ class Trials:
         return sweep
 
     def table(self) -> Table:
-        """List the trials by what varies, and mark the best."""
-        rows = [{*cell.row} for cell in self.cells]
-        common = set.intersection(*rows)
+        """List the trials by what was searched, and mark the best."""
         best = self.best
         assert self.cells[0].config is not None
         lines = [
             (
                 TableCell(str(number)),
-                TableCell(" ".join(text for text in cell.row if text not in common)),
+                TableCell(" ".join(text for text in cell.row if key_of(text) in self.searched)),
                 TableCell("-" if found is None else f"{found:.6g}"),
                 TableCell("best" if best and best[0] is cell else ""),
             )
@@ -107,6 +108,13 @@ def value(cell: Cell) -> float | None:
     found = [each.train_s if name == "train_s" else each.final.get(name) for each in results]
     known = [number for number in found if number is not None]
     return fmean(known) if len(known) == len(found) else None
+
+
+def searched(cells: Sequence[Cell]) -> set[str]:
+    """Find the keys in which the cells of a command line, one or more for each value, differ."""
+    rows = [cell.row for cell in cells]
+    common = set(rows[0]).intersection(*rows)
+    return {key_of(text) for row in rows for text in row if text not in common}
 
 
 def direction(optimize: str) -> str:

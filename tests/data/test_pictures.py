@@ -133,12 +133,12 @@ def test_what_is_not_used_is_named(tmp_path: Path) -> None:
     place = folder(tmp_path / "set", GRADIENT.astype("u1"))
     for name in ("Thumbs.db", "desktop.ini", "._0.png"):
         (place / "train/a" / name).write_text("of no use")
-    for name in ("__MACOSX", "@eaDir", ".ipynb_checkpoints"):
+    for name in ("__MACOSX", "@eaDir", ".ipynb_checkpoints", "lost+found", "#recycle"):
         (place / "train" / name).mkdir()
     (place / "extra").mkdir()
     about = ImageFolder(path=str(place), root=str(tmp_path / "data")).about()
     assert about.classes == 2
-    told = "left out as no images: 6 (._*, .ipynb_checkpoints, @eaDir, Thumbs.db, __MACOSX, …)"
+    told = "left out as no images: 8 (#recycle, ._*, .ipynb_checkpoints, @eaDir, Thumbs.db, …)"
     assert about.lacking[-2:] == ("extra/ is not used", told)
 
 

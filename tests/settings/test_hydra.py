@@ -68,12 +68,14 @@ def test_a_preset_whose_mode_is_multirun_is_a_sweep_without_m(tmp_path: Path) ->
         ("b", "# @package _global_\nbach: 2\n", r"bach=2: no setting .*b.yaml line 2\)"),
         ("c", "# @package _global_\n\nbatch: two\n", r"batch=two: is not .*c.yaml line 3\)"),
         ("d", "# @package _global_\nnorm:\n  gruops: 2\n", r"norm.gruops=2: .*d.yaml line 3\)"),
+        ("u", "# @package _global_\nbatch: 2\n".encode("utf-16"), "u.yaml line 1 is not UTF-8"),
+        ("l", "- batch\n", "l.yaml line 1 begins a list"),
         ("e", "# @package _global_\ndefaults: [{override /norm: gm}]\n", "experiment=e: .*norm/gm"),
         ("f", "# @package _global_\nhydra: {sweeper: {parms: {norm: 'bn,gn'}}}\n", "parms"),
     ],
 )
 def test_what_is_wrong_in_a_preset_is_said_with_its_file(
-    name: str, text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, text: str | bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrote(tmp_path, f"experiment/{name}.yaml", text)
     words = ["-m", f"experiment={name}", "--config-dir", str(tmp_path), *SMALL, "tb=false"]
@@ -127,6 +129,10 @@ def test_a_tilde_of_a_config_dir_is_the_home(
         ("hydra.searchpath=3", None),
         ("hydra.searchpath=[file:///no/such/folder]", None),
         ("+hydra.job.name=x", None),
+        ("hydra=2", None),
+        ("hydra.launcher=basic", "hydra/launcher=basic"),
+        ("hydra.sweeper=norm_bench", "hydra/sweeper=normbench"),
+        ("hydra.job_logging=disable", "hydra/job_logging=disabled"),
         ("~hydra.nosuch", None),
         ("hydra/job_logging=defualt", "hydra/job_logging=default"),
         ("hydra/nosuch=x", None),
@@ -214,6 +220,27 @@ def test_a_setting_that_makes_no_difference_in_a_cell_makes_no_run(words: str, c
 def test_a_setting_without_effect_in_every_cell_stays_a_mistake() -> None:
     assert "norm_batch=2: norm=gn" in refused("norm=gn", "norm_batch=2")
     assert "norm_batch=2: norm=ln" in refused("norm=gn,ln", "norm_batch=2", multirun=True)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "jobs=1,2",
+        "dry_run=true,false",
+        "tb_axis=step,examples",
+        "checkpoint_every=2,3",
+        "baseline=bn,gn",
+    ],
+)
+def test_a_list_of_what_changes_no_run_is_refused(word: str) -> None:
+    first, second = refused(*SMALL, word, multirun=True).split("\n")
+    assert first.startswith(f"normbench: error: {word}: makes no difference to the result")
+    assert second == f"  try: {word.partition(',')[0]}"
+
+
+def test_booleans_of_a_list_are_shown_as_they_are_typed() -> None:
+    found = cells(*SMALL, "norm.affine=true,false", multirun=True)
+    assert [cell.row[-1] for cell in found] == ["norm.affine=true", "norm.affine=false"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from normbench.cli.main import main
-from normbench.settings.overrides import too_large
+from normbench.settings.rules import too_large
 
 ALL = "    (all settings: normbench train --help)"
 OPTIONS = "    (names and options)"
@@ -27,6 +27,26 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
             ("bach=2: no setting has this name", "batch=2" + ALL),
         ],
     ),
+    *[
+        (
+            text,
+            2,
+            [
+                (
+                    f"{text}: no setting has this name",
+                    fix + ALL if "=" in fix else f"normbench {fix}",
+                )
+            ],
+        )
+        for text, fix in {
+            "lanes=1": "train --help    (all settings)",
+            "save=true": "train --help    (all settings)",
+            "patience=3": "train --help    (all settings)",
+            "num_layers=4": "model=mlp model.depth=4",
+            "dropout_rate=0.2": "dropout=0.2",
+            "gradient_clip_val=1": "clip=1",
+        }.items()
+    ],
     ("batch=two", 2, [("batch=two: is not an integer", "batch=64")]),
     ("seeds=many", 2, [("seeds=many: is not an integer or auto", "seeds=1")]),
     ("seeds=aut", 2, [("seeds=aut: is not an integer or auto", "seeds=1")]),  # auto: of sweeps
@@ -442,7 +462,7 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         2,
         [("dist={port:3}: no setting has this name", "dist.port=null" + ALL)],
     ),
-    ("norm_laye=x", 2, [("norm_laye=x: no setting has this name", "norm_batch=worker" + ALL)]),
+    ("norm_laye=x", 2, [("norm_laye=x: no setting has this name", "normbench list norms" + ALL)]),
     ("seedds=gn", 2, [("seedds=gn: no setting has this name", "seeds=1" + ALL)]),
     (
         "wnit.base=zeros",
@@ -525,6 +545,22 @@ def test_a_suggestion_with_blanks_is_tried_and_shown_as_one_must_type_it(
             picture = Image.new("L", (8, 8), number)
             picture.save(tmp_path / "my pictures" / place / f"{number}.png")
     monkeypatch.chdir(tmp_path)
+    words = [
+        "train",
+        "-m",
+        "data=imagefolder",
+        "data.path=my pictures, (1)",
+        "batch=2",
+        "model=mlp",
+    ]
+    (tmp_path / "my pictures").rename("my pictures, (1)")
+    assert main(words) == 2
+    first, fix = capsys.readouterr().err.splitlines()
+    assert first.endswith(": cannot be read as KEY=VALUE")
+    (suggested,) = shlex.split(fix.removeprefix("  try: ").partition("    ")[0])
+    assert main([*words[:3], suggested, *words[4:], "dry_run=true"]) == 0
+    capsys.readouterr()
+    (tmp_path / "my pictures, (1)").rename("my pictures")
     words = ["train", "data.path=my pictures", "batch=2", "model=mlp"]
     assert main(words) == 2
     *_, fix = capsys.readouterr().err.splitlines()

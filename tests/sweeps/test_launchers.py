@@ -11,6 +11,9 @@ import pytest
 import yaml
 from commands import normbench
 
+from normbench.settings.compose import Grid, loader
+from normbench.sweeps import trials
+
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=8", "model.depth=2")
 SMALL = (*TINY, "batch=32", "steps=12", "device=cpu", "tb=false")
 OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2")
@@ -107,6 +110,13 @@ def test_each_trial_of_optuna_trains_its_own_cell_and_returns_its_accuracy(tmp_p
     finals = [json.loads(each.read_text())["final"]["val/accuracy"] for each in status]
     assert len(finals) == 8
     assert max(finals) >= best >= min(finals)
+
+
+def test_the_table_of_trials_tells_what_was_searched_though_all_are_alike() -> None:
+    grid = Grid(loader())
+    cells = grid.cells([*SMALL, "norm=bn,gn"], multirun=True)
+    made = trials.Trials(grid, "maximize", trials.searched(cells), [cells[1]] * 2, [0.5, None])
+    assert [line[1].text for line in made.table().rows] == ["norm=gn"] * 2
 
 
 @needs_optuna
