@@ -63,7 +63,7 @@ def run(
     work = planned([Cell((), chosen)], _silent())
     (item,) = work.items
     if not item.finished:
-        from normbench.sweeps.scheduler import complete  # imports torch, finished runs do without
+        from normbench.sweeps.completing import complete  # imports torch, finished runs do without
 
         complete(item, on_row or (lambda row: None))
     (result,) = work.results()

@@ -21,7 +21,10 @@ EXAMPLES = (
     "normbench resume outputs/runs/NAME/seed0 allow_changed=true",
 )
 # What can be said anew: it changes neither weights nor rows.
-ANEW = ("jobs", "allow_changed", "force", "download", "checkpoint_every", "keep", "tb", "capture")
+ANEW = (
+    *("jobs", "lanes", "allow_changed", "force", "download", "checkpoint_every", "keep", "tb"),
+    "capture",
+)
 ALLOWED = "allow_changed=true"
 ABSENT = object()
 

@@ -43,7 +43,7 @@ def fit(
     evaluator: Evaluator,
     at: Progress,
     pretraining: Iterable[Row | Halt] = (),
-) -> Iterator[Row | Halt]:
+) -> Iterator[Row | Halt | Due]:
     """Train from where a run is (`at`) and yield rows: `val`, `train` and `val`, `test` and `end`.
 
     A training row precedes each validation. A number that is not finite ends the run after the row
@@ -51,19 +51,19 @@ def fit(
     quantity, and there is no test. The first validation after step 0 that reaches the target ends
     the run as well: the test follows, and the `end` row with `target/examples`.
 
-    Between two steps it halts when `at` says so, and before an evaluation that was stopped.
+    Between two steps it halts when `at` says so, and before an evaluation that was stopped. Where
+    runs train together, each step is yielded when it is due, to be made before the next row.
     """
     try:
-        if at.stage == PRETRAINING:
-            yield from pretraining
-            at.stage = VALIDATION
-        if at.stage == VALIDATION:
-            yield from _validation(evaluator, at)
+        yield from _begin(pretraining, evaluator, at)
         while at.stage == TRAINING:
             epoch, first = divmod(at.step, evaluator.budget.steps_per_epoch)
             evaluator.begin(epoch, first)
             for batch in feed.epoch(epoch, first):
-                train_step(batch, schedule(at.step))
+                if train_step.together:
+                    yield Due(train_step, batch, schedule(at.step))
+                else:
+                    train_step(batch, schedule(at.step))
                 at.step += 1
                 if any(evaluator.budget.due(at.step)):
                     yield from _due(train_step, schedule, evaluator, at)
@@ -80,17 +80,30 @@ def fit(
 
 
 @dataclass(eq=False)
+class Due:
+    """A step that is to be made; who makes it says how many `seconds` of that are this run's."""
+
+    step: TrainStep
+    batch: Batch
+    lr: float
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
 class TrainStep:
     """One optimizer step: forward, loss, backward, optimizer, and the hooks of the norm.
 
     Each worker trains on its part of the batch; gradients are averaged over the workers. Nothing
     is read back from the device until `sums.read`, which reports on all steps since its last call.
+
+    Args: together: steps are made by whoever trains several runs in one process.
     """
 
     model: nn.Module
     optimizer: FlatOptimizer
     norm: Norm
     options: StepOptions
+    together: bool = False
 
     def __call__(self, batch: Batch, lr: float) -> None:
         """Train on one batch with learning rate `lr`; the model is in training mode."""
@@ -162,6 +175,17 @@ class TrainStep:
             return (batch,)
         x, y = (tensor.chunk(self.options.accumulate) for tensor in batch)
         return zip(x, y, strict=True)
+
+
+def _begin(
+    pretraining: Iterable[Row | Halt], evaluator: Evaluator, at: Progress
+) -> Iterator[Row | Halt]:
+    """Yield what comes before the next step of training."""
+    if at.stage == PRETRAINING:
+        yield from pretraining
+        at.stage = VALIDATION
+    if at.stage == VALIDATION:
+        yield from _validation(evaluator, at)
 
 
 def _due(

@@ -152,6 +152,11 @@ def digest(group: str, name: str) -> str | None:
     return _added.get(_foreign(group).get(name))
 
 
+def is_foreign(group: str, name: str) -> bool:
+    """Tell whether a part is of another package, or was added."""
+    return name in _foreign(group)
+
+
 @cache
 def _own(group: str) -> tuple[str, ...]:
     files = _folder(KINDS[group][0]).glob("*.py")

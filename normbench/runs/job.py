@@ -16,7 +16,7 @@ from normbench.engine.capture.captured import same
 from normbench.engine.evaluate import Evaluator
 from normbench.engine.loader import BlankSteps, Feed, Sampling
 from normbench.engine.sampler import Sampler
-from normbench.engine.train import StepOptions, TrainStep, fit
+from normbench.engine.train import Due, StepOptions, TrainStep, fit
 from normbench.errors import FileRefused
 from normbench.inits._base import InitContext
 from normbench.norms._modes import average_running, batch_statistics, calibrate
@@ -60,7 +60,7 @@ class Job:
         self.attributes = attributes(self.model)
         self._kept: Mapping[str, Tensor] = {}  # of a run in the middle of pre-training
 
-    def rows(self) -> Iterator[Row | Halt]:
+    def rows(self) -> Iterator[Row | Halt | Due]:
         """Start from data what asks for it, train, and return every row of the run."""
         config = self.config
         schedule = part("schedule", config.schedule)

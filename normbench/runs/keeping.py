@@ -112,6 +112,24 @@ class Keeper:
             self._before[number](number, frame)
 
 
+class Lane(Keeper):
+    """The keeper of one of several runs in a process, which all end by a signal, one by one.
+
+    Args: process: hears the signals.
+    """
+
+    def __init__(self, every: int, process: Keeper) -> None:
+        super().__init__(every)
+        self._heard = process._heard
+
+    def end(self) -> NoReturn:
+        """Do what the signal asks for in this run.
+
+        Raises: KeyboardInterrupt or SystemExit.
+        """
+        raise KeyboardInterrupt if self.heard == signal.SIGINT else SystemExit(128 + self.heard)
+
+
 class Together:
     """When several workers halt: all of them after the same step, whoever wants it.
 

@@ -6,49 +6,23 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
 
+from normbench.engine.train import Due
 from normbench.errors import MachineError, NormbenchError, first_line
-from normbench.rows import Halt, Row, TimeRow, from_json, to_json
+from normbench.rows import Halt, Row
 from normbench.runs import build, check, checkpoint, evaluations, judge, weights
+from normbench.runs.clock import Clock
 from normbench.runs.columns import hparams
 from normbench.runs.directory import RunDirectory
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import Job
 from normbench.runs.keeping import Keeper, heeded
 from normbench.runs.kept import Kept
-from normbench.runs.state import State, fitting, from_first, in_place, packed, unpacked
+from normbench.runs.message import Message
+from normbench.runs.state import fitting, from_first, in_place, packed, unpacked
 from normbench.runtime import collectives, machine, signs, torchrun, workers
 from normbench.settings.declared import RECORDING
 from normbench.settings.schema import EVALUATION, Config, part
-
-
-class Message(NamedTuple):
-    """What a worker reports: warnings first, then rows, and with the last row the `result`.
-
-    Then also `right`: which images of each test are right, packed to hexadecimal digits. `batch`:
-    a picture of the first batch, likewise, with the warnings. `kept`: tensors and facts from which
-    the run goes on; it stays in this process.
-    """
-
-    warnings: tuple[str, ...] = ()
-    row: Row | None = None
-    time: TimeRow | None = None
-    result: dict[str, Any] | None = None
-    right: dict[str, str] | None = None
-    batch: str | None = None
-    kept: State | None = None
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return it as what JSON can hold."""
-        row, time = (row and to_json(row) for row in (self.row, self.time))
-        return {**self._asdict(), "row": row, "time": time}
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Message:
-        """Return what `to_plain` was made from."""
-        row, time = (plain[key] and from_json(plain[key]) for key in ("row", "time"))
-        return cls(**{**plain, "row": row, "time": time})
 
 
 def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str:
@@ -58,40 +32,72 @@ def run(config: Config, on_row: Callable[[Row], None] = lambda row: None) -> str
     Raises: FileRefused if another process works on the run; MachineError; KeyboardInterrupt and
         SystemExit after the state has been written.
     """
+    prepare(config)
+    join_torchrun(config)
+    keeper = Keeper(config.checkpoint_every)
+    with keeper.listening(), _recording(config, keeper) as (told, directory):
+        for message in told:
+            assert isinstance(message, Message)
+            _record(message, directory, on_row, keeper)
+        return _finish(config, message, directory)
+
+
+def recorded(
+    config: Config, keeper: Keeper, on_row: Callable[[Row], None]
+) -> Generator[Due, None, str]:
+    """Train and record a config as `run` does, beside others in this process, which is prepared.
+
+    Args: keeper: listens already.
+    Yields: each step when it is due, to be made before the next one is asked for.
+    """
+    with _recording(config, keeper, shared=True) as (told, directory):
+        for message in told:
+            if isinstance(message, Due):
+                yield message
+            else:
+                _record(message, directory, on_row, keeper)
+        return _finish(config, message, directory)
+
+
+def prepare(config: Config) -> None:
+    """Set this process up for a run; call before its first tensor."""
     build.scaling(config)  # before freed memory is kept: what it took is given back
     machine.prepare(_threads(config))
-    join_torchrun(config)
-    alone = config.gpus == 1 or collectives.joined()
-    keeper, name = Keeper(config.checkpoint_every), f"{config.sha256}/{config.seed}"
+
+
+@contextmanager
+def _recording(
+    config: Config, keeper: Keeper, shared: bool = False
+) -> Iterator[tuple[Iterator[Message | Due], RunDirectory | None]]:
+    """Open the directory of a run, and begin to train when asked for what is told of it.
+
+    Yields: what is told; the directory, None on a worker that records nothing.
+    """
+    here, name = config.gpus == 1 or collectives.joined(), f"{config.sha256}/{config.seed}"
     with ExitStack() as stack:
-        stack.enter_context(keeper.listening())
-        if collectives.rank():  # which records nothing
+        if collectives.rank():
             stack.enter_context(torchrun.watched(name))
-            *_, message = worker(config, keeper)
-            return _state(message)
+            yield worker(config, keeper), None
+            return
         stack.enter_context(memory_errors(config))
         directory = stack.enter_context(open_directory(config))
         if collectives.joined():
             stack.enter_context(torchrun.watched(name, directory.fail))
-        messages = (worker if alone else together)(config, keeper, directory.kept)
-        stack.enter_context(closing(messages))
-        for message in messages:
-            _record(message, directory, on_row)
-            if keeper.stops() and message.row is None and not collectives.joined():
-                keeper.end()
-        state = _state(message)
-        if state == "diverged" and config.on_nan == "fail":
-            raise _divergence(config, message)
-        if message.right and message.result:
-            right = {name: bytes.fromhex(bits) for name, bits in message.right.items()}
-            digest = str(message.result["state_sha256"])
-            evaluations.write(config, Evaluation(config.evaluation, digest, {}, right))
-        directory.finish(state, **message.result or {})
-    return state
+        kept = directory.kept
+        told = worker(config, keeper, kept, shared) if here else together(config, keeper, kept)
+        stack.enter_context(closing(told))
+        yield told, directory
 
 
-def _record(message: Message, directory: RunDirectory, on_row: Callable[[Row], None]) -> None:
-    """Write what is reported into the run's folder."""
+def _record(
+    message: Message,
+    directory: RunDirectory | None,
+    on_row: Callable[[Row], None],
+    keeper: Keeper,
+) -> None:
+    """Write what is told into the run's folder, and end the run if a signal asks for it."""
+    if directory is None:
+        return
     for text in message.warnings:
         directory.warn(text)
     if message.batch:
@@ -104,18 +110,37 @@ def _record(message: Message, directory: RunDirectory, on_row: Callable[[Row], N
         on_row(message.row)
     if message.kept:
         directory.keep(*message.kept)
+    if keeper.stops() and message.row is None and not collectives.joined():
+        keeper.end()
+
+
+def _finish(config: Config, last: Message | Due, directory: RunDirectory | None) -> str:
+    """Write what a run came to; return how it ended."""
+    assert isinstance(last, Message) and last.row is not None
+    state = str(last.row.values["state"])
+    if directory is None:
+        return state
+    if state == "diverged" and config.on_nan == "fail":
+        raise _divergence(config, last.row)
+    if last.right and last.result:
+        right = {name: bytes.fromhex(bits) for name, bits in last.right.items()}
+        digest = str(last.result["state_sha256"])
+        evaluations.write(config, Evaluation(config.evaluation, digest, {}, right))
+    directory.finish(state, **last.result or {})
+    return state
 
 
 def worker(
-    config: Config, keeper: Keeper, kept: Kept | None = None
-) -> Generator[Message, None, None]:
+    config: Config, keeper: Keeper, kept: Kept | None = None, shared: bool = False
+) -> Generator[Message | Due, None, None]:
     """Train a config as its only worker or one of several, and yield what there is to record.
 
     Args: keeper: says when there is a state to be kept; kept: what to go on from, as worker 0 has
-        it.
+        it; shared: other runs train in this process, so that steps are yielded to be made.
     Raises: KeyboardInterrupt or SystemExit once several workers have halted to end.
     """
     job = Job(config)
+    job.train_step.together = shared
     if state := from_first(kept and (kept.tensors, kept.about)):
         job.load(*state)
     several = heeded(job, keeper)
@@ -123,7 +148,11 @@ def worker(
     yield Message(tuple(each.text for each in check.warnings(config, job.model)), batch=batch)
     clock = Clock(**state[1]["clock"]) if state else Clock()
     for row in job.rows():
-        if isinstance(row, Halt):
+        if isinstance(row, Due):
+            start = time.perf_counter()
+            yield row
+            job.evaluator.seconds += time.perf_counter() - start - row.seconds
+        elif isinstance(row, Halt):
             yield from _keeping(job, row, keeper, clock)
             if several.ends:
                 collectives.meet()  # the others wait until worker 0 has kept the run
@@ -133,6 +162,12 @@ def worker(
         else:
             yield Message(row=row, time=clock.read(row, job.evaluator.seconds))
     assert isinstance(row, Row)
+    yield _last(job, row, clock)
+
+
+def _last(job: Job, row: Row, clock: Clock) -> Message:
+    """Say what a job came to, whose last row this is; its weights are kept."""
+    config = job.config
     result = {
         "state_sha256": job.state_sha256(),
         "train_s": round(clock.trained_s, 4),
@@ -145,7 +180,7 @@ def worker(
     collectives.meet()  # or one that leaves early breaks off the last message to another
     obstacle = job.train_step.obstacle
     slower = f"capture={config.capture}: steps are not replayed: {obstacle}" if obstacle else ""
-    yield Message(tuple(filter(None, [slower])), row=row, result=result, right=right)
+    return Message(tuple(filter(None, [slower])), row=row, result=result, right=right)
 
 
 def _keeping(job: Job, halt: Halt, keeper: Keeper, clock: Clock) -> Iterator[Message]:
@@ -166,6 +201,7 @@ def together(config: Config, keeper: Keeper, kept: Kept | None) -> Generator[Mes
 
     def work(send: workers.Send) -> None:
         for message in worker(config, keeper, kept):
+            assert isinstance(message, Message)  # these workers make their steps themselves
             data = packed(*message.kept) if message.kept else b""
             send(message._replace(kept=None).to_plain(), data)
 
@@ -241,54 +277,7 @@ def memory_errors(config: Config) -> Iterator[None]:
         raise MachineError(f"batch={config.batch}", why, fix) from error
 
 
-class Clock:
-    """Turns wall time between training rows into examples per second, evaluations left out."""
-
-    def __init__(
-        self, wall_s: float = 0.0, trained_s: float = 0.0, since_s: float = 0.0, examples: int = 0
-    ) -> None:
-        """Go on from what `state` returned."""
-        now = time.perf_counter()
-        self.start, self.last = now - wall_s, now - since_s
-        self.examples, self.evaluation_s, self.trained_s = examples, 0.0, trained_s
-
-    def state(self, evaluation_s: float) -> dict[str, float]:
-        """Return the times so far, in seconds; `since_s` is of training since the last row."""
-        now = time.perf_counter()
-        return {
-            "wall_s": now - self.start,
-            "trained_s": self.trained_s,
-            "since_s": now - self.last - (evaluation_s - self.evaluation_s),
-            "examples": self.examples,
-        }
-
-    def read(self, row: Row, evaluation_s: float) -> TimeRow | None:
-        """Return the timing row that belongs to a row of training or pre-training, if it is one.
-
-        Args: evaluation_s: seconds of evaluation since the run began.
-        """
-        if row.kind not in ("train", "pretrain"):
-            return None
-        now = time.perf_counter()
-        values = {"wall_s": round(now - self.start, 4)}
-        if row.kind == "train":  # the time of pre-training does not count
-            trained = now - self.last - (evaluation_s - self.evaluation_s)
-            self.trained_s += trained
-            values["train_s"] = round(self.trained_s, 4)
-            values["speed/examples_per_s"] = round((row.examples - self.examples) / trained, 1)
-            self.examples = row.examples
-        self.last, self.evaluation_s = now, evaluation_s
-        values["memory_mib"] = round(machine.memory_mib(), 1)
-        return TimeRow(row.step, row.examples, values)
-
-
-def _state(last: Message) -> str:
-    assert last.row is not None
-    return str(last.row.values["state"])
-
-
-def _divergence(config: Config, last: Message) -> NormbenchError:
-    assert last.row is not None
-    end = last.row.values
+def _divergence(config: Config, last: Row) -> NormbenchError:
+    end = last.values
     why = f"{end['bad_quantity']} is not finite at step {end['bad_step']}"
     return NormbenchError(str(config.directory), why, "a smaller optimizer.lr, or on_nan=record")

@@ -204,6 +204,13 @@ class Settings:
         choices=("auto",),
         help="runs at a time in a sweep; auto: one per core",
     )
+    lanes: int | str = recorded(
+        "auto",
+        low=1,
+        high=1024,
+        choices=("auto",),
+        help="most runs that train as one in a process, same bits; auto: where it is faster",
+    )
     compare: str | None = recorded(
         None, help="what a sweep's table compares, such as batch; null: norm, init, or the first"
     )

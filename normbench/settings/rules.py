@@ -36,6 +36,7 @@ def contradictions(tree: Mapping[str, Any], about: DatasetInfo) -> list[Mistake]
         *_batch_mistakes(tree, about),
         *_set_mistakes(tree),
         *_place_mistakes(tree),
+        *_lanes_mistakes(tree),
         *_share_mistakes(tree),
         *_tune_mistakes(tree),
         *inputs.mistakes(tree, about),
@@ -214,6 +215,17 @@ def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
     elif facts["own_activation"] and activation == AUTO and usual != facts["brings"]:
         why = f"is its own activation, and model={model} needs {usual}"
         yield Mistake(f"norm={norm}", why, "norm=ln")
+
+
+def _lanes_mistakes(tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    if not isinstance(tree["lanes"], int) or tree["lanes"] == 1:
+        return
+    name = f"lanes={tree['lanes']}"
+    if tree["gpus"] > 1:
+        why = f"gpus={tree['gpus']} trains each run in several processes, not several runs in one"
+        yield Mistake(name, why, "lanes=auto")
+    elif tree["capture"] == "off":
+        yield Mistake(name, "capture=off records no steps that could be made together", "lanes=1")
 
 
 def said_twice(given: Mapping[str, str]) -> list[Mistake]:

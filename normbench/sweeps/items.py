@@ -37,6 +37,7 @@ class Item:
     cells: list[tuple[Settings, Config]] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
     state_sha256: str | None = None
+    tight: bool = False  # whether it has failed since memory ran out
 
     @property
     def settings(self) -> Settings:

@@ -16,7 +16,7 @@ from normbench.settings.fields import default_part
 
 TEXTS = ("data.root", "data.path", "data.label")  # taken as they stand
 BUDGET = ("epochs", "examples")  # steps say the same, and two budgets are refused
-OF_SWEEPS = ("skip_invalid", "max_cells", "jobs", "compare", "baseline", "outputs")
+OF_SWEEPS = ("skip_invalid", "max_cells", "jobs", "lanes", "compare", "baseline", "outputs")
 TUNED = ("tune", "tune_lrs", "tune_seeds")  # what they chose stands in optimizer.lr
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from commands import LIMIT_S, Command, document, normbench, started, until
 
+from normbench.runs import checkpoint
 from normbench.runs.reader import METRICS, STATUS
 from normbench.runtime import lock
 
@@ -135,6 +136,27 @@ def test_row_3_a_child_that_is_killed_twice_has_failed(tmp_path: Path, start: St
     assert process.wait(LIMIT_S) == 1
     ended = [(status["state"], status["reason"]) for status in statuses(tmp_path).values()]
     assert ended == [("failed", "worker_killed")] * 2
+
+
+def test_row_3_and_8_runs_that_train_together_are_stopped_and_killed_and_go_on(
+    whole: Path, tmp_path: Path, start: Start
+) -> None:
+    words = (*CELLS, "jobs=1", "lanes=2", "checkpoint_every=300")
+    process = start(*words)
+    until(lambda: len([*tmp_path.glob(f"outputs/runs/*/*/{checkpoint.NAME}")]) == 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LIMIT_S) == 143
+    assert document("status", cwd=tmp_path)["counts"] == {"interrupted": 2}
+    process = start(*words)
+    until(lambda: training(tmp_path, 2))
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    assert process.wait(LIMIT_S) == 0
+    assert attempts(tmp_path) == [1, 1, 3, 3]
+    assert sorted(bool(any(each["resumed_at"])) for each in statuses(tmp_path).values()) == [
+        *(False, False),
+        *(True, True),
+    ]
+    assert bits(tmp_path) == bits(whole) and results(tmp_path) == results(whole)
 
 
 def test_row_4_children_end_with_their_parent_and_no_cell_runs_twice(

@@ -30,7 +30,7 @@ from normbench.runs.reader import read_status
 from normbench.runtime import machine
 from normbench.settings import compose
 from normbench.settings.schema import Config
-from normbench.sweeps import scheduler
+from normbench.sweeps import completing, scheduler
 from normbench.sweeps.items import Item
 
 TINY = (
@@ -69,7 +69,7 @@ def on_gpus(folder: Path, monkeypatch: Any, gpus: int, *words: str) -> list[list
     items = [Item(config(folder, f"seed={seed}", *words), {}) for seed in range(6)]
     monkeypatch.setattr(machine, "gpus", lambda: gpus)
     monkeypatch.setattr(machine, "take_device", take)
-    monkeypatch.setattr(scheduler, "run", train)
+    monkeypatch.setattr(completing, "run", train)
     for item in items:
         object.__setattr__(item.config, "device", "cuda")
     scheduler.train_all(items, lambda *told: None)

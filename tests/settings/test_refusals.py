@@ -142,6 +142,22 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
     ),
     ("gpus=0", 2, [("gpus=0: must be in 1 .. 512", "gpus=1")]),
     ("gpus=1000", 2, [("gpus=1000: must be in 1 .. 512", "gpus=1")]),
+    ("lanes=0", 2, [("lanes=0: must be in 1 .. 1024", "lanes=1")]),
+    (
+        "lanes=2 gpus=2",
+        2,
+        [
+            (
+                "lanes=2: gpus=2 trains each run in several processes, not several runs in one",
+                "lanes=auto",
+            )
+        ],
+    ),
+    (
+        "lanes=2 capture=off",
+        2,
+        [("lanes=2: capture=off records no steps that could be made together", "lanes=1")],
+    ),
     (
         "batch=10 gpus=4",
         2,

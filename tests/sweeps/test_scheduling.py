@@ -9,7 +9,7 @@ from normbench.runs import build
 from normbench.runs.reader import read_status
 from normbench.runtime.processes import Channel
 from normbench.settings import compose
-from normbench.sweeps import scheduler
+from normbench.sweeps import pool, scheduler
 from normbench.sweeps.items import Item
 
 TINY = ("data=synthetic", "data.shape=[1,8,8]", "device=cpu", "tb=false")
@@ -59,8 +59,8 @@ def test_a_child_whose_parent_hears_no_more_ends_its_run_in_good_order(tmp_path)
     items = [Item(config, {}) for config in configs(*words)]
     orders, to_child = os.pipe()
     from_child, rows = os.pipe()
-    Channel(-1, to_child).send({"train": 0})
+    Channel(-1, to_child).send({"train": [0]})
     os.close(to_child)
     os.close(from_child)
-    assert scheduler._serve(items, 0, Channel(orders, rows)) == 0
+    assert pool._serve(items, 0, Channel(orders, rows)) == 0
     assert read_status(items[0].config.directory)["state"] == "finished"
