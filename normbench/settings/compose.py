@@ -21,7 +21,15 @@ from normbench.errors import Mistake, NormbenchError, PartError, Refused
 from normbench.parts.options import copied, leaves
 from normbench.settings import resolve, rules, schema, userfiles
 from normbench.settings.cell import Cell, Row
-from normbench.settings.composer import GRIDS, PRESETS, Composed, Composer, loader, resolved
+from normbench.settings.composer import (
+    GRIDS,
+    PRESETS,
+    Composed,
+    Composer,
+    loader,
+    packaged,
+    resolved,
+)
 from normbench.settings.declared import defaults
 from normbench.settings.fields import AUTO
 from normbench.settings.members import idle_words, is_member, is_there, without_idle
@@ -263,8 +271,8 @@ class Grid:
         return resolved(tree)
 
     def _base(self, chosen: Row) -> Composed:
-        packaged = not self.composer.words and not self.composer.folders
-        return _packaged(chosen) if packaged else self.composed(chosen)
+        known = not self.composer.words and not self.composer.folders
+        return packaged(chosen) if known else self.composed(chosen)
 
     def composed(self, chosen: Row) -> Composed:
         """Compose a choice of parts, and check what files say."""
@@ -286,8 +294,3 @@ class Grid:
         key = key_of(mistake.subject)
         place = None if key in self.read.keys else self.composer.place(key, words)
         return replace(mistake, why=f"{mistake.why} ({place})") if place else mistake
-
-
-@cache  # such files do not change, and Hydra takes longer than all that follows
-def _packaged(chosen: Row) -> Composed:
-    return Grid(loader()).composed(chosen)

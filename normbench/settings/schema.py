@@ -128,7 +128,7 @@ class Config(Settings):
         A run with a target is judged by the statistics by which its validations look for it.
         """
         usual = {key: copy.copy(defaults()[key]) for key in EVALUATION if key not in self._steering}
-        return dataclasses.replace(self, **usual, other=None, other_data=None, judging_device=None)
+        return self._with(**usual, other=None, other_data=None, judging_device=None)
 
     @property
     def tested(self) -> Config:
@@ -208,7 +208,13 @@ class Config(Settings):
         if self.seeds == 1:
             return [self]
         count = count or self.most_seeds
-        return [dataclasses.replace(self, seed=self.seed + k, seeds=1) for k in range(count)]
+        return [self._with(seed=self.seed + k, seeds=1) for k in range(count)]
+
+    def _with(self, **changes: Any) -> Config:
+        """Return the same but for what its name does not tell, which takes long to make."""
+        made = dataclasses.replace(self, **changes)
+        vars(made).update(sha256=self.sha256, name=self.name)
+        return made
 
     def with_lr(self, lr: float) -> Config:
         """Return the same with another `optimizer.lr`."""
@@ -220,9 +226,14 @@ class Config(Settings):
         Its seed is -1 - k, which no command line can ask for. It goes on to the end of the budget
         whatever `target` says, and may diverge, since that is an answer. Nothing of it is tested.
         """
-        to_the_end = dataclasses.replace(self, target=None, on_nan="record", seeds=1)
-        to_the_end = dataclasses.replace(to_the_end.training, eval_stats=self.eval_stats)
-        return dataclasses.replace(to_the_end.with_lr(lr), seed=-1 - k)
+        if lr not in self._tried:
+            made = dataclasses.replace(self.with_lr(lr), target=None, on_nan="record", seeds=1)
+            self._tried[lr] = dataclasses.replace(made.training, eval_stats=self.eval_stats)
+        return self._tried[lr]._with(seed=-1 - k)
+
+    @cached_property
+    def _tried(self) -> dict[float, Config]:
+        return {}
 
     def plain(self) -> dict[str, Any]:
         """Return all settings as plain data."""
@@ -262,15 +273,8 @@ def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
 
 def config_of(tree: Mapping[str, Any], about: DatasetInfo) -> Config:
     """Make the config of resolved settings and what is known of their data."""
-    return Config(
-        **tree,
-        digest=about.digest,
-        label=about.label,
-        shape=about.shape,
-        sizes=about.sizes,
-        classes=about.classes,
-        lacking=about.lacking,
-    )
+    facts = ("digest", "label", "shape", "sizes", "classes", "lacking")
+    return Config(**tree, **{name: getattr(about, name) for name in facts})
 
 
 def data_about(tree: Mapping[str, Any]) -> DatasetInfo:
