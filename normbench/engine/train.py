@@ -81,12 +81,16 @@ def fit(
 
 @dataclass(eq=False)
 class Due:
-    """A step that is to be made; who makes it says how many `seconds` of that are this run's."""
+    """A step that is to be made; who makes it says how many `seconds` of that are this run's.
+
+    `cpu_s`: likewise, of CPU time.
+    """
 
     step: TrainStep
     batch: Batch
     lr: float
     seconds: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(eq=False)

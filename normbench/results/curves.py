@@ -9,11 +9,15 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Validation:
-    """One validation of a run: examples and seconds of training until it, and its accuracy."""
+    """One validation of a run: examples and seconds of training until it, and its accuracy.
+
+    `busy`: CPU seconds per second of wall time until it, None where they were not recorded.
+    """
 
     examples: float
     seconds: float | None
     accuracy: float
+    busy: float | None = None
 
 
 def area(curve: Sequence[Validation]) -> float | None:

@@ -15,7 +15,7 @@ from normbench.results.sequential import Decision
 from normbench.results.stats import Interval
 from normbench.results.tables import csv_text
 
-COST = ("steps", "examples", "seconds", "parameters")
+COST = ("steps", "examples", "seconds", "cpu_seconds", "parameters")
 
 ARM = ("mean", "low", "high", "runs", "failed", "failure_bound", "mean_failed_as_chance", "late")
 DIFFERENCE = (
@@ -57,7 +57,7 @@ def csv(results: Sequence[Result], keys: Sequence[str]) -> str:
         settings = [result.settings.get(key, "") for key in keys]
         values = [result.final.get(metric) for metric in metrics]
         ended = [result.state, end.kind if (end := result.outcome()) else None]
-        cost = [result.steps, result.examples, result.train_s, result.parameters]
+        cost = [result.steps, result.examples, result.train_s, result.cpu_s, result.parameters]
         told = [*settings, result.settings.get("seed"), *ended, *cost, *values, result.message]
         rows.append([result.name, *told])
     return csv_text(rows)
@@ -93,6 +93,7 @@ def _seed(result: Result, group: Group) -> dict[str, object]:
         "outcome": end.kind if end else None,
         "final": result.final,
         "train_s": result.train_s,
+        "cpu_s": result.cpu_s,
         "message": result.message,
     }
 

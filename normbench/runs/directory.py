@@ -136,15 +136,14 @@ class RunDirectory:
         reason: str | None = None,
         message: str | None = None,
         state_sha256: str | None = None,
-        train_s: float | None = None,
-        parameters: int | None = None,
+        figures: Mapping[str, float] | None = None,
     ) -> None:
         """Bring everything to the disk and write the final state; nothing is recorded after it.
 
         Args: state: `finished`, `diverged`, `interrupted` or `failed`. reason: for the last two,
             a key of `attempt.EXIT_CODES`. message: what happened, for people. state_sha256:
-            digest of model and optimizer. train_s: seconds of training, evaluations left out.
-            parameters: those of the model that are trained.
+            digest of model and optimizer. figures: `train_s`, seconds of training, evaluations left
+            out; `cpu_s`, CPU seconds of worker 0, with evaluations; `parameters` that are trained.
         """
         assert state in STATES[2:]
         # A run that fails because the disk is full must still be able to say so.
@@ -160,7 +159,7 @@ class RunDirectory:
         }
         if state in FINAL:
             last = self._last
-            changes["train_s"], changes["parameters"] = train_s, parameters
+            changes |= figures or {}
             with suppress(FileRefused):  # it has been removed: the write of the status says so
                 changes["metrics_sha256"] = storage.digest(self.directory / METRICS)
             changes["final"] = {name: finite(last[name]) for name in sorted(last) if "/" in name}

@@ -54,7 +54,7 @@ class _Lockstep:
 
     def _step(self) -> dict[int, Exception]:
         """Make the steps that are due; return the errors by run."""
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         try:
             if not self.lanes:
                 self.places = {number: place for place, number in enumerate(self.due)}
@@ -65,8 +65,9 @@ class _Lockstep:
         except Exception as error:
             return dict.fromkeys(self.due, error)
         seconds = (time.perf_counter() - start) / len(calls)
+        cpu_s = (time.process_time() - cpu) / len(calls)
         for each in self.due.values():
-            each.seconds = seconds
+            each.seconds, each.cpu_s = seconds, cpu_s
         return {number: failed[place] for number, place in places.items() if place in failed}
 
     def _go_on(self, errors: Mapping[int, BaseException]) -> None:

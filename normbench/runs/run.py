@@ -149,9 +149,13 @@ def worker(
     clock = Clock(**state[1]["clock"]) if state else Clock()
     for row in job.rows():
         if isinstance(row, Due):
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             yield row
-            job.evaluator.seconds += time.perf_counter() - start - row.seconds
+            others = (
+                time.perf_counter() - start - row.seconds,
+                time.process_time() - cpu - row.cpu_s,
+            )
+            job.evaluator.seconds += clock.left_out(*others)
         elif isinstance(row, Halt):
             yield from _keeping(job, row, keeper, clock)
             if several.ends:
@@ -170,8 +174,11 @@ def _last(job: Job, row: Row, clock: Clock) -> Message:
     config = job.config
     result = {
         "state_sha256": job.state_sha256(),
-        "train_s": round(clock.trained_s, 4),
-        "parameters": sum(p.numel() for p in job.model.parameters() if p.requires_grad),
+        "figures": {
+            "train_s": round(clock.trained_s, 4),
+            "cpu_s": round(clock.cpu_s, 4),
+            "parameters": sum(p.numel() for p in job.model.parameters() if p.requires_grad),
+        },
     }
     right = {name: bits.hex() for name, bits in judge.packed(job.evaluator.right).items()}
     if not collectives.rank():

@@ -47,7 +47,10 @@ class Chapter:
         told += [("note", note) for note in self.found["notes"][self.found["lr"]["headline"]]]
         told += [("expected", self.card.text("expect"))]
         seeds, cost = self.found["seeds"]["count"], self.found["core_seconds"]
-        told += [("cost", f"{self.found['runs']} runs, {seeds} seeds, {cost:,.0f} core-seconds")]
+        spent = f"{self.found['runs']} runs, {seeds} seeds, {cost:,.0f} core-seconds"
+        if walls := self.found["wall_runs"]:
+            spent += f" ({walls} of the runs did not record CPU time and count by wall time)"
+        told += [("cost", spent)]
         told += [("threat", text) for text in self.card.tree.get("threats", ())]
         return [(name, text) for name, text in told if text]
 

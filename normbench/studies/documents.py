@@ -19,7 +19,8 @@ def verdict(plan: AnyPlan, verdicts: Mapping[str, Verdict], state: str) -> dict[
     results = [run for role in study.roles for arm in study.arms for run in plan.results(role, arm)]
     versions = folder.versions(results)
     tried = [run for each in plan.searches.values() for runs in each.runs.values() for run in runs]
-    spent = {run.directory: traces.core_seconds(run) or 0.0 for run in [*results, *tried]}
+    every = {run.directory: run for run in [*results, *tried]}
+    spent = {place: traces.core_seconds(run) or 0.0 for place, run in every.items()}
     if isinstance(plan, ProbePlan):
         spent = plan.spent
     head = verdicts[study.headline]
@@ -47,6 +48,7 @@ def verdict(plan: AnyPlan, verdicts: Mapping[str, Verdict], state: str) -> dict[
         "sentences": list(wording.sentences(study, verdicts, wording.rates(plan))),
         "runs": len(spent),
         "core_seconds": round(sum(spent.values()), 1),
+        "wall_runs": sum(run.cpu_s is None for run in every.values()),
         "versions": versions,
         "created": max((run.finished_at for run in results if run.finished_at), default=None),
     }
@@ -71,7 +73,19 @@ def runs(plan: AnyPlan) -> Iterator[list[object]]:
         return
     study = plan.study
     factors = list(study.arms[0].levels)
-    yield [*factors, "role", "lr", "stream", "seed", "state", *OF_RUN, "steps", "seconds", "run"]
+    yield [
+        *factors,
+        "role",
+        "lr",
+        "stream",
+        "seed",
+        "state",
+        *OF_RUN,
+        "steps",
+        "seconds",
+        "cpu_s",
+        "run",
+    ]
     for role in study.roles:
         measures = measures_of(plan, role)
         for arm in study.arms:
@@ -80,14 +94,14 @@ def runs(plan: AnyPlan) -> Iterator[list[object]]:
                 again = measures.results(arm, "test_acc_recomputed").get(seed, run)
                 values[1] = again.final.get("test/accuracy")
                 place = [*arm.levels.values(), role, plan.rate(role, arm), study.stage, seed]
-                yield [*place, run.state, *values, run.steps, run.train_s, run.name]
+                yield [*place, run.state, *values, run.steps, run.train_s, run.cpu_s, run.name]
     for name, search in plan.searches.items():
         levels = next(arm.levels for arm in study.arms if arm.name == name)
         for lr, runs in search.runs.items():
             for k, run in enumerate(runs):
                 values = [run.final.get(metric) for metric in OF_RUN.values()]
                 place = [*levels.values(), "tune", lr, "tune", k, run.state]
-                yield [*place, *values, run.steps, run.train_s, run.name]
+                yield [*place, *values, run.steps, run.train_s, run.cpu_s, run.name]
 
 
 def finding(found: Finding) -> dict[str, Any]:

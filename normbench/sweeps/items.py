@@ -93,6 +93,7 @@ class Item:
             target=self.config.target,
             length=(self.config.steps or 0) * self.config.batch,
             train_s=status.get("train_s"),
+            cpu_s=status.get("cpu_s"),
             tests=how.tests,
             evaluation=how.evaluation_name,
             steps=status.get("step", 0),

@@ -97,6 +97,7 @@ def recorded(folder: Path, known: Known | None = None) -> list[Result]:
         target=experiment["target"],
         length=(experiment["steps"] or 0) * experiment["batch"],
         train_s=status.get("train_s"),
+        cpu_s=status.get("cpu_s"),
         tests=_tests(final),
         steps=status["step"],
         examples=status["step"] * experiment["batch"],

@@ -10,7 +10,7 @@ from normbench.results import curves, depth
 from normbench.results.curves import Validation
 from normbench.results.groups import RESULTS, Result
 from normbench.results.images import Right
-from normbench.rows import TimeRow, from_json
+from normbench.rows import TimeRow, Value, from_json
 from normbench.runs import evaluations
 from normbench.runs.reader import METRICS_BYTES, TIMING, read_rows
 from normbench.runtime import storage
@@ -45,14 +45,14 @@ def validations(folder: Path) -> list[Validation]:
 
     Raises: FileRefused if the rows are damaged.
     """
-    seconds = {row.step: row.values.get("train_s") for row in times(folder)}
+    clocks = {row.step: row.values for row in times(folder)}
     found = []
     for row in read_rows(folder):
         accuracy = row.values.get("val/accuracy")
         if row.kind == "val" and isinstance(accuracy, int | float):
-            spent = seconds.get(row.step, 0.0 if row.step == 0 else None)
-            known = spent if isinstance(spent, int | float) else None
-            found.append(Validation(row.examples, known, accuracy))
+            clock = clocks.get(row.step, {} if row.step else {"train_s": 0.0})
+            spent, busy = _number(clock.get("train_s")), _number(clock.get("cores"))
+            found.append(Validation(row.examples, spent, accuracy, busy))
     return found
 
 
@@ -98,15 +98,18 @@ def right(result: Result, metric: str) -> Right | None:
 
 
 def core_seconds(result: Result) -> float | None:
-    """Tell what a run cost: its wall time with evaluations, times its threads and workers.
+    """Tell what a run cost: its CPU time with evaluations, of all workers.
 
+    Runs of before cpu_s was recorded: their wall time, times threads and workers.
     Raises: FileRefused if a line of its times is not a row.
     """
     if result.state not in RESULTS:
         return None
-    walls = [row.values.get("wall_s") for row in times(Path(result.directory))]
-    known = [wall for wall in walls if isinstance(wall, int | float)]
-    return max(known) * _cores(result) if known else None
+    if result.cpu_s is not None:
+        return result.cpu_s * _count(result, "gpus")
+    walls = [_number(row.values.get("wall_s")) for row in times(Path(result.directory))]
+    known = [wall for wall in walls if wall is not None]
+    return max(known) * _count(result, "threads") * _count(result, "gpus") if known else None
 
 
 def _time(result: Result, metric: str, when: Validation) -> float | None:
@@ -115,9 +118,15 @@ def _time(result: Result, metric: str, when: Validation) -> float | None:
         return when.examples
     if when.seconds is None:
         return None
-    return when.seconds * (_cores(result) if metric == "target/core_seconds" else 1)
+    if metric != "target/core_seconds":
+        return when.seconds
+    cores = _count(result, "threads") if when.busy is None else when.busy
+    return when.seconds * cores * _count(result, "gpus")
 
 
-def _cores(result: Result) -> int:
-    threads, workers = (int(str(result.settings.get(key, 1))) for key in ("threads", "gpus"))
-    return threads * workers
+def _count(result: Result, key: str) -> int:
+    return int(str(result.settings.get(key, 1)))
+
+
+def _number(value: Value) -> float | None:
+    return value if isinstance(value, int | float) else None

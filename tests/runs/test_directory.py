@@ -251,8 +251,12 @@ def test_what_cut_off_writes_left_behind_is_removed(directory):
 
 def test_a_finished_run_says_how_long_it_trained(directory):
     with begin(directory) as run:
-        run.finish("finished", train_s=1.25)
-    assert read_status(directory)["train_s"] == 1.25
+        run.finish("finished", figures={"train_s": 1.25, "cpu_s": 2.5})
+    status = read_status(directory)
+    assert (status["train_s"], status["cpu_s"]) == (1.25, 2.5)
+    (directory / "status.json").write_text(json.dumps({**status, "cpu_s": "2.5"}))
+    with pytest.raises(FileRefused, match=r"cpu_s is 2\.5"):
+        read_status(directory)
 
 
 def test_pretraining_is_none_of_the_steps_and_results_of_a_run(directory):
