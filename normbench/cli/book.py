@@ -89,5 +89,5 @@ def _chapter(card: Card, size: str, place: str, grid: Grid, shown: Screen | None
         shown.heading([f"{card.id}  {card.text('claim')}"])
         study.trained(plan, place, shown)
     elif plan.left:
-        return Chapter(card, size, None, f"pending {plan.done()}/{plan.study.seeds} seeds")
+        return Chapter(card, size, None, f"pending {plan.done()}/{plan.seeds} seeds")
     return Chapter(card, size, study.concluded(plan, place), folder=record.place(place, plan.study))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from normbench.cli import study_cards
 from normbench.cli.parser import Parser, outputs, screen
 from normbench.errors import FileRefused, Mistake, NormbenchError, Refused
 from normbench.parts.options import near
@@ -54,14 +55,14 @@ def run(words: list[str]) -> int:
         why = f"is none of {', '.join(ACTIONS)}"
         raise Refused(Mistake(f"study {action}", why, f"normbench study {meant}"))
     if action == "list":
-        return _list(options, shown)
+        return study_cards.list_all(options, shown)
     if action == "report":
-        return _report(options, shown)
+        return study_cards.report(options, shown)
     if not options.name:
         why = "no study is named"
         raise Refused(Mistake(f"study {action}", why, f"normbench study {action} bn-fig1"))
     if action == "show":
-        return _show(options, shown)
+        return study_cards.show(options, shown)
     study, execution = chosen(options)
     plan = planned(study, outputs(options), execution)
     if action == "plan":
@@ -77,14 +78,21 @@ def chosen(options: argparse.Namespace) -> tuple[Study, list[str]]:
     """
     from normbench.settings.schema import EXECUTION
     from normbench.studies import card as cards
+    from normbench.studies import overrides
     from normbench.studies import resolve as studies
 
     card = cards.read(options.name)
-    keys = {*EXECUTION} - {"seeds", "tune", "tune_lrs", "tune_seeds"}  # the study says these
+    keys = {*EXECUTION} - {
+        "seeds",
+        "seeds_max",
+        "tune",
+        "tune_lrs",
+        "tune_seeds",
+    }  # the study says these
     execution = [word for word in options.words if word.partition("=")[0] in keys]
     own = [word for word in options.words if word not in execution]
     if own:
-        card = cards.overridden(card, own, options.size)
+        card = overrides.overridden(card, own, options.size)
     if card.needs:
         why = f"needs what is not built yet: {', '.join(card.needs)}"
         raise Refused(Mistake(card.id, why, "normbench study list"))
@@ -97,14 +105,16 @@ def planned(
 ) -> AnyPlan:
     """Plan the runs of a study."""
     from normbench.settings import compose
-    from normbench.studies import record
+    from normbench.studies import judge, record
     from normbench.studies.plan import Plan
     from normbench.studies.probes import ProbePlan
 
     grid = grid or compose.Grid(compose.loader())
     if study.kind == "probe":
         return ProbePlan(study, grid, place, record.place(place, study))
-    return Plan(study, grid, place, execution or ())
+    plan = Plan(study, grid, place, execution or ())
+    judge.settle(plan)
+    return plan
 
 
 def carried_out(plan: AnyPlan, shown: Screen) -> int:
@@ -114,6 +124,7 @@ def carried_out(plan: AnyPlan, shown: Screen) -> int:
     Raises: Refused if parts do not fit; FileRefused if data is not here.
     """
     from normbench.cli import data
+    from normbench.studies import judge
     from normbench.studies.probes import ProbePlan
     from normbench.sweeps import sweep
 
@@ -129,11 +140,15 @@ def carried_out(plan: AnyPlan, shown: Screen) -> int:
     if plan.tuning:
         sweep.choose(plan.tuning, shown)
         plan.settle()
-    if plan.left:
+    while plan.left:  # a round of seeds each, where these are added while looking
         shown.heading([f"runs: {len(plan.sweep.items)}, {plan.left} to train"])
         sweep.many(plan.sweep, shown)
+        plan.sweep.catch_up()
+        if plan.left:
+            return 1
+        judge.settle(plan)
     plan.sweep.catch_up()
-    return int(bool(plan.left))
+    return 0
 
 
 def trained(plan: AnyPlan, place: str, shown: Screen) -> None:
@@ -193,7 +208,7 @@ def _judged(options: argparse.Namespace, plan: AnyPlan, shown: Screen, trains: b
 
 
 def _pending(options: argparse.Namespace, plan: AnyPlan) -> FileRefused:
-    why = f"pending {plan.done()}/{plan.study.seeds} seeds: no verdict before all are done"
+    why = f"pending {plan.done()}/{plan.seeds} seeds: no verdict before all are done"
     again = f"normbench study run {options.name} --size {plan.study.size}"
     return FileRefused(plan.study.card.id, why, again + " --certify" * options.certify)
 
@@ -203,11 +218,16 @@ def _say_plan(plan: AnyPlan, shown: Screen, document_wanted: bool = False) -> No
     from normbench.studies import wording
 
     study = plan.study
+    most, spent = study.cost
     lines = [
         f"{study.card.id}  {study.card.text('claim')}",
-        f"size {study.size}, {study.seeds} seeds, hash {study.hash[:12]}",
+        f"size {study.size}, {study.counted}, hash {study.hash[:12]}",
         f"arms: {', '.join(arm.name for arm in study.arms)}",
         f"runs: {plan.runs}, {plan.left} to train, about {plan.seconds:.0f} core-seconds",
+        *(
+            [f"with all seeds at most {most} runs, about {spent:.0f} core-seconds"]
+            * study.automatic
+        ),
         f"learning rates: {wording.rates(plan)}; judged {' and '.join(study.roles)}",
         *(f"claim {each.id}: {wording.hypothesis(each)}" for each in study.primary),
     ]
@@ -221,67 +241,8 @@ def _say_plan(plan: AnyPlan, shown: Screen, document_wanted: bool = False) -> No
         "runs": plan.runs,
         "left": plan.left,
         "core_seconds": round(plan.seconds, 1),
+        "at_most": {"runs": most, "core_seconds": round(spent, 1)},
     }
     if document_wanted:
         shown.document(document)
     shown.heading(lines)
-
-
-def _list(options: argparse.Namespace, shown: Screen) -> int:
-    """List the studies: their title, their cost at each size, their last verdict."""
-    from normbench.results.tables import Table, TableCell
-    from normbench.studies import card as cards
-    from normbench.studies import record
-    from normbench.studies import resolve as studies
-
-    last = {each["study"]: each["verdict"] for each in record.finished(outputs(options))}
-    rows, entries = [], []
-    for name in cards.packaged():
-        card = cards.read(name)
-        sizes = {size: studies.resolve(card, size).cost for size in card.sizes if not card.needs}
-        costs = [f"{size} {runs} runs {cost / 60:.0f} min" for size, (runs, cost) in sizes.items()]
-        told = f"needs: {', '.join(card.needs)}" if card.needs else "; ".join(costs)
-        rows.append((name, card.text("title"), told, last.get(name, "")))
-        costs_of = {size: {"runs": n, "core_seconds": round(s)} for size, (n, s) in sizes.items()}
-        entries.append(
-            {"id": name, "title": card.text("title"), "needs": card.needs, "sizes": costs_of}
-            | {"verdict": last.get(name)}
-        )
-    shown.document({"command": "study", "studies": entries})
-    head = ("study", "title", "cost (core-minutes)", "verdict")
-    shown.table(Table("", head, tuple(tuple(map(TableCell, row)) for row in rows)))
-    return 0
-
-
-def _show(options: argparse.Namespace, shown: Screen) -> int:
-    """Print a card: claim, source, question, hypotheses, threats."""
-    from normbench.studies import card as cards
-    from normbench.studies import resolve as studies
-    from normbench.studies import wording
-
-    card = cards.read(options.name)
-    keys = ("id", "title", "claim", "source", "question", "expect")
-    lines = [f"{key}: {card.text(key)}" for key in keys if card.text(key)]
-    if card.needs:
-        lines.append(f"needs: {', '.join(card.needs)}")
-    else:
-        found = studies.resolve(card, options.size)
-        lines.append(f"scope: {wording.scope(found)}")
-        lines += [f"{each.role} {each.id}: {wording.hypothesis(each)}" for each in found.hypotheses]
-    lines += [f"threat: {text}" for text in card.tree.get("threats", ())]
-    shown.document({"command": "study", "card": dict(card.tree)})
-    for line in lines:
-        shown.statement(line)
-    return 0
-
-
-def _report(options: argparse.Namespace, shown: Screen) -> int:
-    """Print one line per finished study."""
-    from normbench.studies import book, record
-
-    found = record.finished(outputs(options))
-    if not found:
-        raise FileRefused(outputs(options), "has no finished study", "normbench study run bn-fig1")
-    shown.document({"command": "study", "verdicts": found})
-    shown.table(book.overview(found))
-    return 0

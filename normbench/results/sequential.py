@@ -91,12 +91,24 @@ def evidence(d: Sequence[float], r: float = 0.0) -> float:
     Args: d: at least 4 finite differences.
     Source: Hall 1992, On the removal of skewness by transformation.
     """
-    n, k, s = len(d), skewness(d), math.sqrt(_squares(d) / (len(d) - 1))
-    if not k:
-        return e_value(d, r)
-    u = (stats.mean(d) - r) / s
-    w = u + k * u**2 / 3 + k**2 * u**3 / 27 + k / (6 * n)
-    return min(e_value(d, r), _e(n, n * w**2 / (n - 1) if u * w > 0 else 0.0))
+    n, far = len(d), _far(d, r)
+    return min(_e(n, far), _of_signs(n)) if math.isinf(far) else _e(n, far)
+
+
+def evidence_above(d: Sequence[float], r: float) -> float:
+    """Give the e-value against a mean of at most r, as `evidence` with one-sided effects.
+
+    The prior of `e_value` is restricted to delta > 0, so that the e-values of both sides have it as
+    their mean: E+ is the sum over k of Gamma((n+k)/2) / Gamma(n/2) z^k / k! E|delta|^k e^(-n
+    delta^2 / 2), z = t sqrt(2 n / (t^2 + n - 1)), whose even terms make E.
+
+    Args: d: at least 4 finite differences.
+    """
+    n, far = len(d), _far(d, r)
+    if stats.mean(d) <= r:
+        return 0.0
+    e = _e(n, far) + _odd(n, far)
+    return min(e, 2.0**n) if math.isinf(far) else e  # n signs agree by chance once in 2^n
 
 
 def confidence_sequence(d: Sequence[float], alpha: float, within: tuple[float, float]) -> Interval:
@@ -199,6 +211,32 @@ def _e(n: int, far: float, g: float = SPREAD) -> float:
     spread = 1 + n * g
     ratio = spread if math.isinf(far) else (1 + far) / (1 + far / spread)
     return float(ratio ** (n / 2) / math.sqrt(spread))
+
+
+def _far(d: Sequence[float], r: float) -> float:
+    """Give t^2 / (n - 1) against a mean of r, less what skewness explains of it."""
+    n, squares = len(d), _squares(d)
+    far = n * (stats.mean(d) - r) ** 2
+    if far <= n * stats.TIE**2:
+        return 0.0
+    if not squares:
+        return math.inf
+    k, u = skewness(d), (stats.mean(d) - r) / math.sqrt(squares / (n - 1))
+    w = u + k * u**2 / 3 + k**2 * u**3 / 27 + k / (6 * n)
+    return min(far / squares, n * w**2 / (n - 1) if u * w > 0 else 0.0)
+
+
+def _odd(n: int, far: float, g: float = SPREAD) -> float:
+    """Give the odd terms of the one-sided e-value, those in which both sides differ."""
+    share = 1.0 if math.isinf(far) else far / (1 + far)
+    rate = n * share / (n + 1 / g)
+    log = math.lgamma((n + 1) / 2) - math.lgamma(n / 2) - math.log(n + 1 / g)
+    term, total, k = math.exp(log) * math.sqrt(4 * n * share / (math.pi * g)), 0.0, 1
+    while term > total * 1e-15:
+        total += term
+        term *= rate * (n + k) / (k + 2)
+        k += 2
+    return total
 
 
 def _of_signs(n: int) -> float:

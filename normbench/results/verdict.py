@@ -141,7 +141,7 @@ def judge(effects: Effects, region: Region) -> Judged:
     t_alone = min(t_sup, t_ref) <= ALPHA < min(sup, ref)
     if t_alone:
         found = replace(found, notes=(DISAGREE,))
-    return _worded(found, sup <= ALPHA, ref <= ALPHA)
+    return worded(found, sup <= ALPHA, ref <= ALPHA)
 
 
 def combined(judged: Sequence[Judged], combine: str) -> tuple[str, list[Judged]]:
@@ -160,7 +160,7 @@ def combined(judged: Sequence[Judged], combine: str) -> tuple[str, list[Judged]]
     ]
     if combine == "each":
         each = [
-            _worded(one, sup <= ALPHA, ref <= ALPHA)
+            worded(one, sup <= ALPHA, ref <= ALPHA)
             for one, sup, ref in zip(adjusted, sups, refs, strict=True)
         ]
         return summary([one.verdict for one in each]), each
@@ -189,7 +189,7 @@ def withheld(judged: Judged, note: str) -> Judged:
     return replace(judged, verdict=INCONCLUSIVE, label="", notes=notes, stopped=True)
 
 
-def _worded(judged: Judged, supported: bool, refuted: bool) -> Judged:
+def worded(judged: Judged, supported: bool, refuted: bool) -> Judged:
     """Put the word on it, how it is refuted, or how many seeds would settle it."""
     if supported or refuted:
         word = SUPPORTED if supported else REFUTED
@@ -201,13 +201,14 @@ def _worded(judged: Judged, supported: bool, refuted: bool) -> Judged:
 
 def _label(judged: Judged) -> str:
     """Say how a claim that one arm is ahead is refuted: reversed, negligible, or by too little."""
-    assert judged.lower is not None and judged.upper is not None
+    lower = -math.inf if judged.lower is None else judged.lower
+    upper = math.inf if judged.upper is None else judged.upper
     kind, delta = judged.region.kind, judged.region.delta
     if kind not in ("greater", "less"):
         return ""
-    if judged.upper < -delta if kind == "greater" else judged.lower > delta:
+    if upper < -delta if kind == "greater" else lower > delta:
         return "reversed"
-    inside = -delta < judged.lower and judged.upper < delta
+    inside = -delta < lower and upper < delta
     return "negligible" if inside else "smaller than delta"
 
 

@@ -13,6 +13,7 @@ from normbench.parts import registry
 from normbench.parts.options import copied, near
 from normbench.results.verdict import COMBINE, REGIONS
 from normbench.runtime import storage
+from normbench.settings.fields import AUTO
 
 FOLDER, BYTES = "study", 2**17
 EFFECTS = {  # how an effect is made of arms
@@ -35,14 +36,6 @@ CALLED = {  # metrics with an argument, and what it is
     "test": "name",
     "drop": "names",
 }
-KEYED = {  # what a word of the command line may not replace whole, and what is meant
-    "seed": "seeds.screen=12",
-    "seeds": "seeds.screen=12",
-    "lr": "lr.shared=0.03",
-    "tune": "lr.headline=tuned",
-    "tune_lrs": "lr.grid=[0.01,0.03,0.1]",
-    "tune_seeds": "seeds.tune=3",
-}
 ROLES, HEADLINES, FAILURES = (
     ("primary", "secondary", "check"),
     ("tuned", "shared"),
@@ -55,7 +48,7 @@ TOP = (
 )
 OF_LR = ("shared", "shared_why", "grid", "per", "at", "headline")
 OF_PROBE = ("span", "rank", "sampling")
-OF_SEEDS = ("tune", "screen", "certify")
+OF_SEEDS = ("tune", "screen", "certify", "max")
 OF_HYPOTHESIS = (
     *("id", "role", "metric", "a", "b", "c", "d", "effect", "over", "constant"),
     *("region", "delta", "bounds", "under"),
@@ -130,45 +123,10 @@ def checked(tree: Any, place: str) -> Card:
     """
     if not isinstance(tree, dict):
         raise Refused(Mistake(place, "is not a map of settings", "normbench study show bn-fig1"))
+    tree = {**tree, "seeds": {"screen": AUTO}} if tree.get("seeds") == AUTO else tree
     if mistakes := [*_mistakes(tree, place)]:
         raise Refused(*mistakes)
     return Card(copied(tree), place)
-
-
-def overridden(card: Card, words: Iterable[str], size: str) -> Card:
-    """Apply overrides: `seeds.screen=12`, `lr.grid=[0.01,0.1]`, `steps=200`, `delta.ID=2`.
-
-    A key of the study goes to that key, any other is a setting of the recipe; both win over what
-    the size says.
-    Raises: Refused with all that cannot be read.
-    """
-    import yaml  # needed only here
-
-    tree, mistakes = copied(dict(card.tree)), []
-    for word in words:
-        key, equals, text = word.partition("=")
-        try:
-            deep = storage.nesting(text) > storage.DEPTH or len(text) > 1000
-            value = yaml.safe_load(text) if not deep else None
-        except yaml.YAMLError:
-            value, deep = None, True
-        if key in KEYED:
-            mistakes.append(Mistake(word, "says several things of a study", KEYED[key]))
-        elif not (key and equals) or deep:
-            mistakes.append(Mistake(word, "is not of the form KEY=VALUE", "seeds.screen=12"))
-        if mistakes:
-            continue
-        first, *rest = key.split(".")
-        place = tree["sizes"].setdefault(size, {})
-        if first in ("seeds", "lr", "delta", "factors") and len(rest) >= 1:
-            if first != "factors":
-                place = place.setdefault(first, {})
-            place[".".join(rest)] = value
-        else:
-            place[key] = value
-    if mistakes:
-        raise Refused(*mistakes)
-    return checked(tree, card.place)
 
 
 def calls(metric: str) -> tuple[str, str]:

@@ -34,7 +34,7 @@ def verdict(plan: AnyPlan, verdicts: Mapping[str, Verdict], state: str) -> dict[
         "claim": study.card.text("claim"),
         "source": study.card.text("source"),
         "expect": study.card.text("expect"),
-        "seeds": {"count": study.seeds, "stream": study.stage},
+        "seeds": {"count": plan.seeds, "stream": study.stage, "most": study.seeds},
         "arms": [arm.name for arm in study.arms],
         "lr": _rates(plan),
         "hypotheses": {
@@ -131,6 +131,7 @@ def finding(found: Finding) -> dict[str, Any]:
         "label": one.label or None,
         "notes": list(one.notes),
         "seeds_to_settle": one.seeds,
+        "decided_at": found.decided,
         "text": wording.effect(found),
         "claim": wording.region(found),
         "says": wording.hypothesis(given),

@@ -7,15 +7,19 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from normbench.results import stats, verdict
+from normbench.results import looks, stats, verdict
 from normbench.results.lr_search import EDGE
-from normbench.results.verdict import SUPPORTED, Effects, Judged, withheld
+from normbench.results.sequential import EARLY
+from normbench.results.verdict import INCONCLUSIVE, SUPPORTED, Effects, Judged, withheld
 from normbench.studies.measure import AnyMeasures, AnyPlan, favoured, measures_of
-from normbench.studies.study import Arm, Hypothesis
+from normbench.studies.plan import Plan
+from normbench.studies.study import POINTS, Arm, Hypothesis, scale_of
 from normbench.studies.values import Value
 
 CEILING = {"mnist": 0.993, "mnist5k": 0.975}  # test accuracy above which arms crowd
 OFTEN, OUT_OF_REACH = "fails more often", "target out of reach"
+MOST = {"difference": 1.0, "interaction": 2.0}  # size of an effect on accuracies
+TOO_OFTEN = "fails too often to compare"
 Seeds = Mapping[int, Value]
 Counts = Callable[[Value], bool]  # whether a value counts
 
@@ -25,7 +29,7 @@ class Finding:
     """What came of one hypothesis.
 
     Args: effects: of each seed that counts; failures: of the two sides, failed and all; censored:
-    values of which only bounds are known.
+    values of which only bounds are known; decided: seeds at which it had its word.
     """
 
     hypothesis: Hypothesis
@@ -34,6 +38,7 @@ class Finding:
     failures: tuple[tuple[int, int], ...]
     censored: int = 0
     diverged: int = 0
+    decided: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,47 +60,103 @@ class Verdict:
 
 
 def judge(plan: AnyPlan, role: str) -> Verdict:
-    """Judge a study whose runs are all done, by one way of choosing its learning rates."""
+    """Judge a study whose runs are all done, by one way of choosing its learning rates.
+
+    With `seeds: auto` it is looked at after each round of seeds; what was said stays said.
+    """
     measures = measures_of(plan, role)
     asked = [each for each in plan.study.hypotheses if each.under in (None, role)]
-    found = [_finding(each, plan, measures) for each in asked]
-    primary = [each for each in found if each.hypothesis.role == "primary"]
-    alone = [each.judged for each in primary]
-    word, judged = verdict.combined(alone, plan.study.tree["combine"])
-    words = dict(zip((each.hypothesis.id for each in primary), judged, strict=True))
-    findings = tuple(
-        replace(each, judged=words.get(each.hypothesis.id, each.judged)) for each in found
-    )
-    failing = [each.hypothesis.id for each in findings if _fails(each)]
+    found: list[Finding] = []
+    for measures.seeds in plan.looks:
+        before: list[Finding | None] = [*found] or [None] * len(asked)
+        found = [_finding(*pair, plan, measures) for pair in zip(asked, before, strict=True)]
+        word, found = _joined(found, plan.study.tree["combine"])
+        if plan.study.automatic:
+            found = [
+                replace(one, decided=_decided(one, old, measures.seeds))
+                for one, old in zip(found, before, strict=True)
+            ]
+    failing = [each.hypothesis.id for each in found if _fails(each)]
     notes = [f"check {name} fails" for name in failing]
     if failing:
-        word = verdict.INCONCLUSIVE
+        word = INCONCLUSIVE
     notes += _about(plan, role, measures)
-    return Verdict(role, word, findings, tuple(notes))
+    return Verdict(role, word, tuple(found), tuple(notes))
 
 
-def _finding(hypothesis: Hypothesis, plan: AnyPlan, measures: AnyMeasures) -> Finding:
+def settle(plan: AnyPlan) -> None:
+    """Ask for more seeds while all that were asked for are done and the study is not decided.
+
+    It is decided by the learning rates of its verdict: one word, or with `combine: each` one for
+    every hypothesis.
+    """
+    while plan.study.automatic and isinstance(plan, Plan) and not plan.left:
+        found = judge(plan, plan.study.headline)
+        words = [each.judged for each in found.of("primary")]
+        words = [each for each in words if TOO_OFTEN not in each.notes]
+        each = plan.study.tree["combine"] == "each"
+        undecided = any(one.verdict == INCONCLUSIVE for one in words)
+        if not (undecided if each else found.word == INCONCLUSIVE) or not plan.grow():
+            return
+
+
+def _joined(found: Sequence[Finding], combine: str) -> tuple[str, list[Finding]]:
+    """Join the primary hypotheses into the word of the study."""
+    primary = [each for each in found if each.hypothesis.role == "primary"]
+    word, judged = verdict.combined([each.judged for each in primary], combine)
+    words = dict(zip((each.hypothesis.id for each in primary), judged, strict=True))
+    return word, [
+        replace(each, judged=words.get(each.hypothesis.id, each.judged)) for each in found
+    ]
+
+
+def _decided(found: Finding, before: Finding | None, seeds: int) -> int | None:
+    """Give the seeds of the look at which a hypothesis had its word."""
+    if found.judged.verdict == INCONCLUSIVE:
+        return None
+    return before.decided if before and before.decided else seeds
+
+
+def _finding(
+    hypothesis: Hypothesis, before: Finding | None, plan: AnyPlan, measures: AnyMeasures
+) -> Finding:
     """Judge one hypothesis alone, and say what stands against its word."""
     values = {
         letter: measures.of(hypothesis.metric, arms) for letter, arms in hypothesis.arms.items()
     }
     apart = plan.study.tree["failures"] == "apart"
     every = _effects(hypothesis, measures, values, lambda value: not (apart and value.failed))
-    judged = verdict.judge(every, hypothesis.region)
+    judged = _tested(every, hypothesis, before, plan)
     diverged = sum(value.diverged for each in values.values() for value in each.values())
     if diverged and not apart:
         without = _effects(hypothesis, measures, values, lambda value: not value.diverged)
-        if verdict.judge(without, hypothesis.region).verdict != judged.verdict:
+        if _tested(without, hypothesis, None, plan).verdict != judged.verdict:
             note = f"rests on {diverged} diverged runs"
             judged = replace(judged, notes=(*judged.notes, note))
     sides = [arms for letter, arms in hypothesis.arms.items() if letter in "ab"]
     failures = tuple(measures.outcomes(arms) for arms in sides)
+    late_enough = apart and plan.study.automatic and measures.seeds >= EARLY
+    if late_enough and any(3 * failed > n for failed, n in failures):
+        judged = withheld(judged, TOO_OFTEN)
     late = {key: [value.censored for value in each.values()] for key, each in values.items()}
     if late and all(2 * sum(each) > len(each) for each in late.values()):
         judged = withheld(judged, OUT_OF_REACH)
     if judged.verdict == SUPPORTED and (sides_ := favoured(hypothesis)):
         judged = _against(judged, hypothesis, plan, measures, sides_)
     return Finding(hypothesis, judged, every, failures, sum(map(sum, late.values())), diverged)
+
+
+def _tested(
+    effects: Effects, hypothesis: Hypothesis, before: Finding | None, plan: AnyPlan
+) -> Judged:
+    """Judge effects by the test that the plan declares."""
+    if plan.study.automatic:
+        most = MOST.get(hypothesis.effect, math.inf)
+        if scale_of(hypothesis.metric, hypothesis.effect) != POINTS:
+            most = math.inf
+        old = before.judged if before else None
+        return looks.judge(effects, hypothesis.region, old, (-most, most))
+    return verdict.judge(effects, hypothesis.region)
 
 
 def _against(

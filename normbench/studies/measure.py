@@ -15,7 +15,7 @@ from normbench.runs.reader import read_rows
 from normbench.studies.card import calls
 from normbench.studies.plan import PLAIN, RECOMPUTED, Plan
 from normbench.studies.probes import ProbeMeasures, ProbePlan
-from normbench.studies.study import LR, Arm, Hypothesis
+from normbench.studies.study import FIRST_SEED, LR, Arm, Hypothesis
 from normbench.studies.values import Value, mean, spread
 from normbench.sweeps import traces
 
@@ -45,10 +45,11 @@ class Measures:
     """Reads the metrics of the runs of a plan under one role of the learning rate.
 
     Args: plan: whose runs are done as far as they are to be read; role: shared, tuned or fixed.
+    `seeds`: so many are looked at, the first ones.
     """
 
     def __init__(self, plan: Plan, role: str) -> None:
-        self.plan, self.role = plan, role
+        self.plan, self.role, self.seeds = plan, role, plan.seeds
         self._results: dict[tuple[str, tuple[str, ...]], dict[int, Result]] = {}
         self._read: dict[tuple[str, str], float | None] = {}
 
@@ -62,7 +63,8 @@ class Measures:
                 return self.results(arm)
             found = {result.seed: result for result in made if result.outcome()}
             self._results[arm.name, how] = found
-        return found
+        beyond = FIRST_SEED[self.plan.study.stage] + self.seeds
+        return {seed: run for seed, run in found.items() if seed < beyond}
 
     def of(self, metric: str, arms: Sequence[Arm]) -> dict[int, Value]:
         """Give a metric of some arms by seed: their mean, or what the metric makes of them all."""

@@ -14,6 +14,7 @@ from normbench.parts import registry
 from normbench.parts.options import quoted, written
 from normbench.results.groups import Result
 from normbench.results.lr_search import Choice, LRSearch
+from normbench.results.sequential import LEAST, looks
 from normbench.runs.reader import read_status
 from normbench.settings.cell import Cell
 from normbench.settings.compose import Grid
@@ -41,6 +42,7 @@ class Plan:
         self.study, self.grid = study, grid
         self.common = [quoted("outputs", outputs), *words]
         self._cells: dict[tuple[str, ...], Cell] = {}
+        self.looks = [LEAST] if study.automatic else [study.seeds]
         self.tuning = Sweep(self._tuning_cells()) if "tuned" in study.roles else None
         self.settle()
 
@@ -57,6 +59,18 @@ class Plan:
             for cell in [self._cell(arm, self._rated(role, lr), [*how, *self._seeds()])]
         }
         self.sweep = Sweep(list({id(cell): cell for cell in self.places.values()}.values()))
+
+    @property
+    def seeds(self) -> int:
+        """Count the seeds of each arm that are asked for by now."""
+        return self.looks[-1]
+
+    def grow(self) -> bool:
+        """Ask for the seeds of the next look; tell whether there are any."""
+        following = [n for n in looks(self.study.seeds) if n > self.seeds]
+        self.looks += following[:1]
+        self.settle()
+        return bool(following)
 
     @cached_property
     def searches(self) -> dict[str, LRSearch]:
@@ -91,13 +105,13 @@ class Plan:
     @property
     def runs(self) -> int:
         """Count all trainings, those whose learning rates are open at their number."""
-        return len(self._items) + self.study.seeds * len(self._open)
+        return len(self._items) + self.seeds * len(self._open)
 
     @property
     def left(self) -> int:
         """Count the trainings that are still to be done."""
         left = sum(not item.finished for item in self._items)
-        return left + self.study.seeds * len(self._open)
+        return left + self.seeds * len(self._open)
 
     @property
     def seconds(self) -> float:
@@ -107,7 +121,7 @@ class Plan:
             for item in self._items
             if not item.finished
         )
-        return total + self.study.seeds * sum(map(seconds, self._open))
+        return total + self.seeds * sum(map(seconds, self._open))
 
     @property
     def _items(self) -> list[Item]:
@@ -160,7 +174,7 @@ class Plan:
         return [] if role == "fixed" else [f"{LR}={lr:g}"]
 
     def _seeds(self) -> list[str]:
-        return [f"seed={FIRST_SEED[self.study.stage]}", f"seeds={self.study.seeds}"]
+        return [f"seed={FIRST_SEED[self.study.stage]}", f"seeds={self.seeds}"]
 
     def _cell(self, arm: Arm, rated: Sequence[str], further: Sequence[str]) -> Cell:
         own = [word for word in arm.words if not (rated and word.startswith(f"{LR}="))]

@@ -37,6 +37,7 @@ class ProbePlan:
 
     def __init__(self, study: Study, grid: Grid, outputs: str, folder: Path) -> None:
         self.study, self.file = study, folder / FILE
+        self.seeds, self.looks = study.seeds, [study.seeds]
         self.configs: dict[str, list[Config]] = {}
         seeds = [f"seed={FIRST_SEED[study.stage]}", f"seeds={study.seeds}"]
         for arm in study.arms:
@@ -135,7 +136,7 @@ class ProbeMeasures:
     role = "fixed"
 
     def __init__(self, plan: ProbePlan) -> None:
-        self.plan = plan
+        self.plan, self.seeds = plan, plan.seeds
 
     def results(self, arm: Arm, metric: str = "") -> dict[int, Result]:
         """Give no runs."""

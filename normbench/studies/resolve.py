@@ -9,12 +9,14 @@ from typing import Any
 from normbench.errors import Mistake, Refused, shown
 from normbench.parts.options import copied, leaves, near, written
 from normbench.results.verdict import Region, fewest_seeds
+from normbench.settings.fields import AUTO
 from normbench.studies import card as cards
 from normbench.studies.card import EFFECTS, Card
 from normbench.studies.study import POINTS, RECIPE, Arm, Hypothesis, Study, scale_of
 
 SMALL = {"data.train_size": 3500}  # mnist5k, at size quick
-SEEDS = {"tune": 3, "screen": 8, "certify": 12}
+SEEDS = {"tune": 3, "screen": 8, "certify": 12, "max": 40}
+MOST = 1000  # seeds of an arm
 FLOOR = 1.0  # points below which no accuracy is compared at size quick
 SIZE_KEYS = ("delta", "delta_floor", "seeds", "lr", "without")
 
@@ -81,7 +83,7 @@ def _at_size(card: Card, size: str) -> dict[str, Any]:
         if key == "lr":
             lr |= value
         elif key == "seeds":
-            seeds |= value
+            seeds |= {"screen": AUTO} if value == AUTO else value
         elif key in factors:
             factors[key] = _levels(factors[key], value)
         elif key not in SIZE_KEYS:
@@ -96,7 +98,7 @@ def _at_size(card: Card, size: str) -> dict[str, Any]:
         "factors": factors,
         "fixed": fixed,
         "lr": lr,
-        "seeds": {key: seeds[key] for key in SEEDS},
+        "seeds": {key: seeds[key] for key in SEEDS if key != "max" or AUTO in seeds.values()},
         "hypotheses": [each for each in tree["hypotheses"] if each["id"] not in without],
         "combine": tree.get("combine", "each"),
         "failures": tree.get("failures", "apart"),
@@ -197,13 +199,19 @@ def _selected(
 
 def _undecidable(
     tree: Mapping[str, Any], stage: str, hypotheses: Sequence[Hypothesis]
-) -> list[Mistake]:
-    """Say whether the exact test could not reach alpha however clear the effects are."""
-    count, seeds = sum(each.role == "primary" for each in hypotheses), tree["seeds"][stage]
-    enough = fewest_seeds(count)
-    if type(seeds) is int and enough <= seeds <= 1000:
-        return []
-    why = f"cannot decide {count} primary hypotheses: 2^-n must be at most 0.025 / {count}"
-    if type(seeds) is not int or seeds > 1000:
-        why = "is not a number of seeds up to 1000"
-    return [Mistake(f"seeds.{stage}={shown(seeds)}", why, f"seeds.{stage}={enough}")]
+) -> Iterator[Mistake]:
+    """Say whether the test could not reach alpha however clear the effects are."""
+    count, seeds = sum(each.role == "primary" for each in hypotheses), tree["seeds"]
+    enough, key = fewest_seeds(count), "max" if seeds[stage] == AUTO else stage
+    if key == "max" and tree["kind"] == "probe":
+        fix = f"seeds.{stage}={SEEDS['screen']}"
+        yield Mistake(f"seeds.{stage}=auto", "is for studies that train", fix)
+    for name, least in ((key, enough), ("tune", 1)):
+        if type(seeds[name]) is not int or seeds[name] > MOST:
+            why = f"is not a number of seeds up to {MOST}"
+        elif seeds[name] >= least:
+            continue
+        else:
+            why = f"cannot decide {count} primary hypotheses: 2^-n must be at most 0.025 / {count}"
+            why = why if name == key else "is below 1"
+        yield Mistake(f"seeds.{name}={shown(seeds[name])}", why, f"seeds.{name}={least}")

@@ -10,8 +10,10 @@ from functools import cached_property
 from typing import Any
 
 from normbench.parts.options import written
+from normbench.results.sequential import LEAST
 from normbench.results.verdict import Region
 from normbench.settings.declared import GROUPS
+from normbench.settings.fields import AUTO
 from normbench.studies import card as cards
 from normbench.studies.card import Card
 
@@ -98,8 +100,22 @@ class Study:
 
     @property
     def seeds(self) -> int:
-        """Count the seeds of each arm."""
-        return int(self.tree["seeds"][self.stage])
+        """Count the seeds of each arm, the most where the sequential test adds them."""
+        return int(self.tree["seeds"]["max" if self.automatic else self.stage])
+
+    @property
+    def automatic(self) -> bool:
+        """Tell whether seeds are added until the sequential test decides."""
+        return bool(self.tree["seeds"][self.stage] == AUTO)
+
+    @property
+    def counted(self) -> str:
+        """Say how many seeds each arm has."""
+        return (
+            f"{LEAST} to {self.seeds} seeds by the sequential test"
+            if self.automatic
+            else f"{self.seeds} seeds"
+        )
 
     @property
     def kind(self) -> str:

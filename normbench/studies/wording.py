@@ -57,11 +57,13 @@ def word(one: verdict.Judged) -> str:
 def sentences(study: Study, verdicts: Mapping[str, Verdict], chosen: str) -> Iterator[str]:
     """Say what was found: each primary hypothesis, the scope, and the other learning rates."""
     head = verdicts[study.headline]
-    yield f"{study.card.id}  {head.word.upper()}  ({STAGES[study.stage]}, {study.seeds} seeds)"
+    yield f"{study.card.id}  {head.word.upper()}  ({STAGES[study.stage]}, {study.counted})"
     for each in head.of("primary"):
         one = each.judged
         line = f"{each.hypothesis.id}  {word(one)}  {effect(each)}, {one.n} seeds"
         yield "  ".join([f"  {line}, claim {region(each)}", *remarks(each)])
+    if study.automatic:
+        yield "intervals are confidence sequences and p is 1 / e-value: both hold at every look"
     yield f"scope: {scope(study)}, {chosen}"
     for note in head.notes:
         yield f"note: {note}"
@@ -74,6 +76,8 @@ def sentences(study: Study, verdicts: Mapping[str, Verdict], chosen: str) -> Ite
 def remarks(finding: Finding) -> list[str]:
     """Say what stands beside a verdict: failures, censored values, seeds that would settle it."""
     said = list(finding.judged.notes)
+    if finding.decided:
+        said.append(f"decided at {finding.decided} seeds")
     if any(failed for failed, _ in finding.failures):
         said.append("failed " + " against ".join(f"{k}/{n}" for k, n in finding.failures))
     if finding.censored:

@@ -204,3 +204,22 @@ def test_few_of_10_000_equal_arms_are_decided(shape: str) -> None:
 @pytest.mark.slow
 def test_few_of_10_000_normal_nulls_are_decided_by_t_alone() -> None:
     assert np.mean(decided(SHAPES["normal"], sound=False) > 0) <= 0.05
+
+
+@pytest.mark.parametrize("g_n", [4, 8, 40])
+def test_the_one_sided_e_value_is_that_of_a_half_normal_prior(g_n: int) -> None:
+    """By numeric integration of the noncentral t over effects above 0; both sides average to E."""
+    d = np.random.default_rng(g_n).normal(0.4, 1, g_n)
+    d = np.concatenate([d, 2 * d.mean() - d])  # symmetric: no skewness to correct for
+    n, r = len(d), float(d.mean() - 0.3 * d.std(ddof=1))
+    t = (d.mean() - r) / d.std(ddof=1) * math.sqrt(n)
+
+    def prior(delta: float) -> float:
+        ratio = scipy_stats.nct.pdf(t, n - 1, delta * math.sqrt(n)) / scipy_stats.t.pdf(t, n - 1)
+        return float(2 * scipy_stats.norm.pdf(delta) * ratio)
+
+    expected, _ = integrate.quad(prior, 0, 6, limit=200)
+    above = sequential.evidence_above(list(d), r)
+    assert above == pytest.approx(expected, rel=1e-6)
+    assert sequential.evidence(list(d), r) < above < 2 * sequential.evidence(list(d), r)
+    assert sequential.evidence_above(list(d), float(d.mean())) == 0

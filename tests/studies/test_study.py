@@ -13,6 +13,7 @@ from commands import document, normbench
 from normbench.errors import FileRefused, Refused
 from normbench.settings import compose
 from normbench.studies import card as cards
+from normbench.studies import overrides
 from normbench.studies import resolve as studies
 
 # Longer training is better, and a clip that clips nothing changes no bit.
@@ -124,7 +125,7 @@ def test_overrides_make_a_variant_and_texts_do_not() -> None:
     card = cards.checked(MINE, "mine.yaml")
     plain = studies.resolve(card, "quick")
     variant = studies.resolve(
-        cards.overridden(card, ["seeds.screen=9", "batch=32"], "quick"), "quick"
+        overrides.overridden(card, ["seeds.screen=9", "batch=32"], "quick"), "quick"
     )
     retold = studies.resolve(cards.checked({**MINE, "title": "Other"}, "mine.yaml"), "quick")
     assert (variant.seeds, variant.arms[0].settings["batch"]) == (9, 32)
@@ -219,3 +220,39 @@ def test_every_metric_is_read_off_runs(tmp_path: Path) -> None:
     assert {one["id"]: one["n"] for one in judged} == dict.fromkeys(
         (each["id"] for each in given), 6
     )
+
+
+AUTO = {**MINE, "arms": {key: MINE["arms"][key] for key in ("long", "short")}} | {
+    "lr": {"shared": 0.1},
+    "hypotheses": [MINE["hypotheses"][at] for at in (0, 2)],
+    "seeds": "auto",
+}
+
+
+def test_a_plan_says_what_added_seeds_may_cost(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(AUTO))
+    plan = document("study", "plan", "./mine.yaml", "seeds_max=9", cwd=tmp_path)
+    assert (plan["runs"], plan["at_most"]["runs"], plan["seeds"]) == (8, 18, 9)
+    few = normbench("study", "plan", "./mine.yaml", "seeds_max=5", cwd=tmp_path)
+    assert (few.returncode, "try: seeds.max=7" in few.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_seeds_are_added_until_the_claims_are_decided(tmp_path: Path) -> None:
+    """Stopped after a round, it goes on from there and ends with the same bytes."""
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(AUTO))
+    found = document("study", "run", "./mine.yaml", "jobs=2", cwd=tmp_path)
+    assert found["verdict"] == "1 supported, 1 refuted"
+    seeds = found["seeds"]["count"]
+    decided = [one["decided_at"] for one in found["hypotheses"]["shared"]]
+    assert 4 <= max(decided) == seeds < found["seeds"]["most"] == 40
+    (verdict,) = tmp_path.glob("outputs/studies/mine/*/verdict.json")
+    before = verdict.read_bytes()
+    for folder in tmp_path.glob(f"outputs/runs/*/seed{999 + seeds}"):
+        folder.rename(tmp_path / folder.parent.name)  # as if it had been stopped
+    pending = normbench("study", "verdict", "./mine.yaml", cwd=tmp_path)
+    assert f"pending {seeds - 1}/{seeds} seeds" in pending.stderr
+    for folder in tmp_path.glob("outputs/runs/*"):
+        (tmp_path / folder.name).rename(folder / f"seed{999 + seeds}")
+    assert document("study", "verdict", "./mine.yaml", cwd=tmp_path) == found
+    assert verdict.read_bytes() == before
