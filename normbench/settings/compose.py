@@ -27,7 +27,6 @@ from normbench.settings.composer import (
     Composed,
     Composer,
     loader,
-    packaged,
     resolved,
 )
 from normbench.settings.declared import defaults
@@ -41,6 +40,7 @@ from normbench.settings.overrides import (
     each_alone,
     key_of,
 )
+from normbench.settings.packaged import packaged
 from normbench.settings.schema import WORDS
 from normbench.settings.suggest import tried
 

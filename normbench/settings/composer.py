@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -36,7 +36,6 @@ from normbench.settings.userfiles import hidden, line_of, unreadable
 ALL_OF_HYDRA = "normbench train --cfg hydra    (all of Hydra's settings)"
 RESOLVER = re.compile(r"\$\{[^}]*:")  # such as ${oc.env:HOME}: reads other things than settings
 PRESETS, HEAD = "experiment", "# @package _global_"  # the group of kept command lines
-PART_BYTES = 2**16  # of a packaged file of one part
 GRIDS = ("normbench", "basic")  # sweepers that try every combination; others choose
 
 
@@ -226,31 +225,6 @@ class Composer:
             if name in registry.names(group):
                 node = default_part(group, name)
                 ConfigStore.instance().store(name=name, node=node, group=group)
-
-
-@cache  # such files do not change, and Hydra takes longer than all that follows
-def packaged(chosen: tuple[str, ...]) -> Composed:
-    """Compose packaged parts: those that are alone in their files are put in, without Hydra."""
-    alone = [text for text in chosen if own_settings(text) is not None]
-    if not alone:
-        return Composer(loader()).compose(chosen)
-    made = packaged(tuple(text for text in chosen if text not in alone))
-    own = {text.partition("=")[0]: copied(own_settings(text)) for text in alone}
-    return Composed({**made.tree, **own}, made.hydra)
-
-
-@cache
-def own_settings(text: str) -> dict[str, Any] | None:
-    """Read the settings of the packaged part that `norm=gn` chooses.
-
-    Returns: None if its file chooses other parts as well, or there is none.
-    """
-    group, _, name = text.partition("=")
-    path = registry.configs() / group / f"{name}.yaml"
-    if group not in registry.KINDS or "/" in name or not path.is_file():
-        return None
-    tree = storage.read_yaml(path, PART_BYTES)
-    return tree if "defaults" not in tree else None
 
 
 def resolved(tree: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from normbench.errors import Refused
 from normbench.parts import registry
 from normbench.parts.options import leaves
 from normbench.runtime import machine
+from normbench.settings import packaged as parts
 from normbench.settings import schema
 from normbench.settings.compose import Grid, loader
 from normbench.settings.declared import default_parts, defaults
@@ -264,3 +266,13 @@ def test_a_run_of_another_default_is_not_taken_for_one_of_the_former(
     monkeypatch.setitem(schema.FORMER, ("optimizer", "sgd", "lr"), 0.7)
     assert all(one(*line).name != name for line, name in zip(words[1:], names[1:], strict=True))
     assert one("optimizer.lr=0.7").name == names[1]
+
+
+@pytest.mark.slow
+def test_parts_put_in_from_their_files_are_as_hydra_composes_them() -> None:
+    grid = Grid(loader())
+    for group in set(grid.read.groups) & {*registry.KINDS}:
+        for name in grid.read.choices(group):
+            chosen = (f"{group}={name}",)
+            found, expected = parts.packaged(chosen).tree, grid.composed(chosen).tree
+            assert json.dumps(found) == json.dumps(expected)
