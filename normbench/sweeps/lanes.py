@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from normbench.errors import Mistake
 from normbench.parts import registry
 from normbench.settings.declared import GROUPS
 from normbench.settings.fields import AUTO
@@ -43,6 +44,14 @@ def why_alone(config: Config) -> str:
             if name == "torchvision" or registry.is_foreign(group, name):
                 return f"{group}={name}"
     return ""
+
+
+def one_by_one(configs: Iterable[Config]) -> Iterator[Mistake]:
+    """Warn of runs that are never trained with others although `lanes` asks for it."""
+    for config in configs:
+        why = why_alone(config)
+        if why and config.lanes not in (AUTO, 1):
+            yield Mistake(f"lanes={config.lanes}", f"runs of {why} train one by one", "lanes=auto")
 
 
 def alike(config: Config) -> str:

@@ -12,7 +12,7 @@ from normbench.results import groups
 from normbench.rows import Row
 from normbench.runs.reader import read_config, read_status
 from normbench.settings.declared import RECORDING
-from normbench.sweeps import rounds
+from normbench.sweeps import lanes, rounds
 from normbench.sweeps.curves import Board
 from normbench.sweeps.describe import (
     further_seeds,
@@ -42,7 +42,8 @@ def check(sweep: Sweep) -> list[Mistake]:
     from normbench.runs import check as checks  # torch, which a finished sweep does without
 
     mistakes: dict[Mistake, None] = {}
-    warnings = dict.fromkeys(unpaired(planned.config for planned in sweep.cells))
+    configs = [planned.config for planned in sweep.cells]
+    warnings = dict.fromkeys([*unpaired(configs), *lanes.one_by_one(configs)])
     misfits: dict[Fitted, Refused] = {}
     seen: dict[str, checks.Checked] = {}
     for fitted, config in left.items():

@@ -116,7 +116,7 @@ def test_row_2_a_killed_sweep_leaves_its_trace_and_goes_on_to_the_same_bits(
 
 
 def test_row_3_a_killed_child_is_tried_once_more(whole: Path, tmp_path: Path, start: Start) -> None:
-    process = start(*CELLS, "jobs=2")
+    process = start(*CELLS, "jobs=2", "lanes=1")
     until(lambda: training(tmp_path, 2))
     os.kill(children(process.pid)[0], signal.SIGKILL)
     killed = until(lambda: [n for n, s in statuses(tmp_path).items() if s["state"] == "failed"])
@@ -138,7 +138,7 @@ def test_row_3_a_child_that_is_killed_twice_has_failed(tmp_path: Path, start: St
     assert ended == [("failed", "worker_killed")] * 2
 
 
-def test_row_3_and_8_runs_that_train_together_are_stopped_and_killed_and_go_on(
+def test_row_3_runs_that_train_together_are_stopped_and_killed_and_go_on(
     whole: Path, tmp_path: Path, start: Start
 ) -> None:
     words = (*CELLS, "jobs=1", "lanes=2", "checkpoint_every=300")
@@ -162,7 +162,7 @@ def test_row_3_and_8_runs_that_train_together_are_stopped_and_killed_and_go_on(
 def test_row_4_children_end_with_their_parent_and_no_cell_runs_twice(
     whole: Path, tmp_path: Path, start: Start
 ) -> None:
-    process = start(*CELLS, "jobs=2")
+    process = start(*CELLS, "jobs=2", "lanes=1")
     until(lambda: training(tmp_path, 2))
     left = children(process.pid)
     process.kill()
