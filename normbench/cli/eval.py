@@ -96,9 +96,9 @@ def show(results: Sequence[Result], csv: bool, shown: Screen) -> None:
 
 
 def _settings() -> str:
-    from normbench.settings.described import described
+    from normbench.settings.declared import declared_keys
+    from normbench.settings.described import entry
     from normbench.settings.fields import JUDGED
 
-    lines = [*described()]
-    first = lines.index(f"# {JUDGED}") + 1
-    return "\n".join(["settings: KEY=VALUE", *lines[first : lines.index("", first)]])
+    judged = (each for each in declared_keys() if each.limits.get("section") == JUDGED)
+    return "\n".join(["settings: KEY=VALUE", *(line for each in judged for line in entry(each))])

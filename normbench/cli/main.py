@@ -38,7 +38,7 @@ VERBS = {
 }
 PRINTING = ("-h", "--help", "help", "-V", "--version", "list", "completion")
 FIRST = """\
-normbench settles arguments about normalization and initialization by running
+normbench settles arguments about normalization and initialization by running \
 the experiment.
 
 usage: normbench COMMAND [KEY=VALUE ...] [options]
@@ -50,7 +50,7 @@ first examples:
   normbench train -m norm=none,bn,gn batch=2,32 seeds=5
   tensorboard --logdir outputs/runs
 
-`normbench COMMAND --help` explains a command, `normbench --version` tells the
+`normbench COMMAND --help` explains a command, `normbench --version` tells the \
 version."""
 
 
@@ -138,8 +138,14 @@ def _command(verb: str) -> Callable[[list[str]], int]:
 
 
 def _overview(_: list[str]) -> int:
-    verbs = "\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())
-    return _said(FIRST.format(verbs=verbs))
+    from normbench.settings.described import fitted
+
+    lines = []
+    for line in FIRST.splitlines():
+        verbs = line == "{verbs}"
+        lines += [fitted(text, f"  {verb:<10} ") for verb, text in VERBS.items()] if verbs else []
+        lines += [] if verbs else [line if line[:2] == "  " else fitted(line)]
+    return _said("\n".join(lines))
 
 
 def _version(_: list[str]) -> int:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from normbench.display.screen import Screen
 
 
-WIDTH = 80  # columns of the narrowest usual terminal
-
-
 class Parser(argparse.ArgumentParser):
     """argparse with the options that all commands share, our messages, and examples in the help.
 
@@ -107,17 +104,20 @@ class Parser(argparse.ArgumentParser):
 
 def _example(line: str) -> str:
     """Put what explains a command line behind it, or below where both together are too long."""
+    from normbench.settings.described import fitted, width
+
     command, _, comment = line.partition("  ")
-    if len(line) <= WIDTH - 2 or not comment:
+    if len(line) <= width() - 2:
         return f"  {line}\n"
-    return f"  {command}\n      {comment.strip()}\n"
+    below = f"\n      {comment.strip()}" if comment else ""
+    return fitted(command, "  ", " " * 6, spare=2).replace("\n", " \\\n") + below + "\n"
 
 
 def settings() -> str:
     """List the parts of each group, and the settings with their defaults."""
     from normbench.parts import registry
     from normbench.settings.declared import default_parts
-    from normbench.settings.described import described, explained
+    from normbench.settings.described import described, explained, fitted
 
     groups = [
         line
@@ -126,7 +126,8 @@ def settings() -> str:
     ]
     groups += explained("experiment=NAME", f"{' '.join(registry.presets())} (kept settings)")
     return "\n".join(
-        ["parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)", *groups, ""]
+        [fitted("parts: GROUP=NAME, options GROUP.OPTION=VALUE (normbench list norms NAME)")]
+        + [*groups, ""]
         + ["settings: KEY=VALUE", *described()]
     )
 

@@ -1,7 +1,8 @@
-"""Every setting in words, in lines that a terminal of 80 columns can show."""
+"""Every setting in words, in lines that the terminal can show."""
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Iterator
 
@@ -9,7 +10,13 @@ from normbench.parts.options import Declared, written
 from normbench.settings.declared import declared_keys
 from normbench.settings.fields import RECORDED
 
-COMMENT, WIDTH = 22, 80  # where the sentence on a setting begins, and where it is wrapped
+COMMENT = 22  # where the sentence on a setting begins
+NARROW, WIDTH = 40, 80  # columns for which help is made, at least and at most
+
+
+def width() -> int:
+    """Return how many columns of the terminal help may use."""
+    return min(WIDTH, max(NARROW, shutil.get_terminal_size().columns))
 
 
 def described(form: str = "{key}={value}") -> Iterator[str]:
@@ -21,7 +28,7 @@ def described(form: str = "{key}={value}") -> Iterator[str]:
     for setting in declared_keys():
         name = setting.limits.get("section", RECORDED)
         if name != section:
-            yield from (*[""] * bool(section), f"# {name}")
+            yield from (*[""] * bool(section), fitted(name, "# ", "# "))
             section = name
         yield from entry(setting, form)
 
@@ -33,13 +40,22 @@ def entry(setting: Declared, form: str = "{key}={value}") -> list[str]:
 
 
 def explained(start: str, text: str) -> list[str]:
-    """Put a text behind what it explains, in lines that a terminal of 80 columns can show."""
+    """Put a text behind what it explains, in lines that the terminal can show."""
     first = f"{start.ljust(COMMENT - 2)}  # "
-    return textwrap.wrap(
+    return fitted(text, first, " " * COMMENT + "# ").splitlines()
+
+
+def fitted(text: str, first: str = "", others: str | None = None, spare: int = 0) -> str:
+    """Break a text into lines that the terminal can show.
+
+    Args: first, others: what stands before it in the first line and in others, by default blanks;
+    spare: columns that are left free.
+    """
+    return textwrap.fill(
         text,
-        WIDTH,
+        width() - spare,
         initial_indent=first,
-        subsequent_indent=" " * COMMENT + "# ",
+        subsequent_indent=" " * len(first) if others is None else others,
         break_long_words=False,
         break_on_hyphens=False,
     )

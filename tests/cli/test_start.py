@@ -91,10 +91,12 @@ def test_the_heading_needs_no_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
-def test_help_fits_into_80_columns(verb: str, tmp_path: Path) -> None:
-    done = normbench(*filter(None, [verb, "--help"]), cwd=tmp_path, COLUMNS="80")
-    assert done.returncode == 0
-    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+def test_help_fits_into_80_columns_and_into_60(verb: str, tmp_path: Path) -> None:
+    for columns in (80, 60):
+        words = filter(None, [verb, "--help"])
+        done = normbench(*words, cwd=tmp_path, COLUMNS=str(columns))
+        assert done.returncode == 0
+        assert [line for line in done.stdout.splitlines() if len(line) > columns] == []
 
 
 def test_the_help_of_train_knows_every_setting_of_the_readme(tmp_path: Path) -> None:

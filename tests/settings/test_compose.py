@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -190,7 +192,12 @@ def packaged() -> str:
     return (registry.configs() / "train.yaml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("line", list(described("{key}: {value}")))
+def lines_of_80_columns() -> list[str]:
+    with patch.dict(os.environ, COLUMNS="80"):
+        return list(described("{key}: {value}"))
+
+
+@pytest.mark.parametrize("line", lines_of_80_columns())
 def test_train_yaml_has_each_setting_as_it_is_declared(line: str) -> None:
     nested = line.replace("dist.port: null     ", "dist: {port: null}  ")
     assert nested in packaged().splitlines(), f"configs/train.yaml needs the line\n{nested}"
