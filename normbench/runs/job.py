@@ -261,14 +261,14 @@ def _tests(config: Config, feed: Feed) -> dict[str, Feed]:
 
 def budget(config: Config) -> Budget:
     """Say how long a run trains, and what is due when."""
-    assert config.steps and config.eval_every
+    assert config.steps
     return Budget(
         steps=config.steps,
         batch=config.batch,
         accumulate=config.accumulate,
         steps_per_epoch=config.steps_per_epoch,
         log_every=config.log_every,
-        eval_steps=max(1, round(config.eval_every * config.steps_per_epoch)),
+        eval_steps=config.eval_steps,
         seed=config.seed,
         stat_batch=config.stat_batch,
         eval_stats=config.eval_stats,

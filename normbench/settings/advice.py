@@ -36,11 +36,10 @@ def advice(config: Config) -> list[Mistake]:
 
 
 def _slow_validations(config: Config) -> Iterator[Mistake]:
-    assert config.steps and config.eval_every
+    assert config.steps
     images = config.sizes[1]
     running = registry.facts("norm", config.norm["name"]).constants["running"]
-    between = max(1, round(config.eval_every * config.steps_per_epoch))
-    validations = 1 + -(-config.steps // between)
+    validations = 1 + -(-config.steps // config.eval_steps)
     forwards = images // min(config.batch, images)
     by = config.training.eval_stats  # another evaluation is made once, of the final weights
     if by == "batch" and forwards > FORWARDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from functools import partial
 from typing import Any
@@ -39,3 +40,14 @@ def declared_options(group: str, name: str) -> dict[str, Declared]:
     return (
         {} if (group, name) == ("activation", AUTO) else dict(registry.facts(group, name).options)
     )
+
+
+def set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
+    """Yield what stands behind a batch statistic, and whether it may join workers, by norm."""
+    names = norm["name"].split("+")
+    for name in names:
+        known = registry.facts("norm", name).constants
+        options = norm if len(names) == 1 else norm.get(name, {})
+        if known["uses_batch"]:
+            key = known["sized_by"]
+            yield options.get(key, known.get(key, "worker")), key == "norm_batch"

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from normbench.parts import registry
 from normbench.parts.options import copied, leaves
 from normbench.settings.declared import GROUPS, Settings, declared_keys, defaults
-from normbench.settings.fields import AUTO, JUDGED, RECORDED, default_part
+from normbench.settings.fields import AUTO, JUDGED, RECORDED, default_part, set_sizes
 from normbench.settings.naming import readable
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Config(Settings):
     @property
     def stat_batch(self) -> int:
         """Return the examples behind one batch statistic; 1 where the norm looks at no batch."""
-        asked, joins = next(_set_sizes(self.norm), (1, False))
+        asked, joins = next(set_sizes(self.norm), (1, False))
         share, everyone = self.worker_batch, self.batch // self.accumulate
         if not isinstance(asked, int):
             return everyone if asked == "global" else share
@@ -86,6 +86,12 @@ class Config(Settings):
     def steps_per_epoch(self) -> int:
         """Count the full batches in the training set; the incomplete last one is dropped."""
         return self.sizes[0] // self.batch
+
+    @property
+    def eval_steps(self) -> int:
+        """Count the steps between two validations."""
+        assert self.eval_every
+        return max(1, round(self.eval_every * self.steps_per_epoch))
 
     @property
     def step_rows(self) -> int:
@@ -258,17 +264,6 @@ def evaluation_name(asked: Mapping[str, Any]) -> str:
 
 def _digest(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _set_sizes(norm: Mapping[str, Any]) -> Iterator[tuple[int | str, bool]]:
-    """Yield what stands behind a batch statistic, and whether it may join workers, by norm."""
-    names = norm["name"].split("+")
-    for name in names:
-        known = registry.facts("norm", name).constants
-        options = norm if len(names) == 1 else norm.get(name, {})
-        if known["uses_batch"]:
-            key = known["sized_by"]
-            yield options.get(key, known.get(key, "worker")), key == "norm_batch"
 
 
 def config_of(tree: Mapping[str, Any], about: DatasetInfo) -> Config:

@@ -41,6 +41,7 @@ ROLES, HEADLINES, FAILURES = (
     ("tuned", "shared"),
     ("apart", "chance"),
 )
+CURVES = ("auc", "steps_to", "final_over_best")  # metrics of the whole validation curve
 TEXTS = ("id", "title", "claim", "source", "question", "expect", "threats")
 TOP = (
     *(*TEXTS, "kind", "probe", "needs", "factors", "arms", "fixed", "lr", "hypotheses"),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from normbench.results import curves, stats
+from normbench.results.curves import Validation
 from normbench.results.groups import Result
 from normbench.runs.reader import read_rows
 from normbench.studies.card import calls
@@ -109,8 +110,7 @@ class Measures:
 
     def _steps_to(self, target: float, run: Result) -> Value:
         batch, budget = int(str(run.settings["batch"])), int(str(run.settings["steps"]))
-        curve = traces.validations(Path(run.directory))
-        reached = curves.first(curve, target)
+        reached = curves.first(_curve(run), target)
         if reached is None:
             return Value(budget, BEYOND * budget)
         steps = reached.examples / batch
@@ -174,8 +174,17 @@ def _read(called: str, argument: str, run: Result) -> float | None:
         shifted = [run.final.get(name) for name in run.final if name.startswith("test/accuracy/")]
         known = [value for value in shifted if value is not None]
         return final - stats.mean(known) if final is not None and known else None
-    curve = traces.validations(folder)
+    curve = _curve(run)
     if called == "auc":
         return curves.area(curve)
     best = max((at.accuracy for at in curve), default=None)
     return final - best if final is not None and best is not None else None
+
+
+def _curve(run: Result) -> list[Validation]:
+    """Read the validations that the study asks for; another command may have asked for more."""
+    every, batch = int(str(run.settings["eval_steps"])), int(str(run.settings["batch"]))
+    curve = traces.validations(Path(run.directory))
+    steps = [round(at.examples / batch) for at in curve]
+    kept = zip(curve, steps, strict=True)
+    return [at for at, step in kept if step % every == 0 or step == steps[-1]]

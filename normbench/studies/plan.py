@@ -15,9 +15,10 @@ from normbench.parts.options import quoted, written
 from normbench.results.groups import Result
 from normbench.results.lr_search import Choice, LRSearch
 from normbench.results.sequential import LEAST, looks
-from normbench.runs.reader import read_status
+from normbench.runs.reader import read_rows, read_status
 from normbench.settings.cell import Cell
 from normbench.settings.compose import Grid
+from normbench.settings.schema import Config
 from normbench.studies import card as cards
 from normbench.studies.study import FIRST_SEED, LR, Arm, Study, seconds, seconds_of
 from normbench.sweeps.items import Item
@@ -59,6 +60,9 @@ class Plan:
             for cell in [self._cell(arm, self._rated(role, lr), [*how, *self._seeds()])]
         }
         self.sweep = Sweep(list({id(cell): cell for cell in self.places.values()}.values()))
+        for item in self.sweep.items if self._curves else ():
+            if item.state == "finished" and _lacks_validations(item.config):
+                item.config, item.state = replace(item.config, force=True), "planned"
 
     @property
     def seeds(self) -> int:
@@ -151,7 +155,8 @@ class Plan:
         found = []
         for item, settings, config in planned.runs or ():
             result = item.result(settings, config, read_status(item.config.directory) or {})
-            found.append(replace(result, settings={**config.experiment(), **settings}))
+            known = {**config.experiment(), "eval_steps": config.eval_steps, **settings}
+            found.append(replace(result, settings=known))
         return found
 
     def _tuning_cells(self) -> list[Cell]:
@@ -170,6 +175,22 @@ class Plan:
         if running and any("recomputed" in metric for metric in metrics):
             yield RECOMPUTED
 
+    @property
+    def _curves(self) -> bool:
+        """Tell whether a metric is read off validation curves."""
+        metrics = [each.metric for each in self.study.hypotheses]
+        return any(name in metric for metric in metrics for name in cards.CURVES)
+
+    def _validated(self, arm: Arm) -> list[str]:
+        """Say when runs are validated: quick ones whose curves nobody reads at their end only.
+
+        Ten validations of 5,000 images take longer than the steps between them.
+        """
+        steps, said = arm.settings.get("steps"), {"eval_every", "eval_every_steps"}
+        if self.study.size != "quick" or self._curves or not steps or said & arm.settings.keys():
+            return []
+        return [f"eval_every_steps={steps}"]
+
     def _rated(self, role: str, lr: float) -> list[str]:
         return [] if role == "fixed" else [f"{LR}={lr:g}"]
 
@@ -181,7 +202,14 @@ class Plan:
         metrics = {cards.calls(each.metric)[0] for each in self.study.hypotheses}
         asked = ["train_acc=true"] if {"train_acc", "gen_gap"} & metrics else []
         asked = [] if any(word in RECOMPUTED for word in further) else asked
+        asked += self._validated(arm)
         words = tuple([*own, *rated, *asked, *further, *self.common])
         if words not in self._cells:
             (self._cells[words],) = self.grid.cells(words, multirun=False)
         return self._cells[words]
+
+
+def _lacks_validations(config: Config) -> bool:
+    """Tell whether a finished run has fewer validations than asked for, as another command did."""
+    found = {row.step for row in read_rows(config.directory) if row.kind == "val"}
+    return not {*range(0, max(found, default=0) + 1, config.eval_steps)} <= found

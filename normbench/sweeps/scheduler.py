@@ -36,9 +36,8 @@ def length(config: Config) -> float:
 
     A backward pass takes twice as many as the forward pass that it belongs to.
     """
-    assert config.steps and config.eval_every
-    between = max(1, round(config.eval_every * config.steps_per_epoch))
-    judged = (1 + -(-config.steps // between)) * config.sizes[1] + config.sizes[2]
+    assert config.steps
+    judged = (1 + -(-config.steps // config.eval_steps)) * config.sizes[1] + config.sizes[2]
     return config.steps * STEP + (3 * config.steps * config.batch + judged) * build.work(config)
 
 

@@ -256,3 +256,28 @@ def test_seeds_are_added_until_the_claims_are_decided(tmp_path: Path) -> None:
         (tmp_path / folder.name).rename(folder / f"seed{999 + seeds}")
     assert document("study", "verdict", "./mine.yaml", cwd=tmp_path) == found
     assert verdict.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_curve_does_not_depend_on_who_trained_the_run(tmp_path: Path) -> None:
+    """Runs with fewer validations are trained again; of finer curves the own steps count."""
+    asked = zip(AUTO["hypotheses"], ("auc", "final_over_best"), strict=True)
+    fixed = {key: value for key, value in MINE["fixed"].items() if key != "eval_every"}
+    tree = {
+        **{key: AUTO[key] for key in ("id", "claim", "arms", "lr", "failures", "sizes")},
+        "seeds": {"screen": 7},
+        "fixed": {**fixed, "eval_every_steps": 6},
+        "hypotheses": [{**one, "metric": metric} for one, metric in asked],
+    }
+    found = {}
+    for name, every in {"alone": 0, "fewer": 24, "more": 2}.items():
+        (folder := tmp_path / name).mkdir()
+        if every:
+            first = {**tree, "fixed": {**fixed, "eval_every_steps": every}}
+            (folder / "mine.yaml").write_text(json.dumps(first))
+            normbench("study", "run", "./mine.yaml", "jobs=2", cwd=folder)
+        (folder / "mine.yaml").write_text(json.dumps(tree))
+        document("study", "run", "./mine.yaml", "jobs=2", cwd=folder)
+        found[name] = document("study", "verdict", "./mine.yaml", cwd=folder)
+    effects = [[one["effect"] for one in each["hypotheses"]["shared"]] for each in found.values()]
+    assert effects[0] == effects[1] == effects[2]
