@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
 from normbench.errors import escaped
@@ -43,8 +43,8 @@ def html(report: Any, title: str, figures: Mapping[str, bytes]) -> str:
 
 def rendered(name: str, **values: Any) -> str:
     """Fill a template of this folder; all text is escaped."""
-    environment = Environment(autoescape=True, finalize=_shown)
-    return environment.from_string(_file(name)).render(**values)
+    environment = Environment(autoescape=True, finalize=_shown, loader=FunctionLoader(_file))
+    return environment.get_template(name).render(**values)
 
 
 def _file(name: str) -> str:

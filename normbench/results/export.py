@@ -76,6 +76,12 @@ def _document(folder: str, group: Group) -> dict[str, object]:
         "state": group.state,
         "config": {key: value for key, value in settings.items() if key not in SEEDS},
         "seeds": [_seed(result, group) for result in group.results],
+        **_summary(group),
+    }
+
+
+def _summary(group: Group) -> dict[str, object]:
+    return {
         "mean": group.mean,
         "interval": bounds(group.interval),
         "runs": group.n,
@@ -138,12 +144,7 @@ def _spread(entry: Mapping[str, Any], names: Sequence[str]) -> list[object]:
 def _arm(layout: Layout, group: Group, row: Key, above: object) -> dict[str, object]:
     return {
         layout.by: row[-1],
-        "mean": group.mean,
-        "interval": bounds(group.interval),
-        "runs": group.n,
-        "failed": group.failed,
-        "failure_bound": stats.failure_bound(group.failed, group.n) if group.n else None,
-        "mean_failed_as_chance": Group(group.results, group.metric.name, True).mean,
+        **_summary(group),
         "late": len(group.arm.late),
         "above_baseline": above,
     }
