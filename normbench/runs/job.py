@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,8 +51,8 @@ class Job:
         self.optimizer = part("optimizer", config.optimizer).bind(self.model)
         norm = build.norm(config)
         self._agree()
-        options = StepOptions(config.accumulate, config.precision, config.clip, config.capture)
-        self.train_step = TrainStep(self.model, self.optimizer, norm, options)
+        steps = {each.name: getattr(config, each.name) for each in fields(StepOptions)}
+        self.train_step = TrainStep(self.model, self.optimizer, norm, StepOptions(**steps))
         self.budget = budget(config)
         self.train = feeds["train"]
         self.evaluator = Evaluator(self.model, self.train_step.cast, norm, feeds, self.budget)

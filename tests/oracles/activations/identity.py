@@ -3,6 +3,7 @@
 import numpy as np
 
 GAIN = 1.0
+TORCH = "linear"  # whose gain torch has
 
 
 def forward(x):

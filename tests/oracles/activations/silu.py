@@ -3,6 +3,7 @@
 import numpy as np
 
 GAIN = 2**0.5
+TORCH = "relu"  # whose gain torch has
 
 
 def forward(x):
