@@ -28,11 +28,12 @@ class Keeper:
 
     Processes that are forked from the one that listens know what it has heard.
 
-    Args: every: steps between two checkpoints; 0: chosen by what they cost.
+    Args: every: steps between two checkpoints; 0: chosen by what they cost. runs: of this process.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, runs: int = 1) -> None:
         self.every, self.due = every, time.monotonic() + LEAST_S
+        self.apart = APART * runs
         self.since = math.inf  # when a signal was heard
         self._heard = mmap.mmap(-1, 1)  # its number: of this process and of its children
         self._before: dict[int, Callable[..., Any]] = {}
@@ -77,7 +78,7 @@ class Keeper:
         start = time.monotonic()
         yield
         now = time.monotonic()
-        self.due = now + max(LEAST_S, APART * (now - start))
+        self.due = now + max(LEAST_S, self.apart * (now - start))
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -115,11 +116,11 @@ class Keeper:
 class Lane(Keeper):
     """The keeper of one of several runs in a process, which all end by a signal, one by one.
 
-    Args: process: hears the signals.
+    Args: process: hears the signals; runs: how many there are.
     """
 
-    def __init__(self, every: int, process: Keeper) -> None:
-        super().__init__(every)
+    def __init__(self, every: int, process: Keeper, runs: int) -> None:
+        super().__init__(every, runs)
         self._heard = process._heard
 
     def end(self) -> NoReturn:

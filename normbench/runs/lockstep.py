@@ -24,7 +24,7 @@ def train(configs: Sequence[Config], runs: Sequence[Callable[[Keeper], Run]]) ->
         prepare(config)
     process = Keeper(0)
     with process.listening():
-        keepers = [Lane(config.checkpoint_every, process) for config in configs]
+        keepers = [Lane(config.checkpoint_every, process, len(runs)) for config in configs]
         _Lockstep([run(keeper) for run, keeper in zip(runs, keepers, strict=True)]).train()
 
 

@@ -13,7 +13,7 @@ from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
 
 # How many runs are trained together by `lanes=auto`, by model and norm: up to which batch, and how
-# many. Measured on one core: docs/performance.md.
+# many. Measured on one core in float32: docs/performance.md.
 MEASURED: dict[tuple[str, str], tuple[tuple[int, int], ...]] = {}
 # In what runs may differ that make the same steps.
 FREE = ("seed", "lr_rule", "lr_base_batch", "warmup", "warmup_least", "schedule")
@@ -26,8 +26,9 @@ def most(config: Config) -> int:
         return 1
     if isinstance(config.lanes, int):
         return config.lanes
-    if config.capture == "off":
-        return 1
+    here = config.device, config.threads, config.precision
+    if here != ("cpu", 1, "fp32") or config.capture == "off":
+        return 1  # not measured
     sizes = MEASURED.get((config.model["name"], config.norm["name"]), ())
     return next((count for batch, count in sizes if config.batch <= batch), 1)
 
