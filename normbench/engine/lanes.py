@@ -1,36 +1,121 @@
-"""The steps of several runs in one process."""
+"""The steps of several runs in one process, made in one program where that changes no bit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from normbench.engine.loader import Batch
-    from normbench.engine.train import TrainStep
+from torch import Tensor
+
+from normbench.engine.capture.laned import Laned
+from normbench.engine.loader import Batch
+from normbench.engine.train import TrainStep
+
+ALIGN = 16  # float32 values in 64 bytes, where the parameters of each lane begin
+Due = tuple[int, Batch, float]
 
 
 class Lanes:
     """Makes the steps of several runs that are alike, each with the bits of the run alone.
 
-    Args: steps: those of the runs, which are numbered by their place.
+    They are made in one program once that is known to do (see `Laned`).
+
+    Args: steps: those of the runs, which are numbered by their place. Their parameters, gradients
+        and buffers move to where those of all runs lie side by side.
     """
 
     def __init__(self, steps: Sequence[TrainStep]) -> None:
         self.steps = steps
+        self.here = set(range(len(steps)))
+        if len(steps) > 1:
+            side_by_side(steps)
+        self.gradient = Laned([step.gradient for step in steps])
+        self.further = Laned([step.further for step in steps])
 
-    def __call__(self, due: Sequence[tuple[int, Batch, float]]) -> dict[int, Exception]:
+    def __call__(self, due: Sequence[Due]) -> dict[int, Exception]:
         """Make a step of each run that is named, with its batch and learning rate.
 
         Returns: the errors of the runs whose own step has failed.
         """
+        several = len(self.steps) > 1 and 2 * len(due) > len(self.steps)
+        together = several and self.here == {number for number, _, _ in due}
+        together = together and not self.obstacle
+        if together:
+            self._differentiate({number: batch for number, batch, _ in due})
         failed = {}
         for number, batch, lr in due:
+            step = self.steps[number]
             try:
-                self.steps[number](batch, lr)
+                step.update(lr) if together else step(batch, lr)
             except Exception as error:  # of this run alone
                 failed[number] = error
         return failed
 
     def without(self, number: int) -> None:
-        """Leave out a run that has ended."""
+        """Leave out a run that has ended: what it has may change from now on."""
+        self.here.discard(number)
+
+    @property
+    def obstacle(self) -> str:
+        """Say why steps are not made in one program, as far as is known, or nothing."""
+        return self.gradient.reason or self.further.reason
+
+    def _differentiate(self, batches: Mapping[int, Batch]) -> None:
+        """Write the gradients of all runs; those that have ended compute something in vain."""
+        some = next(iter(batches.values()))
+        cut = [step.micro_batches(batches.get(n, some)) for n, step in enumerate(self.steps)]
+        gradient = self.gradient
+        for inputs in zip(*cut, strict=True):
+            outputs = gradient(inputs)
+            for number in batches:
+                loss, logits = outputs[number]
+                self.steps[number].sums.add(loss, logits, inputs[number][1])
+            gradient = self.further
+
+
+def side_by_side(steps: Sequence[TrainStep]) -> None:
+    """Move parameters, gradients and buffers of all lanes to where equal ones lie side by side.
+
+    All tensors of a lane that lie in the same memory move with them, such as what its optimizer
+    cuts out of the parameters.
+    """
+    homes = zip(*map(_homes, steps), strict=True)
+    moved = [dict[int, tuple[Tensor, int]]() for _ in steps]
+    for (first, align), *others in homes:
+        size = first.untyped_storage().nbytes() // first.element_size()
+        step = -(-size // align) * align
+        block = first.new_zeros(len(steps) * step)
+        for lane, tensor in enumerate((first, *(other for other, _ in others))):
+            block[lane * step :][:size].copy_(tensor.detach().as_strided((size,), (1,), 0))
+            moved[lane][tensor.untyped_storage()._cdata] = block, lane * step
+    for lane, each in enumerate(steps):
+        for tensor in _tensors(each):
+            if home := moved[lane].get(tensor.untyped_storage()._cdata):
+                block, start = home
+                place = tensor.shape, tensor.stride(), start + tensor.storage_offset()
+                tensor.data = block.as_strided(*place)
+
+
+def _homes(step: TrainStep) -> list[tuple[Tensor, int]]:
+    """Name the tensors that lie in memory of their own, and at multiples of what to put them.
+
+    Buffers follow each other without gaps, so that those of all lanes are one vector.
+    """
+    flat = step.optimizer.params, step.optimizer.message
+    return [*((tensor, ALIGN) for tensor in flat), *((each, 1) for each in step.model.buffers())]
+
+
+def _tensors(step: TrainStep) -> Iterator[Tensor]:
+    """Yield the tensors that a step keeps, each at least once."""
+    yield from step.model.parameters()
+    yield from step.model.buffers()
+    yield from step.gradients
+    yield from _nested(vars(step.optimizer))
+
+
+def _nested(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | Mapping):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _nested(part)

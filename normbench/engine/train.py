@@ -112,10 +112,14 @@ class TrainStep:
     def __call__(self, batch: Batch, lr: float) -> None:
         """Train on one batch with learning rate `lr`; the model is in training mode."""
         gradient = self.gradient
-        for x, y in self._micro_batches(batch):
+        for x, y in self.micro_batches(batch):
             loss, logits = gradient(x, y)
             self.sums.add(loss, logits, y)
             gradient = self.further
+        self.update(lr)
+
+    def update(self, lr: float) -> None:
+        """Step the parameters by the gradients that lie there."""
         grad = self.optimizer.grad
         collectives.average(self.optimizer.message)
         if self.after_backward:
@@ -174,7 +178,8 @@ class TrainStep:
             return nullcontext()
         return torch.autocast(self.device_type, dtype=torch.bfloat16)
 
-    def _micro_batches(self, batch: Batch) -> Iterable[Batch]:
+    def micro_batches(self, batch: Batch) -> Iterable[Batch]:
+        """Cut a batch into those whose gradients are summed."""
         if self.options.accumulate == 1:
             return (batch,)
         x, y = (tensor.chunk(self.options.accumulate) for tensor in batch)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.engine.capture.clean import clean
-from normbench.engine.capture.program import Program, Recorder, Slot, mapped, where
+from normbench.engine.capture.program import Program, Recorder, Slot, equal, mapped, where
 from normbench.engine.capture.replay import Replay, replay
 from normbench.errors import first_line
 
@@ -70,9 +70,7 @@ class Captured:
         patience: int = 0,
     ) -> None:
         self.function, self.model, self.patience = function, model, patience
-        self.parameters = [parameter.detach() for parameter in model.parameters()]
         self.changing = [*model.buffers(), *others]
-        self.known = [*self.parameters, *self.changing]
         self.reason = ""
         self._forget()
 
@@ -86,16 +84,36 @@ class Captured:
 
     def _forget(self) -> None:
         self.certain, self.tries = True, 0
-        self.state: list[Any] = []  # attributes under which the replays hold
+        self.state: list[Any] = []  # under which the replays hold
         self.replays: dict[Key, Replay] = {}
         self.recorded: dict[Key, Program] = {}
         self.calls: Counter[Key] = Counter()
 
-    def _learn(self, inputs: Inputs) -> tuple[Tensor, ...]:
+    @property
+    def known(self) -> list[Tensor]:
+        """The tensors that stay from call to call: parameters, buffers and others."""
+        return [*(parameter.detach() for parameter in self.model.parameters()), *self.changing]
+
+    def _state(self) -> list[Any]:
+        """Return what replays depend on besides values: attributes, and where tensors lie."""
+        return [*attributes(self.model), [tensor.data_ptr() for tensor in self.known]]
+
+    def standing(self, inputs: Inputs) -> Program | None:
+        """Return what was recorded with inputs like these, if it stands for the function."""
+        self._ascertain()
+        key = _key(inputs)
+        return self.recorded[key] if key in self.replays else None
+
+    def _ascertain(self) -> None:
+        """Forget what was recorded if attributes have changed since, where there is a doubt."""
         if not self.certain:
-            if self.replays and not same(self.state, attributes(self.model)):
+            if self.replays and not same(self.state, self._state()):
                 self._forget()
             self.certain = True
+
+    def _learn(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        if not self.certain:
+            self._ascertain()
             return self(*inputs)
         key = _key(inputs)
         self.calls[key] += 1
@@ -104,7 +122,7 @@ class Captured:
         return self._record(key, inputs)
 
     def _record(self, key: Key, inputs: Inputs) -> tuple[Tensor, ...]:
-        before, state = _Before(self.model, self.changing), attributes(self.model)
+        before, state = Before(self.model, self.changing), self._state()
         recorder = Recorder(self.known, inputs)
         try:
             with recorder.escapes, recorder:
@@ -115,12 +133,13 @@ class Captured:
             return self.function(*inputs)
         program = recorder.program(outputs)
         last, self.recorded[key] = self.recorded.get(key), program
-        self.reason = recorder.reason or _objection(program, self.parameters, self.model)
+        self.reason = recorder.reason or _objection(program, self.model)
         if self.reason or last is None:
             return outputs
-        if last.same_as(program) and same(state, attributes(self.model)):
+        if last.same_as(program) and same(state, self._state()):
             if not same(self.state, state):
                 self._forget()
+                self.recorded[key] = program
             self.state = state
             self._try(program, inputs, outputs, before)
         else:
@@ -130,13 +149,13 @@ class Captured:
         return outputs
 
     def _try(
-        self, program: Program, inputs: Inputs, outputs: tuple[Tensor, ...], before: _Before
+        self, program: Program, inputs: Inputs, outputs: tuple[Tensor, ...], before: Before
     ) -> None:
         """Keep the replay of a recording if it does to the bit what the function has just done."""
-        after = _Before(self.model, self.changing)
+        after = Before(self.model, self.changing)
         before.restore()
         try:
-            made = replay(clean(program), self.known, _owners(program, self.model))
+            made = replay(clean(program), self.known, owners(program, self.model))
             if after.holds(made(*inputs), outputs):
                 self.replays[_key(inputs)] = made
                 return
@@ -146,7 +165,7 @@ class Captured:
         after.restore()
 
 
-class _Before:
+class Before:
     """What a step changes, as it was: tensors and the states of random number generators."""
 
     def __init__(self, model: nn.Module, changing: Iterable[Tensor]) -> None:
@@ -169,18 +188,11 @@ class _Before:
         """Tell whether everything is as it was, and `results` are as `expected`."""
         pairs = [*self.tensors, *zip(results, expected, strict=True)]
         drawn = [(generator.get_state(), state) for generator, state in self.generators]
-        return all(_equal(*pair) for pair in (*pairs, *drawn))
+        return all(equal(*pair) for pair in (*pairs, *drawn))
 
 
 def _key(inputs: Inputs) -> Key:
     return inputs[0].shape, inputs[0].stride()
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors are equal; NaN is equal to NaN."""
-    if one.is_floating_point():
-        return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-    return torch.equal(one, other)
 
 
 def attributes(model: nn.Module) -> list[Any]:
@@ -220,19 +232,19 @@ def _having(model: nn.Module) -> dict[int, nn.Module]:
     }
 
 
-def _owners(program: Program, model: nn.Module) -> dict[Slot, nn.Module]:
+def owners(program: Program, model: nn.Module) -> dict[Slot, nn.Module]:
     """Find a module that has it for each generator of a program."""
     having = _having(model)
     return {slot: having[at] for slot, at in program.generators.items() if at in having}
 
 
-def _objection(program: Program, parameters: list[Tensor], model: nn.Module) -> str:
+def _objection(program: Program, model: nn.Module) -> str:
     """Say why a program cannot stand for a step, or nothing."""
     if any(getattr(module, name) for module in model.modules() for name in HOOKS):
         return "a module has hooks"
-    if len(_owners(program, model)) < len(program.generators):
+    if len(owners(program, model)) < len(program.generators):
         return "it draws from a generator that no module has as `generator`"
-    lasting = {*program.strangers, *program.known[: len(parameters)]}
+    lasting = {*program.strangers, *program.known[: len([*model.parameters()])]}
     if program.written() & program.memory(lasting):
         return "it changes tensors that are no buffers"
     return ""

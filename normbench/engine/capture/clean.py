@@ -11,6 +11,7 @@ import torch
 from normbench.engine.capture.program import Call, Layout, Program, Slot, slots
 
 aten = torch.ops.aten
+RELU, RELU_BACK = aten.relu.default, aten.threshold_backward.default
 # Elementwise operators, by those that write the result over their first argument.
 IN_PLACE = {
     aten.relu.default: aten.relu_.default,
@@ -20,22 +21,30 @@ IN_PLACE = {
     aten.div.Tensor: aten.div_.Tensor,
     aten.add.Tensor: aten.add_.Tensor,
     aten.sub.Tensor: aten.sub_.Tensor,
+    RELU_BACK: aten.threshold_backward.grad_input,
 }
 # Operators, by those that write the result into a given tensor.
 OUT = {aten.mm.default: aten.mm.out, aten.sum.dim_IntList: aten.sum.IntList_out}
 LIKE = {aten.ones_like.default: 1, aten.zeros_like.default: 0}
 SLICE, MAXIMUM, END = aten.slice.Tensor, aten.maximum.default, 2**63 - 1
 COPY, VIEW = aten._foreach_copy_.default, aten.as_strided.default
-RELU, RELU_BACK = aten.relu.default, aten.threshold_backward.default
+EMPTY = aten.new_empty.default
 WINDOWS = [[2, 2]], [[2, 2], [2, 2]]  # with the steps that they take if none are given
 POOL = aten.max_pool2d_with_indices.default
 POOL_BACK = aten.max_pool2d_with_indices_backward.default
 
 
 def clean(program: Program) -> Program:
+    """Return an equal program with fewer calls, some of which write over what is there."""
+    program = tidy(program)
+    for change in (halved, written_through, without_dead, without_twins, in_place, reused):
+        program = change(program)
+    return program
+
+
+def tidy(program: Program) -> Program:
     """Return an equal program with fewer calls."""
-    tidy = without_repeats, without_dead, folded
-    for change in (*tidy, pool_first, halved, written_through, without_dead, in_place):
+    for change in (without_repeats, without_dead, folded, pool_first, without_dead):
         program = change(program)
     return program
 
@@ -49,6 +58,34 @@ def without_repeats(program: Program) -> Program:
             calls.append(call)
         there |= call.gives
     return replace(program, calls=calls)
+
+
+def without_twins(program: Program) -> Program:
+    """Compute once what is computed twice from tensors that nothing writes to in between."""
+    written, calls, names = program.written(), list[Call](), dict[Slot, Slot]()
+    seen = dict[str, Call]()
+    for old in program.calls:
+        call = old.renamed(names)
+        fixed = not call.is_random() and not program.memory([*call.gives, *call.reads]) & written
+        twin = seen.setdefault(f"{call.op} {call.args} {call.kwargs}", call) if fixed else call
+        if twin is call:
+            calls.append(call)
+        else:
+            names |= dict(zip(slots(call.outs), slots(twin.outs), strict=True))
+    return replace(program, calls=calls, outputs=[names.get(o, o) for o in program.outputs])
+
+
+def reused(program: Program) -> Program:
+    """Keep from step to step the memory that is asked for to write to, unless it is returned."""
+    returned, constants, calls = program.memory(program.outputs), dict(program.constants), []
+    for call in program.calls:
+        if call.op is EMPTY and not program.memory(call.gives) & returned:
+            at = program.layouts[call.outs]
+            made = torch.empty_strided(at.shape, at.stride, dtype=at.dtype, device=at.device)
+            constants[call.outs] = made
+        else:
+            calls.append(call)
+    return replace(program, calls=calls, constants=constants)
 
 
 def folded(program: Program) -> Program:
@@ -229,6 +266,8 @@ def in_place(program: Program) -> Program:
             if alone and free and over[2:] == result[2:]:
                 names[call.outs] = call.args[0]
                 last[memory], into[result.memory] = last.get(result.memory, place), memory
-                call = replace(call, op=IN_PLACE[call.op]).renamed(names)
+                into_first = {"grad_input": call.args[0]} if call.op is RELU_BACK else {}
+                call = replace(call, op=IN_PLACE[call.op], kwargs={**call.kwargs, **into_first})
+                call = call.renamed(names)
         calls.append(call)
     return replace(program, calls=calls, layouts=_moved(at, into))
