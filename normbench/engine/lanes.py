@@ -9,7 +9,7 @@ from torch import Tensor
 
 from normbench.engine.capture.laned import Laned
 from normbench.engine.loader import Batch
-from normbench.engine.train import TrainStep
+from normbench.engine.train import Outputs, TrainStep
 
 ALIGN = 16  # float32 values in 64 bytes, where the parameters of each lane begin
 Due = tuple[int, Batch, float]
@@ -39,14 +39,13 @@ class Lanes:
         """
         several = len(self.steps) > 1 and 2 * len(due) > len(self.steps)
         together = several and self.here == {number for number, _, _ in due}
-        together = together and not self.obstacle
-        if together:
-            self._differentiate({number: batch for number, batch, _ in due})
+        made: Mapping[int, Sequence[Outputs]] = {}
+        if together and not self.obstacle:
+            made = self._differentiate({number: batch for number, batch, _ in due})
         failed = {}
         for number, batch, lr in due:
-            step = self.steps[number]
             try:
-                step.update(lr) if together else step(batch, lr)
+                self.steps[number](batch, lr, made.get(number, ()))
             except Exception as error:  # of this run alone
                 failed[number] = error
         return failed
@@ -60,17 +59,16 @@ class Lanes:
         """Say why steps are not made in one program, as far as is known, or nothing."""
         return self.gradient.reason or self.further.reason
 
-    def _differentiate(self, batches: Mapping[int, Batch]) -> None:
-        """Write the gradients of all runs; those that have ended compute something in vain."""
+    def _differentiate(self, batches: Mapping[int, Batch]) -> dict[int, list[Outputs]]:
+        """Write the gradients of all runs; those that have ended compute something in vain.
+
+        Returns: loss and logits of each micro-batch, by run.
+        """
         some = next(iter(batches.values()))
         cut = [step.micro_batches(batches.get(n, some)) for n, step in enumerate(self.steps)]
-        gradient = self.gradient
-        for inputs in zip(*cut, strict=True):
-            outputs = gradient(inputs)
-            for number in batches:
-                loss, logits = outputs[number]
-                self.steps[number].sums.add(loss, logits, inputs[number][1])
-            gradient = self.further
+        first, *others = zip(*cut, strict=True)
+        made = [self.gradient(first), *map(self.further, others)]
+        return {number: [outputs[number] for outputs in made] for number in batches}
 
 
 def side_by_side(steps: Sequence[TrainStep]) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from normbench.engine.loader import Batch, Feed
     from normbench.optimizers._base import FlatOptimizer
 
+Outputs = tuple[Tensor, ...]
 Write = Callable[[list[Tensor], list[Tensor]], Any]
 
 
@@ -109,17 +110,16 @@ class TrainStep:
     options: StepOptions
     together: bool = False
 
-    def __call__(self, batch: Batch, lr: float) -> None:
-        """Train on one batch with learning rate `lr`; the model is in training mode."""
-        gradient = self.gradient
+    def __call__(self, batch: Batch, lr: float, made: Iterable[Outputs] = ()) -> None:
+        """Train on one batch with learning rate `lr`; the model is in training mode.
+
+        Args: made: loss and logits of each micro-batch, where the gradient is there already.
+        """
+        gradient, given = self.gradient, iter(made)
         for x, y in self.micro_batches(batch):
-            loss, logits = gradient(x, y)
+            loss, logits = next(given, None) or gradient(x, y)
             self.sums.add(loss, logits, y)
             gradient = self.further
-        self.update(lr)
-
-    def update(self, lr: float) -> None:
-        """Step the parameters by the gradients that lie there."""
         grad = self.optimizer.grad
         collectives.average(self.optimizer.message)
         if self.after_backward:

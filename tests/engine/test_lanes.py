@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 import torch
-from contracts.cases import own
 from engine.test_capture import GROUPS, LACKING, NORMS, config
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
-from normbench.engine.lanes import Lanes, side_by_side
+from normbench.engine.lanes import Lanes
 from normbench.engine.loader import Batch
 from normbench.runs.job import Job
 
 LANES, STEPS = 3, 6  # two are recorded of each lane, the fourth is tried, the rest are replayed
 PARTS = [
-    *(["model=mlp", f"norm={norm}"] for norm in ("bn", "gn", "ln", "brn", "frn")),
+    ["model=mlp", "norm=brn"],
     ["model=mlp", "norm=bn", "dropout=0.3", "augment=crop+flip+cutout", "optimizer=adam"],
     ["model=mlp", "norm=gn", "accumulate=4", "clip=0.5"],
     ["model=cnn", "norm=bn", "batch=2"],
+    *(
+        pytest.param(["model=mlp", f"norm={norm}"], marks=pytest.mark.slow)
+        for norm in ("ln", "frn")
+    ),
 ]
 
 
@@ -50,16 +52,20 @@ def same(one: Job, other: Job) -> bool:
     return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
 
 
+def step(lanes: Lanes, feeds: Sequence[Iterator[Batch]], alone: Mapping[int, Job]) -> None:
+    """Make a step of each of some runs, with lanes and without."""
+    due = [(number, next(feeds[number]), 0.01 * (number + 1)) for number in alone]
+    assert not lanes(due)
+    for number, batch, lr in due:
+        alone[number].train_step(batch, lr)
+
+
 def check(words: list[str]) -> Lanes:
     """Hold lanes after each step against the same runs alone."""
     together, alone = jobs(words), jobs(words)
-    lanes = Lanes([job.train_step for job in together])
-    feeds = [batches(job) for job in alone]
+    lanes, feeds = Lanes([job.train_step for job in together]), [*map(batches, alone)]
     for _ in range(STEPS):
-        due = [(lane, next(feed), 0.01 * (lane + 1)) for lane, feed in enumerate(feeds)]
-        lanes(due)
-        for lane, batch, lr in due:
-            alone[lane].train_step(batch, lr)
+        step(lanes, feeds, dict(enumerate(alone)))
         assert all(map(same, together, alone))
     return lanes
 
@@ -69,6 +75,33 @@ def test_lanes_have_the_bits_of_runs_alone(words: list[str]) -> None:
     lanes = check(words)
     assert not lanes.obstacle
     assert lanes.gradient.made
+
+
+def test_a_run_without_numbers_and_one_that_has_ended_leave_the_others_as_they_are() -> None:
+    together, alone = jobs(["model=mlp", "norm=bn"]), jobs(["model=mlp", "norm=bn"])
+    lanes, feeds = Lanes([job.train_step for job in together]), [*map(batches, alone)]
+    going = dict(enumerate(alone))
+    for _ in range(4):
+        step(lanes, feeds, going)
+    for job in (together[1], alone[1]):
+        job.optimizer.params.fill_(torch.nan)
+    step(lanes, feeds, going)
+    assert lanes.gradient.made and all(map(same, together, alone))
+    lanes.without(1)
+    del going[1]
+    for _ in range(2):
+        step(lanes, feeds, going)
+    assert all(same(together[number], job) for number, job in going.items())
+
+
+def test_a_rule_that_is_right_by_chance_is_refused() -> None:
+    """Sums of one number that is not 0 are equal in any order, those of others are not."""
+    words = ["model=mlp", "norm=none", "activation=relu", "dropout=0.3"]
+    together, alone = jobs(words), jobs(words)
+    lanes, feeds = Lanes([job.train_step for job in together]), [*map(batches, alone)]
+    for _ in range(20):
+        step(lanes, feeds, dict(enumerate(alone)))
+    assert lanes.gradient.made and all(map(same, together, alone))
 
 
 @pytest.mark.slow

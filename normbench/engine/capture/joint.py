@@ -11,7 +11,7 @@ from torch import Tensor
 from normbench.engine.capture.clean import COPY, tidy
 from normbench.engine.capture.program import Call, Program, Slot, equal, slots
 from normbench.engine.capture.rules import NoRule
-from normbench.engine.capture.values import Values
+from normbench.engine.capture.values import Fixed, Values
 
 LISTS = (COPY, torch.ops.aten._foreach_add_.List)  # operators that write or add one list to another
 PROOFS = 2  # draws of random numbers for each operator
@@ -47,17 +47,21 @@ class Joint:
             dict(zip(program.known, tensors, strict=True)) | program.strangers | program.constants
             for program, tensors in zip(programs, known, strict=True)
         ]
-        self.lanes = {slot: [lane[slot] for lane in lanes] for slot in lanes[0]}
-        self.owners = {slot: [owner[slot] for owner in owners] for slot in owners[0]}
-        self.stacks = {slot: torch.stack(self.lanes[slot]) for slot in self.program.constants}
-        self.targets = _targets(self.program)
-        self.written = self.program.written()
+        tensors = {slot: [lane[slot] for lane in lanes] for slot in lanes[0]}
+        self.fixed = Fixed(
+            program=self.program,
+            lanes=tensors,
+            owners={slot: [owner[slot] for owner in owners] for slot in owners[0]},
+            stacks={slot: torch.stack(tensors[slot]) for slot in self.program.constants},
+            targets=_targets(self.program),
+            written=self.program.written(),
+        )
         self.ways: list[Way] = []
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Map the inputs of the lanes, one lane after the other, to their outputs likewise."""
-        values = Values(self, inputs)
+        values = Values(self.fixed, inputs)
         for way, calls in zip(self.ways, self.calls, strict=True):
             way(values, calls)
         return values.outputs()
@@ -65,7 +69,7 @@ class Joint:
     @torch.no_grad()
     def alone(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], list[Truth]]:
         """Run each program for itself; return the outputs, and what came of each call."""
-        values, truths = Values(self, inputs), []
+        values, truths = Values(self.fixed, inputs), []
         lanes = [{slot: each[k] for slot, each in values.apart.items()} for k in range(self.count)]
         for calls in self.calls:
             for lane, call in zip(lanes, calls, strict=True):
@@ -80,7 +84,7 @@ class Joint:
 
         Raises: Unlike if an operator has none.
         """
-        self.ways, values = [], Values(self, inputs)
+        self.ways, values = [], Values(self.fixed, inputs)
         for calls, truth in zip(self.calls, truths, strict=True):
             written = calls[0].writes
             before = [(each, each.clone()) for slot in written for each in values.each(slot)]
@@ -135,9 +139,9 @@ class Joint:
         if call.op in LISTS:
             yield Values.list_by_list
             return
-        aliased = self.is_view(call) and self.program.memory(call.gives) & self.written
+        aliased = self.is_view(call) and self.program.memory(call.gives) & self.fixed.written
         if alike and not aliased:
-            if call.outs in self.targets:
+            if call.outs in self.fixed.targets:
                 yield Values.gradient
             yield Values.together
         yield Values.one_by_one

@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from normbench.engine.capture.program import Call, Layout, Slot, mapped
+from normbench.engine.capture.program import Call, Layout, Program, Slot, mapped
 from normbench.engine.capture.rules import Case, NoRule, narrow
-
-if TYPE_CHECKING:
-    from normbench.engine.capture.joint import Joint
 
 LARGE = 2**16  # values of a lane that take longer to put beside others than a call saves
 WIDE = 2**15  # values of a gradient from which its memory, and not the call, is what it costs
 
 
+@dataclass
+class Fixed:
+    """What stays from call to call.
+
+    program: of the first lane; lanes, owners: of each lane the tensors that stay, and the modules
+    that have the generators; stacks: of constants; targets: where gradients go; written: which
+    memory of the program is written to.
+    """
+
+    program: Program
+    lanes: dict[Slot, list[Tensor]]
+    owners: dict[Slot, list[Any]]
+    stacks: dict[Slot, Tensor]
+    targets: dict[Slot, Slot]
+    written: set[int]
+
+
 class Values:
     """The tensors of all lanes in the course of a call: one for each, or in a stack, or both."""
 
-    def __init__(self, joint: Joint, inputs: tuple[Tensor, ...]) -> None:
-        self.joint, self.layouts = joint, joint.program.layouts
-        own = {slot: [each.generator for each in all_] for slot, all_ in joint.owners.items()}
-        size = len(joint.program.inputs)
-        given = {slot: [*inputs[n::size]] for n, slot in enumerate(joint.program.inputs)}
-        self.apart: dict[Slot, list[Any]] = {**joint.lanes, **own, **given}
-        self.stacks = dict(joint.stacks)
+    def __init__(self, fixed: Fixed, inputs: tuple[Tensor, ...]) -> None:
+        self.fixed, self.layouts = fixed, fixed.program.layouts
+        own = {slot: [each.generator for each in all_] for slot, all_ in fixed.owners.items()}
+        size = len(fixed.program.inputs)
+        self.count = len(inputs) // size
+        given = {slot: [*inputs[n::size]] for n, slot in enumerate(fixed.program.inputs)}
+        self.apart: dict[Slot, list[Any]] = {**fixed.lanes, **own, **given}
+        self.stacks = dict(fixed.stacks)
         self.copies: set[Slot] = set()
         self.placed: set[Slot] = set()
 
@@ -46,7 +62,7 @@ class Values:
         Numbers that stand alone, and those that are no real numbers, stay as they are.
         Raises: NoRule if some cannot be put beside each other.
         """
-        other, lanes = self.fork(), [dict[Slot, Tensor]() for _ in range(self.joint.count)]
+        other, lanes = self.fork(), [dict[Slot, Tensor]() for _ in range(self.count)]
         for slot in call.reads:
             stack, at = self.stack(slot), self.layouts[slot]
             made = stack.clone()
@@ -62,7 +78,7 @@ class Values:
 
     def outputs(self) -> tuple[Tensor, ...]:
         """Return the outputs of one lane after those of the other."""
-        found = [self.each(slot) for slot in self.joint.program.outputs]
+        found = [self.each(slot) for slot in self.fixed.program.outputs]
         return tuple(itertools.chain.from_iterable(zip(*found, strict=True)))
 
     def each(self, slot: Slot) -> list[Any]:
@@ -113,7 +129,7 @@ class Values:
 
     def gradient(self, calls: list[Call]) -> None:
         """Multiply matrices into where the gradients of the lanes lie."""
-        call, target = calls[0], self.joint.targets[calls[0].outs]
+        call, target = calls[0], self.fixed.targets[calls[0].outs]
         rows = self.each(target)
         into = beside(rows)
         if call.op is not torch.ops.aten.mm.default or into is None or call.outs in self.placed:
@@ -157,7 +173,7 @@ class Values:
 
     def _changed(self, call: Call) -> None:
         """Forget copies of tensors that have been changed in place."""
-        memory = self.joint.program.memory(call.writes)
+        memory = self.fixed.program.memory(call.writes)
         for slot in [slot for slot in self.copies if self.layouts[slot].memory in memory]:
             self.copies.remove(slot)
             del self.stacks[slot]
@@ -167,7 +183,7 @@ class Values:
         at = self.layouts.get(slot)
         if (
             at is None
-            or at.memory in self.joint.written
+            or at.memory in self.fixed.written
             or self.each(slot)[0].stride() == at.stride
         ):
             return self.each(slot)
