@@ -42,7 +42,7 @@ ROLES, HEADLINES, FAILURES = (
     ("tuned", "shared"),
     ("apart", "chance"),
 )
-CURVES = ("auc", "steps_to", "final_over_best", "best_over_last")  # metrics of the whole validation curve
+CURVES = ("auc", "steps_to", "final_over_best", "best_over_last")  # metrics of the validations
 TEXTS = ("id", "title", "claim", "source", "question", "expect", "threats")
 TOP = (
     *(*TEXTS, "kind", "probe", "needs", "factors", "arms", "fixed", "lr", "hypotheses"),
