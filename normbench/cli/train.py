@@ -103,6 +103,8 @@ def _checked(options: argparse.Namespace) -> Command | None:
     options.multirun = options.multirun or grid.hydra.multirun
     own = grid.composer.words
     words = [*own, *(members.for_hydra(text) for text in grid.texts if text not in own)]
+    if grid.hydra.params and options.multirun:
+        words.append("hydra.sweeper.params=null")  # they are among the words
     for line in grid.notes:
         shown.note(line)
     sweeper = grid.hydra.sweeper

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,10 @@ class Trials:
         cells: list[Cell | None] = []
         for row in rows:
             try:
-                cells.append(self.grid.trial(row))
+                cell = self.grid.trial(row)
+                assert cell.config is not None
+                # What does not fit is left out, and fails no other trial of the batch.
+                cells.append(replace(cell, config=replace(cell.config, skip_invalid=True)))
             except NormbenchError as error:  # parts that do not fit: the sweeper looks elsewhere
                 warn(error.mistakes[0].text)
                 cells.append(None)
@@ -55,12 +58,13 @@ class Trials:
         return values
 
     def conclude(self, screen: Screen) -> Sweep:
-        """Show what came of the trials, and return their runs."""
-        sweep = Sweep(self.cells)
+        """Show what came of the trials, and return their runs: none of parts that do not fit."""
+        made = [how for cell in self.cells if cell.config for how in cell.config.with_seeds()]
+        sweep = Sweep([Cell((), how) for how in made if how.directory.exists()])
         if self.cells:  # those that another launcher has run are not known here
             screen.document({"command": "train", **self.document()})
             screen.table(self.table())
-            screen.note(f"tensorboard --logdir {shlex.quote(str(sweep.outputs / 'runs'))}")
+            screen.note(f"tensorboard --logdir {shlex.quote(str(made[0].outputs) + '/runs')}")
         return sweep
 
     def table(self) -> Table:

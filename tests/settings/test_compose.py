@@ -205,7 +205,7 @@ def test_train_yaml_has_each_setting_as_it_is_declared(line: str) -> None:
 
 def test_train_yaml_has_no_other_settings_or_parts() -> None:
     tree = yaml.safe_load(packaged())
-    chosen = {group: name for each in tree.pop("defaults")[:-6] for group, name in each.items()}
+    chosen = {group: name for each in tree.pop("defaults")[:-3] for group, name in each.items()}
     assert chosen == default_parts()
     del tree["hydra"]
     assert dict(leaves(tree)) == defaults()

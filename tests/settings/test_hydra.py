@@ -54,6 +54,15 @@ def test_a_preset_may_choose_parts_set_values_and_keep_a_sweep(tmp_path: Path) -
     ]
 
 
+def test_a_preset_chooses_sweeper_and_launcher_and_the_command_line_wins(tmp_path: Path) -> None:
+    choice = "[{override /hydra/sweeper: basic}, {override /hydra/launcher: basic}]"
+    wrote(tmp_path, "experiment/mine.yaml", f"# @package _global_\ndefaults: {choice}\n")
+    for word, sweeper in (("steps=2", "basic"), ("hydra/sweeper=normbench", "normbench")):
+        grid = Grid(loader(str(tmp_path)))
+        grid.cells(["experiment=mine", "norm=bn,gn", word], multirun=True)
+        assert (grid.hydra.sweeper, grid.hydra.launcher) == (sweeper, "basic")
+
+
 def test_a_preset_whose_mode_is_multirun_is_a_sweep_without_m(tmp_path: Path) -> None:
     head = "# @package _global_\n"
     params = "hydra: {mode: MULTIRUN, sweeper: {params: {norm: 'bn,gn'}}}\n"
