@@ -1,8 +1,11 @@
 """Runs of a sweep that train together: which they are, and what becomes of them."""
 
+import csv
+import io
 from contextlib import nullcontext
 
 import pytest
+from commands import normbench
 
 from normbench.engine.lanes import Lanes
 from normbench.runtime import watching
@@ -103,3 +106,17 @@ def test_where_memory_runs_out_half_as_many_runs_train_together(grid, tmp_path, 
     assert [item.state for item in items] == ["finished"] * 5 and "failed" not in states
     assert told.lines == ["memory ran out with 5 runs in a process: on with 2"]
     assert all(("test", 8) in each for each in rows.values())
+
+
+def test_a_tuned_sweep_has_the_table_that_it_has_without_lanes(tmp_path):
+    words = (*TINY, "norm=bn,gn", "seeds=2", "tune=lr", "tune_lrs=[0.05,0.2]")
+    tables = []
+    for lanes_and_jobs in (("lanes=1", "jobs=2"), ("lanes=4", "jobs=1")):
+        place = tmp_path / lanes_and_jobs[0]
+        place.mkdir()
+        assert normbench("train", "-m", *words, *lanes_and_jobs, cwd=place).returncode == 0
+        (path,) = place.glob("outputs/sweeps/*/results.csv")
+        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        assert all(row.pop("seconds") and row.pop("cpu_seconds") for row in rows)
+        tables.append([rows, sorted(p.read_bytes() for p in place.rglob("metrics.jsonl"))])
+    assert tables[0] == tables[1]
