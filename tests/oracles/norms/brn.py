@@ -37,10 +37,23 @@ REFUSED = [
     ({}, (1, 5, 1, 1), r"input \(1, 5, 1, 1\) leaves 1 value per channel"),
     ({}, (0, 5), "leaves 0 values per channel"),
     ({"norm_batch": 1}, (4, 5), "leaves 1 value per channel and chunk"),
-    ({"start": None}, None, "norm.start=.*: start and start_share are both null"),
+    (
+        {"start": None},
+        None,
+        r"norm.start=.*: start .* both null, .*\n  try: norm.start=5000 norm.st",
+    ),
     ({"start_share": 0.05}, None, "norm.start=5000: start and start_share are both set"),
     ({"rmax_end_share": 0.4}, None, "norm.rmax_end=40000: .* both set"),
-    ({"dmax_end": None}, None, "norm.dmax_end=.*: .* both null"),
+    (
+        {"rmax_end": None},
+        None,
+        r"norm.rmax_end=.* both null, .*\n  try: norm.rmax_end=40000 norm.r",
+    ),
+    (
+        {"dmax_end": None},
+        None,
+        r"norm.dmax_end=.* both null, .*\n  try: norm.dmax_end=25000 norm.d",
+    ),
     (
         {"start": None, "start_share": 0.05},
         (4, 5),
