@@ -39,7 +39,7 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
             ],
         )
         for text, fix in {
-            "lanes=1": "train --help    (all settings)",
+            "pin_memory=true": "train --help    (all settings)",
             "save=true": "train --help    (all settings)",
             "patience=3": "train --help    (all settings)",
             "num_layers=4": "model=mlp model.depth=4",
