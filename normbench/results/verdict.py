@@ -160,7 +160,7 @@ def combined(judged: Sequence[Judged], combine: str) -> tuple[str, list[Judged]]
     ]
     if combine == "each":
         each = [
-            worded(one, sup <= ALPHA, ref <= ALPHA)
+            worded(one, sup <= ALPHA, ref <= ALPHA, len(judged))
             for one, sup, ref in zip(adjusted, sups, refs, strict=True)
         ]
         return summary([one.verdict for one in each]), each
@@ -189,13 +189,13 @@ def withheld(judged: Judged, note: str) -> Judged:
     return replace(judged, verdict=INCONCLUSIVE, label="", notes=notes, stopped=True)
 
 
-def worded(judged: Judged, supported: bool, refuted: bool) -> Judged:
-    """Put the word on it, how it is refuted, or how many seeds would settle it."""
+def worded(judged: Judged, supported: bool, refuted: bool, among: int = 1) -> Judged:
+    """Put the word on it, how it is refuted, or how many seeds would settle it among others."""
     if supported or refuted:
         word = SUPPORTED if supported else REFUTED
         label = "" if supported else _label(judged)
         return replace(judged, verdict=word, label=label, seeds=None)
-    seeds = None if judged.stopped else _settling(judged)
+    seeds = None if judged.stopped else _settling(judged, among)
     return replace(judged, verdict=INCONCLUSIVE, label="", seeds=seeds)
 
 
@@ -212,13 +212,16 @@ def _label(judged: Judged) -> str:
     return "negligible" if inside else "smaller than delta"
 
 
-def _settling(judged: Judged) -> int | None:
-    """Count the seeds at which the half-width is below the distance to the nearest boundary."""
+def _settling(judged: Judged, among: int) -> int | None:
+    """Count the seeds at which the half-width is below the distance to the nearest boundary.
+
+    With `among` hypotheses the half-width is that of the first step of Holm.
+    """
     if judged.mean is None or judged.sd is None:
         return None
     far = min(abs(judged.mean - end) for end in judged.region.boundaries)
-    for n in range(fewest_seeds(1), MOST + 1):
-        if t_quantile(1 - ALPHA, n - 1) * judged.sd / math.sqrt(n) < far:
+    for n in range(fewest_seeds(among), MOST + 1):
+        if t_quantile(1 - ALPHA / among, n - 1) * judged.sd / math.sqrt(n) < far:
             return n
     return MOST + 1
 

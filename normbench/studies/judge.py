@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from normbench.results import looks, stats, verdict
-from normbench.results.lr_search import EDGE
+from normbench.results.lr_search import EDGE, UNSTABLE
 from normbench.results.sequential import EARLY
 from normbench.results.verdict import INCONCLUSIVE, SUPPORTED, Effects, Judged, withheld
 from normbench.studies.measure import AnyMeasures, AnyPlan, favoured, measures_of
@@ -19,6 +19,7 @@ from normbench.studies.values import Value
 CEILING = {"mnist": 0.993, "mnist5k": 0.975}  # test accuracy above which arms crowd
 OFTEN, OUT_OF_REACH = "fails more often", "target out of reach"
 MOST = {"difference": 1.0, "interaction": 2.0}  # size of an effect on accuracies
+NO_LOGARITHM = "a value of 0 has no logarithm"
 TOO_OFTEN = "fails too often to compare"
 Seeds = Mapping[int, Value]
 Counts = Callable[[Value], bool]  # whether a value counts
@@ -138,6 +139,14 @@ def _finding(
     late_enough = apart and plan.study.automatic and measures.seeds >= EARLY
     if late_enough and any(3 * failed > n for failed, n in failures):
         judged = withheld(judged, TOO_OFTEN)
+    lowest = [
+        value.low
+        for each in values.values()
+        for value in each.values()
+        if not (apart and value.failed)
+    ]
+    if hypothesis.effect == "log_ratio" and min(lowest, default=1.0) <= 0:
+        judged = withheld(judged, NO_LOGARITHM)
     late = {key: [value.censored for value in each.values()] for key, each in values.items()}
     if late and all(2 * sum(each) > len(each) for each in late.values()):
         judged = withheld(judged, OUT_OF_REACH)
@@ -184,6 +193,8 @@ def _effects(
         return _slopes(hypothesis, measures, counts)
     seeds = sorted(set.intersection(*(set(each) for each in values.values())))
     kept = [seed for seed in seeds if all(counts(each[seed]) for each in values.values())]
+    if hypothesis.effect == "log_ratio":  # judged without the others, and its word withheld
+        kept = [seed for seed in kept if all(each[seed].low > 0 for each in values.values())]
     pairs = [
         _bounds(hypothesis, {key: each[seed] for key, each in values.items()}) for seed in kept
     ]
@@ -197,8 +208,6 @@ def _bounds(hypothesis: Hypothesis, at: Mapping[str, Value]) -> tuple[float, flo
         return a.low - hypothesis.constant, a.high - hypothesis.constant
     b = at["b"]
     if hypothesis.effect == "log_ratio":
-        if min(a.low, b.low) <= 0:  # has no logarithm, as of a run that never learned
-            return (0.0, 0.0)
         return math.log(a.low / b.high), math.log(a.high / b.low)
     low, high = a.low - b.high, a.high - b.low
     if hypothesis.effect == "interaction":
@@ -238,7 +247,12 @@ def _about(plan: AnyPlan, role: str, measures: AnyMeasures) -> list[str]:
     notes = []
     for arm in plan.study.arms:
         choice = plan.choice(arm) if role == "tuned" else None
-        notes += [f"{arm.name}: {note}" for note in (choice.notes if choice else ())]
+        for note in choice.notes if choice else ():
+            runs = plan.searches[plan.study.reference(arm).name].runs.values()
+            calm = note == UNSTABLE and not any(
+                run.state == "diverged" for at in runs for run in at
+            )
+            notes.append(f"{arm.name}: {'stuck at every lr' if calm else note}")
     means = []
     for arm in plan.study.arms:
         ends = [run.outcome() for run in measures.results(arm).values()]

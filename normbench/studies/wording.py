@@ -104,9 +104,9 @@ def scope(study: Study) -> str:
                 if option.startswith(f"{key}.") and option != LR
             ]
             shown.append(" ".join([str(fixed[key]), *options]))
-    told = {key: fixed[key] for key in fixed if key.partition(".")[0] not in PARTS}
-    shown += [f"{key} {written(value)}" for key, value in told.items() if _tells(key, value)]
     factors = list(dict.fromkeys(key for arm in study.arms for key in arm.levels))
+    told = {key: fixed[key] for key in fixed if key.partition(".")[0] not in (*PARTS, *factors)}
+    shown += [f"{key} {written(value)}" for key, value in told.items() if _tells(key, value)]
     levels = [
         f"{key} {'/'.join(dict.fromkeys(arm.levels[key] for arm in study.arms))}" for key in factors
     ]

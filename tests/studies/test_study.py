@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from commands import document, normbench
 from normbench.errors import FileRefused, Refused
 from normbench.settings import compose
 from normbench.studies import card as cards
-from normbench.studies import overrides
+from normbench.studies import judge, overrides
 from normbench.studies import resolve as studies
+from normbench.studies.values import Value
 
 # Longer training is better, and a clip that clips nothing changes no bit.
 MINE: dict[str, Any] = {
@@ -285,3 +287,24 @@ def test_a_curve_does_not_depend_on_who_trained_the_run(tmp_path: Path) -> None:
         found[name] = document("study", "verdict", "./mine.yaml", cwd=folder)
     effects = [[one["effect"] for one in each["hypotheses"]["shared"]] for each in found.values()]
     assert effects[0] == effects[1] == effects[2]
+
+
+def test_a_value_of_0_has_no_logarithm_and_no_word() -> None:
+    sides = {"a": {"arm": "long"}, "b": {"arm": "short"}}
+    ratio = {"id": "ratio", "metric": "max_lr", "effect": "log_ratio", "region": "less"}
+    tree = {**MINE, "hypotheses": [{**ratio, **sides, "delta": 0.5}], "failures": "apart"}
+    study = studies.resolve(cards.checked(tree, "mine.yaml"), "quick")
+    plan: Any = SimpleNamespace(study=study)
+    for zero, word in ((0.0, "inconclusive"), (0.1, "supported")):
+        values = {
+            "long": {seed: Value(x, x) for seed, x in enumerate([zero, *[0.1] * 6])},
+            "short": {seed: Value(1.0 + seed / 9, 1.0 + seed / 9) for seed in range(7)},
+        }
+        measures: Any = SimpleNamespace(
+            of=lambda metric, arms, values=values: values[arms[0].name],
+            outcomes=lambda arms: (0, 7),
+            role="shared",
+            seeds=7,
+        )
+        found = judge._finding(study.hypotheses[0], None, plan, measures)
+        assert (found.judged.verdict, found.effects.n) == (word, 6 + (zero > 0))
