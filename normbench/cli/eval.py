@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "normbench eval outputs/sweeps/NAME shifts=[invert]",
     "normbench eval outputs/runs/*/seed0 eval_stats=running,batch,dataset",
-    "normbench eval outputs/runs/NAME train_acc=true",
+    "normbench eval outputs/runs/NAME train_acc=true probe=true",
     "normbench eval outputs/runs/NAME data=imagefolder data.path=DIR",
 )
-IN_TRAINING = ("train_eval/accuracy", "gen_gap/accuracy")
+FURTHER = (
+    *("train_eval/accuracy", "gen_gap/accuracy", "probe/saturated", "probe/linear_zone"),
+    *("probe/rank", "probe/weight_rank", "probe/cka"),
+)
 
 
 def parser() -> Parser:
@@ -88,7 +91,7 @@ def show(results: Sequence[Result], csv: bool, shown: Screen) -> None:
         return
     shown.document({"command": "eval", "runs": export.documents(results)})
     metrics = ["test/accuracy", *groups.further_tests(results)]
-    metrics += [tag for tag in IN_TRAINING if any(tag in result.final for result in results)]
+    metrics += [tag for tag in FURTHER if any(tag in result.final for result in results)]
     for place, metric in enumerate(metrics):
         has = [result for result in found.results if metric in result.final]
         shown.lines([""] * (place > 0))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "normbench probe model=mlp init=xavier_normal,kaiming_normal seeds=8",
     "normbench probe model=resnet20 norm=none,bn -o layers.svg",
+    "normbench probe model=mlp norm=none,bn steps=300 --along 20",
     "normbench probe outputs/sweeps/NAME --sampling --rank",
 )
 FORMS = (".svg", ".png", ".pdf")
@@ -34,15 +35,26 @@ PLAIN = {
     "saturated": "saturated",
     "weight_var_fan_in": "var x fan-in",
     "rank": "rank",
+    "weight_rank": "rank of weight",
     "cka": "cka to start",
+    "drift": "drift",
+    "linear_drift": "drift before norm",
+    "settled": "settled",
     "sampling/mean": "mean error",
     "sampling/std": "std error",
     "parameters": "parameters",
 }
-LAYERS = ("act_second", "output_grad_norm", "grad_norm", "saturated", "zeros", "rank", "cka")
+LAYERS = (
+    *("act_second", "output_grad_norm", "grad_norm", "saturated", "zeros", "rank", "weight_rank"),
+    *("cka", "drift", "linear_drift", "settled"),
+)
 NOTES = (
     "activation: factor from layer to layer of its mean square; gradient, weight gradient: of the "
     "norm of the loss's gradient, toward the input",
+)
+WATCHED = (
+    "drift: change of a unit's mean in one step, in deviations, after a third of the steps; "
+    "settled: share of the steps after which a layer is like its end, CKA 0.9"
 )
 SAMPLED = "mean error, std error: slope of log2(error) on log2(samples behind a statistic)"
 
@@ -75,7 +87,7 @@ class Net:
 
 def parser() -> Parser:
     """Return the parser of the command's words."""
-    made = Parser("probe", "Measure layers in float64, train nothing.", EXAMPLES)
+    made = Parser("probe", "Measure layers in float64; nothing is kept.", EXAMPLES)
     about = "settings KEY=VALUE, or lists of values; or finished runs and sweeps"
     made.add_argument("words", nargs="*", metavar="WORD", help=about)
     span = "numbers of the layers that factors and means are over (default: hidden ones)"
@@ -83,6 +95,8 @@ def parser() -> Parser:
     made.add_argument("--rank", action="store_true", help="ranks of what layers give")
     how = "errors of statistics of 2 to 512 samples"
     made.add_argument("--sampling", action="store_true", help=how)
+    often = "train each net, too, and look so often on the way at how its layers move"
+    made.add_argument("--along", metavar="N", type=int, default=0, help=often)
     made.add_argument("--config-dir", metavar="DIR", help="your own configuration files")
     made.add_argument("-o", "--out", metavar="FILE", type=Path, help="a .svg, .png or .pdf")
     return made
@@ -101,10 +115,15 @@ def run(words: list[str]) -> int:
     if places and given:
         why = "is settled in finished runs"
         raise Refused(Mistake(given[0], why, f"normbench probe {places[0]}"))
+    if options.along < 0 or (places and options.along):
+        why = "is for nets that are still to be trained" if places else "is no number of looks"
+        raise Refused(
+            Mistake(f"--along {options.along}", why, "normbench probe norm=bn --along 20")
+        )
     nets = _kept(places) if places else _started(given, options.config_dir)
     from normbench.runs.probe import Asked  # imports torch, which a refusal does without
 
-    asked = Asked(span, options.rank, options.sampling)
+    asked = Asked(span, options.rank, options.sampling, along=options.along)
     with shown.work("measuring", sum(len(net.configs) for net in nets)) as so_far:
         for done, _ in enumerate(_measured(nets, asked), 1):
             so_far(done)
@@ -203,6 +222,7 @@ def _table(nets: Sequence[Net]) -> Table:
     rows = tuple((*label, *cells) for label, cells in zip(labels, lines, strict=True))
     head = (*names, *({**FACTORS, **PLAIN}[name] for name in shown))
     notes = (*NOTES, *([SAMPLED] if "sampling/mean" in shown else []))
+    notes += (WATCHED,) if "drift" in shown else ()
     return Table("", head, rows, labels=len(names), notes=notes)
 
 

@@ -79,20 +79,39 @@ def look(
     Args: batches: images (N, C, H, W) and labels (N,), cut as in training; cast: makes the autocast
         context of the run.
     """
-    places = count(1)
-    layers = [_Layer(path, part, places) for path, part in parts(model)]
-    with preserve_buffers(model), train_mode(model), _watched(layers):
-        _differentiate(model, batches, cast, layers)
+    seen = watched(model, batches, cast)
     with batch_statistics(model):
-        modules = {layer.path: running_layers(layer.whole) for layer in layers}
+        modules = {layer.path: running_layers(layer.whole) for layer in seen}
         errors = statistics_errors(model, torch.cat([x for x, _ in batches]), cast, modules)
-    seen = sorted((layer for layer in layers if layer.place), key=lambda layer: layer.place)
+    found = [{**layer.values(), **layer.histograms(), **errors[layer.path]} for layer in seen]
     digits = len(str(len(seen)))
     return {
         f"layer/{layer.place:0{digits}d}-{layer.path}/{quantity}": value
-        for layer in seen
-        for quantity, value in {**layer.values(), **errors[layer.path]}.items()
+        for layer, told in zip(seen, found, strict=True)
+        for quantity, value in told.items()
     }
+
+
+def watched(
+    model: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    cast: Callable[[], AbstractContextManager[Any]],
+    gradients: bool = True,
+) -> list[Layer]:
+    """Watch a forward pass of the probe, with `gradients` a backward pass, too.
+
+    Returns: the layers in their order.
+    """
+    places = count(1)
+    layers = [Layer(path, part, places) for path, part in parts(model)]
+    with preserve_buffers(model), train_mode(model), _watching(layers):
+        if gradients:
+            _differentiate(model, batches, cast, layers)
+        else:
+            with torch.no_grad(), cast():
+                for x, _ in batches:
+                    model(x)
+    return sorted((layer for layer in layers if layer.place), key=lambda layer: layer.place)
 
 
 class Part(NamedTuple):
@@ -119,14 +138,14 @@ def parts(module: nn.Module, path: str = "") -> Iterator[tuple[str, Part]]:
             yield from parts(child, f"{path}.{name}" if path else name)
 
 
-class _Layer:
+class Layer:
     """What has been seen of one layer, as small tensors that are still on the device."""
 
     def __init__(self, path: str, part: Part, places: Iterator[int]) -> None:
         self.path, self.whole, self.act, self.places = path, part.whole, part.act, places
         self.place = 0  # of the first call among those of all layers; 0 before it
         self.weights = _weights(part.linear) if part.linear else []
-        self.grads = [torch.zeros_like(weight) for weight in self.weights]
+        self.grads: list[Tensor] = []
         self.before: Calls = []
         self.after: Calls = []
         self.squares: list[Tensor] = []
@@ -142,21 +161,26 @@ class _Layer:
             yield self.act.register_forward_pre_hook(self._entered)
             yield self.act.register_forward_hook(self._left)
 
-    def values(self) -> dict[str, Value]:
-        """Return the quantities, but for the running statistics."""
-        found: dict[str, Value] = {}
+    def values(self) -> dict[str, float]:
+        """Return the quantities, but for the running statistics and histograms."""
+        found: dict[str, float] = {}
         for names, calls in ((BEFORE, self.before), (AFTER, self.after)):
             if calls:
                 found.update(zip(names, _pooled(calls), strict=False))
         if self.weights:
             found["weight_norm"] = _length([_square(weight.detach()) for weight in self.weights])
+        if self.grads:
             found["grad_norm"] = _length([_square(grad) for grad in self.grads])
         if self.squares:
             found["output_grad_norm"] = _length(self.squares)
+        return found
+
+    def histograms(self) -> dict[str, Value]:
+        """Return the histograms of activations, gamma and beta, as far as the layer has them."""
         counted = {"act": self.sample}
         for name, kind in (("gamma", "weight"), ("beta", "bias")):
             counted[name] = [each.detach() for leaf, each in self.affine if leaf == kind]
-        return found | {
+        return {
             f"{name}_histogram": _histogram(torch.cat(each))
             for name, each in counted.items()
             if each
@@ -183,7 +207,7 @@ class _Layer:
 
 
 @contextmanager
-def _watched(layers: Sequence[_Layer]) -> Iterator[None]:
+def _watching(layers: Sequence[Layer]) -> Iterator[None]:
     handles = [handle for layer in layers for handle in layer.hooks()]
     try:
         yield
@@ -196,9 +220,11 @@ def _differentiate(
     model: nn.Module,
     batches: Sequence[tuple[Tensor, Tensor]],
     cast: Callable[[], AbstractContextManager[Any]],
-    layers: Sequence[_Layer],
+    layers: Sequence[Layer],
 ) -> None:
     """Forward and backward of the mean loss over all batches, past the parameters' own `grad`."""
+    for layer in layers:
+        layer.grads = [torch.zeros_like(weight) for weight in layer.weights]
     weights = [weight for layer in layers for weight in layer.weights]
     totals = [grad for layer in layers for grad in layer.grads]
     images = sum(len(y) for _, y in batches)
@@ -240,8 +266,8 @@ def _shares(act: nn.Module, inputs: tuple[Any, ...], steepest: float) -> list[Te
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    var, mean = torch.var_mean(x, correction=0)
-    return mean, var
+    mean = x.mean()
+    return mean, (x - mean).square().mean()  # several times as fast as torch.var_mean
 
 
 def _pooled(calls: Calls) -> list[float]:

@@ -16,32 +16,36 @@ from normbench.norms._modes import batch_statistics
 
 TOLERANCE = 1e-5  # of the largest singular value: smaller ones do not count for a rank
 TINY, HUGE = 1e-300, 1e300  # what sizes are clipped to before the logarithm
+LINEAR = "linear "  # before the path of a layer: its linear layer alone
+Moments = dict[str, tuple[Tensor, Tensor]]
 Layers = dict[str, dict[str, float]]  # quantities by path, in the order in which the layers run
 
 
-def layers(model: nn.Module, x: Tensor, y: Tensor) -> Layers:
+@torch.no_grad()
+def layers(model: nn.Module, x: Tensor, y: Tensor, gradients: bool = True) -> Layers:
     """Measure each layer on images `x` (N, C, H, W) with labels `y`, as one batch of training.
 
-    The quantities of `engine.diagnostics`, and
+    The quantities of `engine.diagnostics` but for those of running statistics, and
 
         act_second          mean square of what comes out of the activation
         weight_var_fan_in   variance of the linear layer's weights (biased) times its fan-in
+        relative_grad       grad_norm / weight_norm, where that is not 0
 
-    Args: model: in float64; its parameters, buffers and modes stay as they are.
+    Args: model: in float64; its parameters, buffers and modes stay as they are; gradients: measure
+    those of the loss, too.
     """
-    found: Layers = {}
-    for tag, value in diagnostics.look(model, [(x, y)], nullcontext).items():
-        _, layer, quantity = tag.split("/")
-        if isinstance(value, float):  # others are histograms
-            found.setdefault(layer.partition("-")[2], {})[quantity] = value
+    seen = diagnostics.watched(model, [(x, y)], nullcontext, gradients)
+    found = {layer.path: layer.values() for layer in seen}
     parts = dict(diagnostics.parts(model))
     for path, values in found.items():
         if "act_std" in values:
             values["act_second"] = values["act_mean"] ** 2 + values["act_std"] ** 2
         weight = getattr(parts[path].linear, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() >= 2:
-            var = float(weight.detach().var(correction=0))
+            var = float((weight - weight.mean()).square().mean())
             values["weight_var_fan_in"] = var * weight[0].numel()
+        if "grad_norm" in values and values["weight_norm"]:
+            values["relative_grad"] = values["grad_norm"] / values["weight_norm"]
     return found
 
 
@@ -83,6 +87,47 @@ def features(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     with batch_statistics(model), _hooked(hooks):
         model(x)
     return kept
+
+
+@torch.no_grad()
+def moments(model: nn.Module, x: Tensor) -> Moments:
+    """Return mean and deviation of each unit (C,), for `x` as one batch of training, by layer.
+
+    Of what the norm of a layer gives, and under the path with `linear` before it of what its linear
+    layer gives; of a layer without a norm both are the same.
+    """
+    kept: Moments = {}
+
+    def keep(names: Sequence[str], _: nn.Module, inputs: Any, output: Tensor) -> None:
+        units = output.transpose(0, 1).flatten(1)
+        for name in names:
+            kept[name] = units.mean(1), units.std(1, correction=0)
+
+    hooks: dict[nn.Module, Callable[..., None]] = {}
+    for path, part in diagnostics.parts(model):
+        if part.linear is not None and part.act is not None:
+            hooks[part.linear] = partial(keep, [LINEAR + path, path])
+            if part.norm is not None:  # which comes after it
+                hooks[part.norm] = partial(keep, [path])
+    with batch_statistics(model), _hooked(hooks):
+        model(x)
+    return kept
+
+
+def drifts(before: Moments, after: Moments) -> Layers:
+    """Return `drift` and `linear_drift` by layer: the mean over units of |change of mean| / std.
+
+    The deviation is that before. Units without one are left out, and layers without any other.
+    """
+    found: Layers = {}
+    for name, (mean, std) in before.items():
+        kept = std > 0
+        if kept.any():
+            change = ((after[name][0] - mean).abs() / std)[kept].mean()
+            linear = name.startswith(LINEAR)
+            quantity = "linear_drift" if linear else "drift"
+            found.setdefault(name.removeprefix(LINEAR), {})[quantity] = float(change)
+    return found
 
 
 def rank(values: Tensor) -> int:

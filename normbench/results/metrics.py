@@ -23,6 +23,11 @@ NAMES = {
     "gap/accuracy": "train-eval gap",
     "gen_gap/accuracy": "train-test gap",
     "train_eval/accuracy": "training accuracy",
+    "probe/saturated": "saturated share",
+    "probe/linear_zone": "share in the linear zone",
+    "probe/rank": "rank of the last hidden layer",
+    "probe/weight_rank": "rank of the first weight",
+    "probe/cka": "likeness to the start",
     "val/auc": "area under the validation curve",
     "target/examples": "examples to the target",
     "target/seconds": "seconds to the target",
@@ -30,7 +35,14 @@ NAMES = {
     "time/1000_steps": "seconds per 1,000 steps",
 }
 CURVES = ("val/auc", "target/examples", "target/seconds", "target/core_seconds")  # need the rows
-DECIMALS = {"examples": 0, "seconds": 2, "core_seconds": 2, "1000_steps": 2}
+DECIMALS = {
+    "rank": 1,
+    "weight_rank": 1,
+    "examples": 0,
+    "seconds": 2,
+    "core_seconds": 2,
+    "1000_steps": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,8 @@ def of(name: str) -> Metric:
     first, _, second = name.partition("/")
     quantity = second.partition("/")[0]
     percent = quantity in ("accuracy", "auc")
+    if first == "probe":
+        return Metric(name, None, False, (-math.inf, math.inf))
     if "gap" in first:
         return Metric(name, None, percent, (-1.0, 1.0) if percent else (-math.inf, math.inf))
     return Metric(name, percent, percent, (0.0, 1.0 if percent else math.inf))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -155,3 +156,11 @@ def _longest(config: Config, shape: Shape) -> Shape:
     if height % config.step_rows:
         return shape  # which the model refuses
     return channels, height + config.blank_steps * config.step_rows, width
+
+
+def alone(config: Config) -> Config:
+    """Give a config for one process, on the device that is to judge."""
+    device = machine.resolve_device(config.judging_device or config.device, 1)
+    sized = config.batch // max(config.worker_batch, config.stat_batch)
+    accumulate = config.accumulate if config.gpus == 1 else sized
+    return replace(config, device=device, gpus=1, accumulate=accumulate)

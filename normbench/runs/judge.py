@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normbench.engine.budget import Diverged
 from normbench.engine.evaluate import Evaluator
-from normbench.errors import FileRefused, pasted, shown
-from normbench.runs import build, evaluations, weights
+from normbench.errors import FileRefused, shown
+from normbench.runs import build, evaluations, probe, weights
 from normbench.runs.check import Checked, check_fit
 from normbench.runs.evaluations import Evaluation
 from normbench.runs.job import budget, empty_model, facts, feeds_of
 from normbench.runs.reader import read_status
-from normbench.runs.state import described
+from normbench.runs.state import load
 from normbench.runtime import collectives, machine, storage
 from normbench.runtime.lock import Lock
 from normbench.settings.schema import DOMAINS, Config
@@ -83,7 +83,7 @@ def judged(
     Raises: FileRefused if the weights do not fit the model.
     """
     machine.prepare(config.threads)
-    one = alone(config)
+    one = build.alone(config)
     feeds, model = feeds_of(one), empty_model(one)
     load(model, kept, config)
     anew = not known or "eval_stats" in config.evaluation or config.other is not None
@@ -103,18 +103,13 @@ def judged(
         accuracy = evaluator.train_accuracy()
         values["train_eval/accuracy"] = accuracy
         values["gen_gap/accuracy"] = accuracy - {**known, **values}["test/accuracy"]
+    if config.probe:
+        found = probe.measure(config, probe.Asked(rank=True), kept).metrics
+        values |= {f"probe/{name.replace('/', '_')}": value for name, value in found.items()}
     if config.other:
         known = facts(one, feeds)
         values |= {key: known[key] for key in known if key.startswith("chance/test")}
     return values, packed(evaluator.right)
-
-
-def alone(config: Config) -> Config:
-    """Give a config for one process, on the device that is to judge."""
-    device = machine.resolve_device(config.judging_device or config.device, 1)
-    sized = config.batch // max(config.worker_batch, config.stat_batch)
-    accumulate = config.accumulate if config.gpus == 1 else sized
-    return replace(config, device=device, gpus=1, accumulate=accumulate)
 
 
 def packed(right: Mapping[str, Tensor]) -> dict[str, bytes]:
@@ -123,22 +118,6 @@ def packed(right: Mapping[str, Tensor]) -> dict[str, bytes]:
         "" if name == "test" else name: np.packbits(mask.cpu().numpy()).tobytes()
         for name, mask in right.items()
     }
-
-
-def load(model: nn.Module, kept: Mapping[str, Tensor], config: Config) -> None:
-    """Put weights into a model.
-
-    Raises: FileRefused with the first name, shape or type that is another one.
-    """
-    wanted = model.state_dict()
-    path, again = weights.path(config.directory), f"rm -r {pasted(config.directory)}"
-    fix = f"{again}    (then normbench train again)"
-    for name in [*wanted, *kept]:
-        mine, theirs = (described(tensors.get(name)) for tensors in (wanted, kept))
-        if mine != theirs:
-            why = f"{name} is {theirs} there, and {mine} in the model of the configuration"
-            raise FileRefused(str(path), why, fix)
-    model.load_state_dict(dict(kept))
 
 
 def _listed(classes: Sequence[str]) -> str:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from normbench.engine.capture import captured
+from normbench.errors import FileRefused, pasted
+from normbench.runs import weights
 from normbench.runtime import collectives, storage
 
 if TYPE_CHECKING:
     from normbench.optimizers._base import FlatOptimizer
+    from normbench.settings.schema import Config
 
 State = tuple[Mapping[str, Tensor], dict[str, Any]]  # with plain facts about it
 MODES = ("training", "plain", "generator")  # attributes of modules that are set before each use
@@ -92,13 +95,13 @@ def mine(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def packed(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
     """Pack tensors, contiguous and on the CPU, and plain facts for another process."""
-    return save(dict(tensors), {"about": json.dumps(about)})
+    return safetensors.save(dict(tensors), {"about": json.dumps(about)})
 
 
 def unpacked(data: bytes) -> State:
     """Return what `packed` was made from."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return load(data), json.loads(header["__metadata__"]["about"])
+    return safetensors.load(data), json.loads(header["__metadata__"]["about"])
 
 
 def from_first(state: State | None) -> State | None:
@@ -107,3 +110,19 @@ def from_first(state: State | None) -> State | None:
         return state
     data = collectives.bytes_from_first(packed(*state) if state else b"")
     return unpacked(data) if data else None
+
+
+def load(model: nn.Module, kept: Mapping[str, Tensor], config: Config) -> None:
+    """Put weights into a model.
+
+    Raises: FileRefused with the first name, shape or type that is another one.
+    """
+    wanted = model.state_dict()
+    path, again = weights.path(config.directory), f"rm -r {pasted(config.directory)}"
+    fix = f"{again}    (then normbench train again)"
+    for name in [*wanted, *kept]:
+        mine, theirs = (described(tensors.get(name)) for tensors in (wanted, kept))
+        if mine != theirs:
+            why = f"{name} is {theirs} there, and {mine} in the model of the configuration"
+            raise FileRefused(str(path), why, fix)
+    model.load_state_dict(dict(kept))

@@ -189,6 +189,9 @@ class Settings:
     train_acc: bool = judged(
         False, help="also the accuracy on all training images, and gen_gap, that minus the test's"
     )
+    probe: bool = judged(
+        False, help="also what the layers of the final weights do: probe/saturated, probe/rank …"
+    )
     seeds: int | str = recorded(
         1,
         low=1,

@@ -25,7 +25,7 @@ EFFECTS = {  # how an effect is made of arms
 }
 METRICS = (
     *("test_acc", "val_acc", "train_acc", "test_acc_recomputed", "mode_gap", "gen_gap"),
-    *("train_loss_late", "auc", "final_over_best", "best_over_last", "shift_drop"),
+    *("train_loss_late", "auc", "final_over_best", "shift_drop"),
 )
 CALLED = {  # metrics with an argument, and what it is
     "steps_to": "percent",
@@ -35,21 +35,20 @@ CALLED = {  # metrics with an argument, and what it is
     "probe": "name",
     "test": "name",
     "drop": "names",
-    "wrong": "seeds and factor",
 }
 ROLES, HEADLINES, FAILURES = (
     ("primary", "secondary", "check"),
     ("tuned", "shared"),
     ("apart", "chance"),
 )
-CURVES = ("auc", "steps_to", "final_over_best", "best_over_last")  # metrics of the validations
+CURVES = ("auc", "steps_to", "final_over_best")  # metrics of the whole validation curve
 TEXTS = ("id", "title", "claim", "source", "question", "expect", "threats")
 TOP = (
     *(*TEXTS, "kind", "probe", "needs", "factors", "arms", "fixed", "lr", "hypotheses"),
     *("combine", "failures", "seeds", "sizes"),
 )
 OF_LR = ("shared", "shared_why", "grid", "per", "at", "headline")
-OF_PROBE = ("span", "rank", "sampling")
+OF_PROBE = ("span", "rank", "sampling", "along")
 OF_SEEDS = ("tune", "screen", "certify", "max")
 OF_HYPOTHESIS = (
     *("id", "role", "metric", "a", "b", "c", "d", "effect", "over", "constant"),
@@ -211,14 +210,13 @@ def _hypotheses(found: Any, place: str) -> Iterator[Mistake]:
 
 
 def _measured(tree: Mapping[str, Any]) -> Iterator[Mistake]:
-    """Say where a metric is of trained nets and the study trains none, or the reverse."""
-    probes = tree.get("kind", "train") == "probe"
-    given = tree.get("hypotheses")
+    """Say where a metric is of trained nets and the study trains none."""
+    given = tree.get("hypotheses") if tree.get("kind") == "probe" else ()
     for each in given if isinstance(given, list) else ():
         metric = str(each.get("metric", "test_acc")) if isinstance(each, dict) else "probe("
-        if ("probe(" in metric) != probes:
-            fix = "metric: probe(growth/activation)" if probes else "kind: probe"
-            why = f"is not for a study of kind {'probe' if probes else 'train'}"
+        if "probe(" not in metric:
+            why = "is not for a study of kind probe, which trains nothing"
+            fix = "metric: probe(growth/activation)"
             yield Mistake(f"{each.get('id')}.metric={shown(metric)}", why, fix)
 
 

@@ -201,6 +201,7 @@ class Plan:
         own = [word for word in arm.words if not (rated and word.startswith(f"{LR}="))]
         metrics = {cards.calls(each.metric)[0] for each in self.study.hypotheses}
         asked = ["train_acc=true"] if {"train_acc", "gen_gap"} & metrics else []
+        asked += ["probe=true"] * any("probe(" in each.metric for each in self.study.hypotheses)
         asked = [] if any(word in RECOMPUTED for word in further) else asked
         asked += self._validated(arm)
         words = tuple([*own, *rated, *asked, *further, *self.common])

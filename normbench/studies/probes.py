@@ -99,6 +99,8 @@ class ProbePlan:
             (span[0], span[1]) if span else None,
             bool(options.get("rank")),
             bool(options.get("sampling")),
+            any("gradient" in each.metric for each in self.study.hypotheses),
+            int(options.get("along", 0)),
         )
         for arm in self.study.arms:
             known = self.found.setdefault(arm.name, {})

@@ -123,6 +123,11 @@ class Study:
         return str(self.tree["kind"])
 
     @property
+    def still(self) -> bool:
+        """Tell whether it trains nothing: a probe that does not look at nets along training."""
+        return self.kind == "probe" and not self.tree["probe"].get("along")
+
+    @property
     def primary(self) -> list[Hypothesis]:
         """List the hypotheses that make the verdict."""
         return [each for each in self.hypotheses if each.role == "primary"]

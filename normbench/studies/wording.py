@@ -91,7 +91,7 @@ def remarks(finding: Finding) -> list[str]:
 def scope(study: Study) -> str:
     """Say in which setting a verdict was found."""
     fixed = dict(study.tree["fixed"])
-    if study.kind == "probe":  # nothing of these is used
+    if study.still:  # nothing of these is used
         for key in [key for key in fixed if key.startswith("optimizer") or key == "steps"]:
             del fixed[key]
     name, size = str(fixed.pop("data")), fixed.pop("data.train_size", None)
@@ -161,7 +161,7 @@ def arms(plan: AnyPlan, role: str) -> Table:
 def rates(plan: AnyPlan) -> str:
     """Say how the learning rates of the headline were chosen."""
     role = plan.study.headline
-    if plan.study.kind == "probe":
+    if plan.study.still:
         return "nothing is trained"
     if role == "shared":
         return f"lr {written(plan.study.lr['shared'])} for all arms"

@@ -29,8 +29,7 @@ def by_hand(config):
     index = torch.cat([job.train.order(config.seed, 0, config.batch)[0]])
     x, y = job.train.gather(index)
     h, kept = x.double().flatten(1), []
-    weights = [job.model.get_parameter(f"layer{k}.linear.weight").double() for k in range(1, 5)]
-    weights = [weight.detach().requires_grad_() for weight in weights]
+    weights = [weight.detach().double().requires_grad_() for weight in weights_of(config)]
     for weight in weights:
         h = (h @ weight.T).tanh()  # biases start at 0
         kept.append(h)
@@ -39,6 +38,11 @@ def by_hand(config):
     grads = torch.autograd.grad(loss, [*kept, *weights])
     norms = [math.sqrt(float((grad**2).sum())) for grad in grads]
     return [float((each.detach() ** 2).mean()) for each in kept], norms[:4], norms[4:]
+
+
+def weights_of(config):
+    model = Job(config).model
+    return [model.get_parameter(f"layer{number}.linear.weight") for number in range(1, 5)]
 
 
 def test_factors_are_those_of_a_net_worked_out_by_hand():
@@ -52,11 +56,17 @@ def test_factors_are_those_of_a_net_worked_out_by_hand():
     ):
         values = [found.layers[f"layer{number}"][quantity] for number in range(1, 5)]
         assert values == pytest.approx(expected, rel=1e-9)
+    relative = [
+        grad / float(weight.detach().double().norm())
+        for grad, weight in zip(of_weights, weights_of(config), strict=True)
+    ]
     fitted = {
         "growth/activation": np.polyfit(range(4), np.log(squares), 1)[0],
         "growth/gradient": -np.polyfit(range(4), np.log(grads), 1)[0],
         "growth/weight_gradient": -np.polyfit(range(4), np.log(of_weights), 1)[0],
+        "growth/relative_gradient": -np.polyfit(range(4), np.log(relative), 1)[0],
         "rank": 12,
+        "weight_rank": 12,
         "parameters": 17 * 12 + 3 * 13 * 12 + 13 * 10,
     }
     assert {key: found.metrics[key] for key in fitted} == pytest.approx(fitted, rel=1e-9)
@@ -93,6 +103,11 @@ def test_nets_at_their_start_and_finished_runs_are_measured(tmp_path):
     normbench("train", *TINY, "steps=2", "norm=bn", "tb=false", cwd=tmp_path)
     (net,) = document("probe", "outputs", cwd=tmp_path)["nets"]
     assert 0 < net["metrics"]["cka"][0] < 1
+    (judged,) = document("eval", "outputs", "probe=true", cwd=tmp_path)["runs"]
+    for metric in ("cka", "saturated", "growth/gradient"):
+        expected = net["metrics"][metric][0]
+        found = judged["seeds"][0]["final"][f"probe/{metric.replace('/', '_')}"]
+        assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +122,28 @@ def test_what_cannot_be_measured_is_refused(words, text, tmp_path):
     done = normbench("probe", *words, *TINY[: 5 * ("outputs" not in words)], cwd=tmp_path)
     assert done.returncode == 2
     assert text in done.stderr and "\n  try: " in done.stderr
+
+
+def test_a_net_that_trains_is_watched(tmp_path):
+    """The last step of the drift by hand: the means of two runs, one a step shorter."""
+    words = (*TINY, "model.depth=2", "norm=bn", "batch=32", "schedule=constant")
+    found = probe.measure(configured(*words, "steps=3"), probe.Asked(along=1))
+    nets = []
+    for steps in (2, 3):
+        job = Job(configured(*words, f"steps={steps}"))
+        for _ in job.rows():
+            pass
+        nets.append(job)
+    x = nets[0].train.gather(nets[0].train.order(0, 0, 32)[0].flatten())[0].double()
+    before, after = (unit_moments(job.model, x) for job in nets)
+    expected = ((after[0] - before[0]).abs() / before[1]).mean()
+    assert found.layers["layer1"]["linear_drift"] == pytest.approx(float(expected), rel=1e-4)
+    affine = [dict(job.model.get_submodule("layer1.norm").named_parameters()) for job in nets]
+    moved = (affine[1]["bias"] - affine[0]["bias"]).abs() / affine[0]["weight"]
+    assert found.layers["layer1"]["drift"] == pytest.approx(moved.mean().item(), rel=1e-3)
+    assert found.layers["layer1"]["settled"] == 1.0  # the only look
+
+
+def unit_moments(model, x):
+    z = x.flatten(1) @ model.get_parameter("layer1.linear.weight").detach().double().T
+    return z.mean(0), z.std(0, correction=0)
