@@ -104,7 +104,7 @@ def summary(chapters: Sequence[Chapter], size: str) -> str:
     return (
         f"{len(found)} of {len(chapters)} studies at size {size}, "
         f"{len(words)} hypotheses: {counts}. "
-        f"{sum(each['runs'] for each in found):,} runs, {cost:,.0f} core-minutes."
+        f"{sum(each['runs'] for each in found):,} runs, {cost:,.1f} core-minutes."
     )
 
 

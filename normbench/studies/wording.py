@@ -173,12 +173,13 @@ def rates(plan: AnyPlan) -> str:
 def hypothesis(given: Hypothesis) -> str:
     """Say what a hypothesis claims: `test_acc: norm bn - norm none > 0.5 pp`."""
     sides = {letter: _side(arms) for letter, arms in given.arms.items()}
+    level = given.constant * scale_of(given.metric, given.effect)
     told = {
         "difference": "{a} - {b}",
         "log_ratio": "ln({a} / {b})",
         "interaction": "[{a} - {b}] - [{c} - {d}]",
         "slope": "slope of {a} over log2 " + str(given.over),
-        "level": "{a} - " + f"{given.constant * scale_of(given.metric, given.effect):g}",
+        "level": "{a}" + (f" - {level:g}" if level else ""),
     }[given.effect].format(**sides)
     unit = " pp" * (scale_of(given.metric, given.effect) == POINTS)
     return f"{given.metric}: {told} {_claim(given)}{unit}"
