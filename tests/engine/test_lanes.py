@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 import torch
+from contracts.cases import own
 from engine.test_capture import GROUPS, LACKING, NORMS, config
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from normbench.engine.lanes import Lanes
+from normbench.engine.lanes import Lanes, side_by_side
 from normbench.engine.loader import Batch
 from normbench.runs.job import Job
 
@@ -102,6 +104,15 @@ def test_a_rule_that_is_right_by_chance_is_refused() -> None:
     for _ in range(20):
         step(lanes, feeds, dict(enumerate(alone)))
     assert lanes.gradient.made and all(map(same, together, alone))
+
+
+@pytest.mark.parametrize("optimizer", own("optimizer"))
+def test_nothing_looks_at_memory_that_a_run_has_left(optimizer: str) -> None:
+    job = Job(config("model=mlp", f"optimizer={optimizer}"))
+    left = job.optimizer.params, job.optimizer.message, *job.model.buffers()
+    memory = [StorageWeakRef(tensor.untyped_storage()) for tensor in left]  # type: ignore[no-untyped-call]
+    side_by_side([job.train_step, Job(job.config).train_step])
+    assert all(each.expired() for each in memory)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.slow
