@@ -165,15 +165,11 @@ def serve() -> None:
     import normbench
     from normbench.runs import columns, tensorboard
     from normbench.runtime import machine
-    from normbench.settings import compose
 
     for module in pkgutil.walk_packages(normbench.__path__, "normbench."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    tiny = ("data=synthetic", "model=mlp")  # Hydra takes a tenth of a second to compose anything
-    compose.Grid(compose.loader()).base(())
-    for norm in ((), *(("norm=" + name,) for name in ("none", "bn", "gn"))):
-        normbench.config(*tiny, *norm)
+    normbench.config("data=synthetic")
     columns.columns()
     tensorboard.load_tensorboard()
     machine.environment("cpu", 1)

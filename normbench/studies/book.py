@@ -12,10 +12,12 @@ from normbench.results import tables
 from normbench.results.tables import Table, TableCell
 from normbench.results.verdict import INCONCLUSIVE, REFUTED, SUPPORTED
 from normbench.runtime import storage
+from normbench.studies import statements
 from normbench.studies.card import Card
 from normbench.studies.record import FIGURE
 
 FIGURE_BYTES = 2**22
+STATED = "Statements of the five sources, and where each is tested"
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,12 @@ def summary(chapters: Sequence[Chapter], size: str) -> str:
     )
 
 
+def stated(chapters: Sequence[Chapter]) -> Table:
+    """Lay out the statements of the sources with the verdicts of these studies."""
+    verdicts = {each.card.id: str(each.found["verdict"]) for each in chapters if each.found}
+    return statements.table(verdicts)
+
+
 def markdown(chapters: Sequence[Chapter], size: str) -> str:
     """Write the book as Markdown; text of the cards cannot become markup."""
     plain = tables.plain
@@ -132,6 +140,7 @@ def markdown(chapters: Sequence[Chapter], size: str) -> str:
     lines += [
         f"- `{each.card.id}` {plain(each.card.text('claim'))} {each.missing}" for each in missing
     ]
+    lines += ["", f"## {STATED}", "", tables.markdown(stated(chapters))]
     return "\n".join(lines) + "\n"
 
 
@@ -145,6 +154,7 @@ def html(chapters: Sequence[Chapter], size: str) -> str:
         summary=summary(chapters, size),
         chapters=[chapter for chapter in chapters if chapter.found],
         missing=[chapter for chapter in chapters if not chapter.found],
+        stated=(STATED, stated(chapters)),
     )
 
 

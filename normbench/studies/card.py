@@ -25,7 +25,7 @@ EFFECTS = {  # how an effect is made of arms
 }
 METRICS = (
     *("test_acc", "val_acc", "train_acc", "test_acc_recomputed", "mode_gap", "gen_gap"),
-    *("train_loss_late", "auc", "final_over_best", "shift_drop"),
+    *("train_loss_late", "auc", "final_over_best", "best_over_last", "shift_drop"),
 )
 CALLED = {  # metrics with an argument, and what it is
     "steps_to": "percent",
@@ -35,13 +35,14 @@ CALLED = {  # metrics with an argument, and what it is
     "probe": "name",
     "test": "name",
     "drop": "names",
+    "wrong": "seeds and factor",
 }
 ROLES, HEADLINES, FAILURES = (
     ("primary", "secondary", "check"),
     ("tuned", "shared"),
     ("apart", "chance"),
 )
-CURVES = ("auc", "steps_to", "final_over_best")  # metrics of the whole validation curve
+CURVES = ("auc", "steps_to", "final_over_best", "best_over_last")  # metrics of the validations
 TEXTS = ("id", "title", "claim", "source", "question", "expect", "threats")
 TOP = (
     *(*TEXTS, "kind", "probe", "needs", "factors", "arms", "fixed", "lr", "hypotheses"),

@@ -39,6 +39,8 @@ SMALLER = (
     "gen_gap",
     "shift_drop",
     "drop",
+    "best_over_last",
+    "wrong",
 )  # is better
 
 
@@ -70,6 +72,8 @@ class Measures:
     def of(self, metric: str, arms: Sequence[Arm]) -> dict[int, Value]:
         """Give a metric of some arms by seed: their mean, or what the metric makes of them all."""
         called, argument = calls(metric)
+        if called == "wrong":
+            return self._wrong(int(float(argument.split(",")[0])), arms)
         seeds = set.intersection(*(set(self.results(arm, metric)) for arm in arms))
         found = {}
         for seed in sorted(seeds):
@@ -81,6 +85,24 @@ class Measures:
             inner = argument.split(",")[0] if called == "spread" else metric
             values = [self._value(inner, run) for run in runs]
             found[seed] = spread(values) if called == "spread" else mean(values)
+        return found
+
+    def _wrong(self, count: int, arms: Sequence[Arm]) -> dict[int, Value]:
+        """Tell for each group of seeds whether a comparison of one lucky arm names a wrong winner.
+
+        The first arm shows its best of the group, the others their first seed; right is the arm
+        that is best in the mean over all seeds.
+        """
+        values = [self.of("test_acc", [arm]) for arm in arms]
+        seeds = sorted(set.intersection(*map(set, values)))
+        means = [stats.mean([each[seed].low for seed in seeds]) for each in values]
+        found = {}
+        for at in range(0, len(seeds) - count + 1, count):
+            group = seeds[at : at + count]
+            shown = [max(values[0][seed].low for seed in group)]
+            shown += [each[group[0]].low for each in values[1:]]
+            wrong = float(shown.index(max(shown)) != means.index(max(means)))
+            found[group[0]] = Value(wrong, wrong)
         return found
 
     def outcomes(self, arms: Sequence[Arm]) -> tuple[int, int]:
@@ -180,6 +202,8 @@ def _read(called: str, argument: str, run: Result) -> float | None:
     if called == "auc":
         return curves.area(curve)
     best = max((at.accuracy for at in curve), default=None)
+    if called == "best_over_last":
+        return best - curve[-1].accuracy if best is not None else None
     return final - best if final is not None and best is not None else None
 
 

@@ -17,6 +17,7 @@ from normbench.studies.study import POINTS, RECIPE, Arm, Hypothesis, Study, scal
 SMALL = {"data.train_size": 3500}  # mnist5k, at size quick
 SEEDS = {"tune": 3, "screen": 8, "certify": 12, "max": 40}
 MOST = 1000  # seeds of an arm
+NUMBERED = {"steps_to": "steps_to(88)", "wrong": "wrong(5, norm)"}  # metrics that begin with one
 FLOOR = 1.0  # points below which no accuracy is compared at size quick
 SIZE_KEYS = ("delta", "delta_floor", "seeds", "lr", "without")
 
@@ -150,11 +151,8 @@ def _hypothesis(
             return found
         chosen[letter] = found
     over, metric = given.get("over"), str(given.get("metric", "test_acc"))
-    _, argument = cards.calls(metric)
-    factor = over if effect == "slope" else argument.rpartition(",")[2]
-    if (effect == "slope" or metric.startswith("spread(")) and factor not in tree["factors"]:
-        why = f"{factor or 'nothing'} is not a factor: {', '.join(tree['factors'])}"
-        return Mistake(f"{name}.metric={metric}", why, f"over: {[*tree['factors']][0]}")
+    if mistake := _unmeasurable(f"{name}.metric={metric}", metric, effect, over, tree["factors"]):
+        return mistake
     asked = given.get("delta", 0.0)
     delta = tree["delta"].get(name, asked)
     scale = scale_of(metric, effect)
@@ -178,6 +176,21 @@ def _hypothesis(
         asked if delta != asked else None,
         given.get("under"),
     )
+
+
+def _unmeasurable(
+    place: str, metric: str, effect: str, over: str | None, factors: Mapping[str, Any]
+) -> Mistake | None:
+    """Say where a metric has not the number or the factor that it needs."""
+    called, argument = cards.calls(metric)
+    number = argument.split(",")[0]
+    if called in NUMBERED and not (number.replace(".", "", 1).isdigit() and float(number) >= 1):
+        return Mistake(place, f"{number} is no number from 1 on", f"metric: {NUMBERED[called]}")
+    factor = over if effect == "slope" else argument.rpartition(",")[2]
+    if (effect == "slope" or called in ("spread", "wrong")) and factor not in factors:
+        why = f"{factor or 'nothing'} is not a factor: {', '.join(factors)}"
+        return Mistake(place, why, f"over: {[*factors][0]}")
+    return None
 
 
 def _selected(

@@ -74,13 +74,27 @@ def test_holm_and_the_words_of_several_hypotheses() -> None:
     assert verdict.combined([good, bad], "each")[0] == "1 supported, 1 refuted"
 
 
+def test_regions_end_at_the_smallest_effect_that_matters() -> None:
+    ends = {kind: Region(kind, 0.5).ends for kind in verdict.REGIONS if kind != "band"}
+    assert ends == {
+        "greater": (0.5, math.inf),
+        "less": (-math.inf, -0.5),
+        "equal": (-0.5, 0.5),
+        "not_worse": (-0.5, math.inf),
+    }
+    assert Region("band", bounds=(0.1, 0.2)).ends == (0.1, 0.2)
+
+
 def test_how_many_seeds_can_decide_and_would_settle() -> None:
-    counts = [verdict.fewest_seeds(k) for k in (1, 2, 3, 4, 6, 7, 12, 13, 25)]
-    assert counts == [6, 7, 7, 8, 8, 9, 9, 10, 10]
+    counts = [verdict.fewest_seeds(k) for k in (0, 1, 2, 3, 4, 6, 7, 12, 13, 25)]
+    assert counts == [6, 6, 7, 7, 8, 8, 9, 9, 10, 10]
     region = Region("greater", 0.5)
     found = verdict.judge(Effects.of([0.2, 1.9, -0.4, 1.1, 0.6, 2.3, -0.2, 0.9]), region)
     assert found.seeds == 42  # t(0.975, 41) 0.9562 / sqrt(42) = 0.298 < 0.3
-    assert verdict.judge(Effects.of([0.4, 0.6, 0.5]), region).seeds == verdict.MOST + 1
+    # 0.1 beyond the boundary: t(0.975, 99) / sqrt(100) is 0.0998 of 0.503, and 0.1002 of 0.505.
+    assert verdict.judge(Effects.of([0.097, 0.6, 1.103]), region).seeds == 100
+    assert verdict.judge(Effects.of([0.095, 0.6, 1.105]), region).seeds == 101
+    assert verdict.judge(Effects.of([0.4, 0.6, 0.5]), region).seeds == 101  # more than that
     too_few = verdict.judge(Effects.of([0.9, 0.9]), region)
     assert (too_few.verdict, too_few.lower) == ("inconclusive", None)
 

@@ -92,6 +92,10 @@ WRONG = [  # a change of MINE, and what the refusal names
     ({"combine": "both"}, "combine=both: is none of all, any, each"),
     ({"seeds": {"screen": 6}}, "cannot decide 3 primary hypotheses"),
     ({"hypotheses.0.metric": "test_ac"}, "true.metric=test_ac: is none of"),
+    (
+        {"hypotheses.0.metric": "steps_to(x)"},
+        "x is no number from 1 on\n  try: metric: steps_to(88)",
+    ),
     ({"hypotheses.0.region": "bigger"}, "true.region=bigger: is none of greater"),
     ({"hypotheses.0.a": {"arm": "tall"}}, "levels of arm are long, short, same"),
     ({"hypotheses.0.a": {"size": "tall"}}, "size: is not a factor: arm"),
@@ -184,7 +188,7 @@ def test_a_study_may_measure_nets_at_their_start(tmp_path: Path) -> None:
 METRICS = [  # each with how its effect is made
     *("test_acc_recomputed", "val_acc", "train_acc", "gen_gap", "abs(mode_gap)", "auc"),
     *("final_over_best", "shift_drop", "test(invert)", "drop(invert, noise+0.1)"),
-    *("spread(test_acc, optimizer.lr)", "max_lr"),
+    *("spread(test_acc, optimizer.lr)", "max_lr", "best_over_last"),
 ]
 
 
