@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from normbench.cli import study_cards
@@ -209,7 +210,8 @@ def _judged(options: argparse.Namespace, plan: AnyPlan, shown: Screen, trains: b
 
 def _pending(options: argparse.Namespace, plan: AnyPlan) -> FileRefused:
     why = f"pending {plan.done()}/{plan.seeds} seeds: no verdict before all are done"
-    again = f"normbench study run {options.name} --size {plan.study.size}"
+    words = shlex.join([options.name, *options.words])
+    again = f"normbench study run {words} --size {plan.study.size}"
     return FileRefused(plan.study.card.id, why, again + " --certify" * options.certify)
 
 
