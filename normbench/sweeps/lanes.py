@@ -13,8 +13,10 @@ from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
 
 # How many runs are trained together by `lanes=auto`, by model and norm: up to which batch, and how
-# many. Measured on one core in float32: docs/performance.md.
+# many, on one core in float32. None yet: docs/performance.md has what wins, but where some norms of
+# a sweep win and others do not, their times would no longer compare.
 MEASURED: dict[tuple[str, str], tuple[tuple[int, int], ...]] = {}
+LEAST = 4  # runs that gain by `lanes=auto`; fewer are trained one by one
 # In what runs may differ that make the same steps.
 FREE = ("seed", "lr_rule", "lr_base_batch", "warmup", "warmup_least", "schedule")
 EVEN = 1.15  # times the mean that the busiest core may have to do before a group is cut
@@ -76,7 +78,7 @@ def groups(
     kinds: defaultdict[str, list[int]] = defaultdict(list)
     for number, config in configs.items():
         kinds[alike(config) if most(config) > 1 else str(number)].append(number)
-    found = [part for kind in kinds.values() for part in _cut(kind, most(configs[kind[0]]))]
+    found = [part for kind in kinds.values() for part in _cut(kind, configs[kind[0]])]
     while True:
         found.sort(key=lambda group: -_work(group, lengths))
         busiest = _busiest(found, lengths, slots)
@@ -85,7 +87,7 @@ def groups(
         if not free or sum(_work(group, lengths) for group in busiest) <= EVEN * mean:
             return found
         found.remove(free[0])
-        found += _cut(free[0], -(-len(free[0]) // 2))
+        found += _cut(free[0], configs[free[0][0]], -(-len(free[0]) // 2))
 
 
 def _work(group: Sequence[int], lengths: Mapping[int, float]) -> float:
@@ -105,8 +107,10 @@ def _busiest(
     return max(loads, key=lambda load: load[0])[1]
 
 
-def _cut(group: list[int], size: int) -> list[list[int]]:
-    """Cut a group into parts of about equal size, at most `size`."""
-    parts = -(-len(group) // size)
+def _cut(group: list[int], config: Config, size: int | None = None) -> list[list[int]]:
+    """Cut a group into parts of about equal size, at most `size` or as many as train together."""
+    parts = -(-len(group) // (size or most(config)))
+    if config.lanes == AUTO and len(group) < LEAST * parts:
+        parts = len(group)
     bounds = [len(group) * part // parts for part in range(parts + 1)]
     return [group[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
