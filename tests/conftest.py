@@ -13,6 +13,7 @@ import pytest
 # Before torch is imported, here and in what tests start: threads that wait for a core which other
 # threads hold make small nets many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "passive"  # of the few runs with two threads: sleep, do not spin
 WAITING = ("runtime/test_workers", "runs/test_torchrun", "scripts/test_soak")
 
 
