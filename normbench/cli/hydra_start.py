@@ -29,6 +29,7 @@ def starting(
 
     words, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     raises, before = logging.raiseExceptions, GlobalHydra.instance().hydra
+    level, handlers = logging.root.level, [*logging.root.handlers]
     try:
         sys.argv = ["normbench train", *_for_hydra(options)]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # a defect comes up with its own traceback
@@ -47,6 +48,8 @@ def starting(
         raise _refused(error, options.overrides) from error
     finally:
         sys.argv, logging.raiseExceptions = words, raises
+        logging.root.setLevel(level)  # `--info` has Hydra log to stderr, other libraries with it
+        logging.root.handlers[:] = handlers
         GlobalHydra.instance().hydra = before
         if full_error is None:
             del os.environ["HYDRA_FULL_ERROR"]

@@ -14,20 +14,20 @@ from normbench.results.groups import Result
 
 def test_csv_has_a_line_per_run_in_the_order_given_with_plain_numbers_and_cost():
     results = [run(0.958, norm="gn", batch=2, seed=1), run(0.1, norm="bn", batch=2, seed=0)]
-    cost = {"steps": 30, "examples": 60, "train_s": 1.5, "parameters": 79510}
+    cost = {"steps": 30, "examples": 60, "train_s": 1.5, "cpu_s": 1.25, "parameters": 79510}
     results[0] = replace(results[0], **cost)
     assert export.csv(results, ["norm", "batch"]) == (
-        "run,norm,batch,seed,state,outcome,steps,examples,seconds,parameters,"
-        "gap/accuracy,test/accuracy,message\n"
-        "gn-2/seed1,gn,2,1,finished,trained,30,60,1.5,79510,0.0,0.958,\n"
-        "bn-2/seed0,bn,2,0,finished,stuck,0,0,,,0.0,0.1,\n"
+        "run,norm,batch,seed,state,outcome,steps,examples,seconds,cpu_seconds,"
+        "parameters,gap/accuracy,test/accuracy,message\n"
+        "gn-2/seed1,gn,2,1,finished,trained,30,60,1.5,1.25,79510,0.0,0.958,\n"
+        "bn-2/seed0,bn,2,0,finished,stuck,0,0,,,,0.0,0.1,\n"
     )
 
 
 @pytest.mark.parametrize("root", ["outputs", "/elsewhere/with space"])
 def test_csv_does_not_depend_on_where_the_runs_lie(root):
     result = Result(f"{root}/runs/bn-b2-3f9c/seed0", {"seed": 0}, "finished", {})
-    assert export.csv([result], []).splitlines()[1] == "bn-b2-3f9c/seed0,0,finished,,0,0,,,"
+    assert export.csv([result], []).splitlines()[1] == "bn-b2-3f9c/seed0,0,finished,,0,0,,,,"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@sum", "-1e", "+1+1", "-inf"])
@@ -45,8 +45,8 @@ def test_csv_leaves_negative_numbers_alone(value, text):
 def test_csv_writes_what_is_not_finite_as_nothing():
     result = Result("a/seed0", {"seed": 0}, "diverged", {"x": None, "y": math.nan, "z": 0.25})
     assert export.csv([result], []) == (
-        "run,seed,state,outcome,steps,examples,seconds,parameters,x,y,z,message\n"
-        "a/seed0,0,diverged,diverged,0,0,,,,,0.25,\n"
+        "run,seed,state,outcome,steps,examples,seconds,cpu_seconds,parameters,x,y,z,message\n"
+        "a/seed0,0,diverged,diverged,0,0,,,,,,0.25,\n"
     )
 
 
@@ -67,6 +67,7 @@ def test_runs_are_documents_per_configuration_with_unrounded_numbers():
         "outcome": "trained",
         "final": {"test/accuracy": 0.962, "gap/accuracy": 0.0},
         "train_s": None,
+        "cpu_s": None,
         "message": None,
     }
 

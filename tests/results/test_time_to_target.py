@@ -215,9 +215,10 @@ def test_the_document_says_how_many_reached_it() -> None:
 
 def test_the_csv_holds_examples_to_the_target_and_the_seconds_of_the_run() -> None:
     head, first, second = csv([reached(1000), reached(None, 1)], []).splitlines()
-    assert head.split(",")[6:10] == ["seconds", "parameters", "target/examples", "target/reached"]
-    assert first.split(",")[6:10] == ["12.5", "", "1000", "1"]
-    assert second.split(",")[6:10] == ["12.5", "", "", "0"]
+    assert head.split(",")[6:8] == ["seconds", "cpu_seconds"]
+    assert head.split(",")[8:11] == ["parameters", "target/examples", "target/reached"]
+    assert first.split(",")[6:11] == ["12.5", "", "", "1000", "1"]
+    assert second.split(",")[6:11] == ["12.5", "", "", "", "0"]
 
 
 def test_a_command_with_a_target_tells_the_times(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -173,7 +174,9 @@ def test_what_hydra_finds_wrong_when_it_starts_is_no_trace(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    before = logging.root.level, [*logging.root.handlers]
     assert main(["train", *SMALL, "tb=false", *words.split(" ")]) == 2
+    assert (logging.root.level, logging.root.handlers) == before
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert said.splitlines()[-2].startswith("normbench: error: ")
