@@ -27,6 +27,7 @@ EXAMPLES = (
 )
 ACTIONS = ("list", "show", "plan", "run", "verdict", "report")
 UNSUPPORTED = 5  # exit code with --strict
+GOES_ON = "allow_changed=true"  # what lets runs go on that other code has kept
 
 
 def parser() -> Parser:
@@ -158,11 +159,14 @@ def trained(plan: AnyPlan, place: str, shown: Screen) -> None:
     Raises: NormbenchError if a run failed.
     """
     from normbench.studies import record
+    from normbench.studies.plan import Plan
 
     record.keep_plan(record.place(place, plan.study), plan.study)
     if carried_out(plan, shown):
         name, size = plan.study.card.place, plan.study.size
         again = f"normbench study run {name} --size {size}"
+        if isinstance(plan, Plan) and any(fix.startswith(GOES_ON) for fix in plan.fixes):
+            again += f" {GOES_ON}"
         raise NormbenchError(plan.study.card.id, "a run of it failed: no verdict", again)
 
 

@@ -128,6 +128,11 @@ class Plan:
         return total + self.seeds * sum(map(seconds, self._open))
 
     @property
+    def fixes(self) -> set[str]:
+        """Give what would mend the runs that failed."""
+        return {item.fix for item in self._items if item.state == "failed"}
+
+    @property
     def _items(self) -> list[Item]:
         return [*self.sweep.items, *(self.tuning.tuning_items if self.tuning else ())]
 

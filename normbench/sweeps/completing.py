@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
 from normbench.engine.train import Due
-from normbench.errors import InUse, first_line
+from normbench.errors import InUse, NormbenchError, first_line
 from normbench.rows import Row
 from normbench.runs.judge import judge
 from normbench.runs.keeping import Keeper
@@ -62,4 +62,5 @@ def _noted(item: Item) -> Iterator[None]:
         item.state, item.message = "stopped" if refused.stopped else "busy", refused.holder
     except Exception as error:  # a failed run must not stop the others; its folder has the trace
         item.state, item.message = "failed", first_line(error)
+        item.fix = error.mistakes[0].fix if isinstance(error, NormbenchError) else ""
         item.tight = machine.out_of_memory(error.__cause__ or error)

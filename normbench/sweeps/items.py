@@ -27,12 +27,14 @@ class Item:
     """One training, the cells that judge it, and what is known of it.
 
     Args: cells: with the settings that the command line gave each, and its config; made: names of
-        the evaluations that have been made of the weights; state_sha256: their digest.
+        the evaluations that have been made of the weights; state_sha256: their digest; fix: what
+        would mend a run that failed.
     """
 
     config: Config
     state: str = "planned"
     message: str | None = None
+    fix: str = ""
     tries: int = 0
     cells: list[tuple[Settings, Config]] = field(default_factory=list)
     made: set[str] = field(default_factory=set)

@@ -154,7 +154,7 @@ class Pool:
         item, state, said = self.items[index], message["state"], message["message"]
         if state in HELD:
             state, said = "failed", f"is in use by {said}"
-        item.state, item.message = state, said
+        item.state, item.message, item.fix = state, said, message["fix"]
         if item.trained:
             item.look()
         self.on_change(index, state, None, said or "")
@@ -236,7 +236,8 @@ def _tell_row(tell: Tell, index: int, row: Row) -> None:
 
 
 def _tell_end(tell: Tell, index: int, item: Item) -> None:
-    tell({"run": index, "state": item.state, "message": item.message, "tight": item.tight})
+    told = {"state": item.state, "message": item.message, "fix": item.fix, "tight": item.tight}
+    tell({"run": index, **told})
 
 
 def _tell(channel: Channel, message: Message) -> None:
