@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 import torchvision.transforms.functional as tv
-from epoch import tutorial_data
 from PIL import Image
 from run import Case
+from step import images as pictures
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -125,7 +125,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 def mnist(quick: bool) -> list[Case]:
     """MNIST without augmentation."""
-    data, theirs = MNIST().load(), tutorial_data()
+    data, theirs = MNIST().load(), pictures()
     feed = Feed(
         data.train, standardized(data.mean, data.std), torch.device("cpu"), torch.contiguous_format
     )

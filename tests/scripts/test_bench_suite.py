@@ -24,7 +24,12 @@ def bench():
         del sys.modules[name]
 
 
-NAMES = ("run", "step", "sweep", "plan")
+NAMES = tuple(sorted(path.stem for path in BENCH.glob("*.py")))
+
+
+@pytest.mark.parametrize("name", [each for each in NAMES if each != "run"])
+def test_every_file_of_the_suite_can_be_run(bench, name):
+    assert callable(bench(name).cases)
 
 
 @pytest.mark.parametrize(
