@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -88,9 +88,7 @@ class Grid:
             self.read.unknown_switch(word, value)
         cells = self._checked(self.texts, multirun)
         if self.read.mistakes:
-            mistakes = tried(
-                self.read.ordered(), self.texts, lambda line: self._works(line, multirun)
-            )
+            mistakes = tried(self.read.ordered(), self.texts, partial(self._works, multirun))
             self.read.given(self.texts)
             raise Refused(*(self._placed(each, overrides) for each in mistakes))
         return cells
@@ -205,8 +203,11 @@ class Grid:
             self.read.mistakes.update(dict.fromkeys(misfits))
         return cells
 
-    def _works(self, line: Sequence[str], multirun: bool) -> bool:
-        """Tell whether nothing is wrong with a command line; looks at each value of a list once."""
+    def _works(self, multirun: bool, line: Sequence[str], known: Set[str]) -> bool:
+        """Tell whether nothing is wrong with a command line but the keys that are known to be.
+
+        Looks at each value of a list once.
+        """
         self._anew()
         self.read.sweeper = self.hydra.sweeper
         texts = [current(text, multirun) for text in line]
@@ -215,7 +216,8 @@ class Grid:
         except NormbenchError:
             return False
         idle = not multirun and any(cell.config and cell.config.seeds == AUTO for cell in cells)
-        return not self.read.mistakes and not idle  # one run decides no comparison
+        wrong = {key_of(mistake.subject) for mistake in self.read.mistakes} - known
+        return not wrong and not idle  # one run decides no comparison
 
     def _seen(self, row: Sequence[str]) -> dict[str, Any]:
         """Compose a row only to look at it."""

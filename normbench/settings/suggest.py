@@ -172,18 +172,21 @@ class Suggestions:
 
 
 def tried(
-    mistakes: Sequence[Mistake], texts: Sequence[str], works: Callable[[list[str]], bool]
+    mistakes: Sequence[Mistake],
+    texts: Sequence[str],
+    works: Callable[[list[str], set[str]], bool],
 ) -> list[Mistake]:
     """Let each mistake suggest only what works when it stands in place of the wrong word.
 
-    Args: texts: the command line; works: tells of another whether nothing is wrong with it.
+    Args: texts: the command line; works: tells of another whether nothing is wrong with it but
+        some keys, which are those of the other mistakes.
     """
     wrong = {_key(mistake.subject.lstrip("+~")) for mistake in mistakes}
     sound = [text for text in texts if _key(text.lstrip("+~")) not in wrong]
 
     def fits(way: Sequence[str]) -> bool:
         keys = set(map(_key, way))
-        return works([*(text for text in sound if _key(text) not in keys), *way])
+        return works([*(text for text in sound if _key(text) not in keys), *way], wrong - keys)
 
     found = []
     for place, mistake in enumerate(mistakes):

@@ -164,6 +164,17 @@ REFUSED: list[tuple[str, int, list[tuple[str, str]]]] = [
         [("batch=10: does not divide over gpus=4 workers", "batch=8 or batch=12")],
     ),
     (
+        "lr=0.1 gpus=3 batch=2",  # 64, the default, does not divide either
+        2,
+        [
+            (
+                "lr=0.1: no setting has this name",
+                "optimizer.lr=0.1" + ALL,
+            ),
+            ("batch=2: does not divide over gpus=3 workers", "batch=3"),
+        ],
+    ),
+    (
         "gpus=2 norm_batch=128",
         2,
         [("norm_batch=128: cannot be made up from 2 workers with 32 examples", "norm_batch=64")],
