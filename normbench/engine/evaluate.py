@@ -208,7 +208,7 @@ class Evaluator:
                 yield
         elif self.stats == "dataset":
             with preserve_buffers(self.model):
-                self._refresh()
+                self.refresh()
                 self.model.eval()
                 yield
         else:
@@ -217,7 +217,7 @@ class Evaluator:
                 self.model.eval()
                 yield
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Take the running statistics again, over the training set in a fixed random order.
 
         In the order of the data, which may lie class by class, batches would be unlike training's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -92,9 +93,10 @@ def layer(config: Config, size: Sequence[int]) -> Timed:
         return Timed(config, actions, _kept(module, forward), linear is not None)
 
 
-def step(config: Config) -> Timed:
+def step(config: Config, whole: bool = False) -> Timed:
     """Return what times whole training steps of a config, by the engine that trains runs.
 
+    Args: whole: time also how long taking running statistics over all training images lasts.
     Raises: MachineError without memory.
     """
     with memory_errors(config):
@@ -114,7 +116,10 @@ def step(config: Config) -> Timed:
         kept = _kept(job.model, forward)
         for _ in range(WARM):
             once()
-        return Timed(config, {"step": once}, kept)
+        actions: dict[str, Action] = {"step": once}
+        if whole and build.norm(config).has_modes():
+            actions["pass"] = job.evaluator.refresh
+        return Timed(config, actions, kept)
 
 
 def measure(cases: Sequence[Timed]) -> Iterator[dict[str, Figure]]:
@@ -132,6 +137,20 @@ def measure(cases: Sequence[Timed]) -> Iterator[dict[str, Figure]]:
                 samples[name].append(_seconds(case.config, action, number[name]) / number[name])
     for samples in found:
         yield {name: Figure(tuple(each)) for name, each in samples.items()}
+
+
+def throughput(config: Config) -> dict[str, float]:
+    """Time steps of a config: `ln_image_s` and, of a norm with running statistics, `ln_pass`.
+
+    Returns: ln(seconds of a step / its images), and ln(seconds of taking the running statistics
+    over all training images / those of a step).
+    """
+    (found,) = measure([step(config, whole=True)])
+    middle = found["step"].median
+    metrics = {"ln_image_s": math.log(middle / config.batch)}
+    if "pass" in found:
+        metrics["ln_pass"] = math.log(found["pass"].median / middle)
+    return metrics
 
 
 def clock(config: Config) -> str:

@@ -49,7 +49,7 @@ TOP = (
     *("combine", "failures", "seeds", "sizes"),
 )
 OF_LR = ("shared", "shared_why", "grid", "per", "at", "headline")
-OF_PROBE = ("span", "rank", "sampling", "along")
+OF_PROBE = ("span", "rank", "sampling", "along", "timing")
 OF_SEEDS = ("tune", "screen", "certify", "max")
 OF_HYPOTHESIS = (
     *("id", "role", "metric", "a", "b", "c", "d", "effect", "over", "constant"),

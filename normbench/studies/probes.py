@@ -91,7 +91,7 @@ class ProbePlan:
 
     def measure(self) -> None:
         """Measure what is missing, and keep it after each arm."""
-        from normbench.runs import probe  # imports torch
+        from normbench.runs import probe, timing  # import torch
 
         options = self.study.tree["probe"]
         span = options.get("span")
@@ -107,7 +107,8 @@ class ProbePlan:
             for config in self.configs[arm.name]:
                 if str(config.seed) not in known:
                     begun = time.process_time()
-                    metrics = probe.measure(config, asked).metrics
+                    timed = timing.throughput(config) if options.get("timing") else None
+                    metrics = timed or probe.measure(config, asked).metrics
                     kept = {name: value for name, value in metrics.items() if math.isfinite(value)}
                     known[str(config.seed)] = {**kept, "core_s": time.process_time() - begun}
             storage.write_atomic(self.file, json.dumps(self.found, indent=1) + "\n")
