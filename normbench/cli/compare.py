@@ -54,15 +54,17 @@ def parser() -> Parser:
     add("--sort", action="store_true", help="rows by their mean place in the columns, best first")
     add("--images", action="store_true", help="intervals for fresh test images, McNemar, churn")
     add("--anova", action="store_true", help="share of the variance by setting, pair, seed, rest")
+    forms = made.add_mutually_exclusive_group()
     for form in ("csv", "markdown", "latex"):
-        add(f"--{form}", dest="form", action="store_const", const=form, help=f"write {form}")
+        about = f"write {form}"
+        forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=about)
     return made
 
 
 def add_choice(made: Parser) -> None:
     """Add the options that say which runs, and what of them, to a parser."""
     about = "runs, sweeps, folders of outputs; filters KEY=VALUE,VALUE; or experiment=NAME"
-    made.add_argument("places", nargs="*", metavar="PLACE", help=about)
+    made.add_argument("places", nargs="*", default=[], metavar="PLACE", help=about)
     add = made.add_argument
     add("--where", nargs="+", default=[], metavar="KEY=V,V", help="only runs with these settings")
     add("--by", metavar="KEY", help="what is compared (default: norm, init, or the first)")
@@ -85,6 +87,9 @@ def run(words: list[str]) -> int:
     from normbench.sweeps import compared
 
     options = parser().parsed(words)
+    if options.json and options.form:
+        why = "is another form than --json: one of the two is written"
+        raise Refused(Mistake(f"--{options.form}", why, "--json"))
     other = _crossed(options)
     found = compared.answer(question(options))
     show(found, options.form, screen(options), further(found, other, options))

@@ -110,13 +110,21 @@ class Result:
         return math.log(self.classes) if loss is None else loss
 
 
+class Twice(ValueError):
+    """Two different runs of one cell have the same seed."""
+
+    def __init__(self, first: Result, second: Result) -> None:
+        super().__init__(f"two runs of one cell have seed {second.seed}: {second.name}")
+        self.first, self.second = first, second
+
+
 class Group:
     """The runs of one cell of a table, in the order of their seeds, and what they say together.
 
     `mean` and `interval` are over the runs that trained; where none did, `mean` is over all, of a
     gap over those that have one.
 
-    Raises: ValueError if two different runs have the same seed: a key is missing.
+    Raises: Twice if two different runs have the same seed: one is a copy, or a key is missing.
     """
 
     def __init__(self, results: Iterable[Result], metric: str, as_chance: bool = False) -> None:
@@ -126,8 +134,8 @@ class Group:
         for result in sorted(results, key=lambda result: result.seed):
             if result in self.results:
                 continue  # listed by two sweeps
-            if any(result.seed == other.seed for other in self.results):
-                raise ValueError(f"two runs of one cell have seed {result.seed}: {result.name}")
+            if self.results and self.results[-1].seed == result.seed:
+                raise Twice(self.results[-1], result)
             self.results.append(result)
             outcome = result.outcome(metric)
             if outcome is not None:

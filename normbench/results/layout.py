@@ -132,7 +132,7 @@ class Layout:
     differences are to, by default `none`, `default`, or the first; as_chance: whether a failed run
     counts as one that guesses; most: the seeds at which `seeds=auto` ends;
     order: values of the compared key that come first.
-    Raises: ValueError if two runs of one cell have the same seed: a key is missing.
+    Raises: groups.Twice if two runs of one cell have the same seed: a copy, or a key is missing.
     """
 
     results: Sequence[Result]

@@ -165,10 +165,18 @@ def _unlike_status(status: Any) -> str | None:
         texts = status.get(name, [])
         if not isinstance(texts, list) or not all(type(text) is str for text in texts):
             return f"{name} is not a list of texts"
-    final = (status["final"] or {}).values()
-    if not all(type(value) in _PLAIN and finite(value) == value for value in final):
-        return "final holds more than numbers"
-    return next(filter(None, (_unlike_later(status, name) for name in _LATER_TYPES)), None)
+    why = _unlike_final(status["final"] or {})
+    return why or next(filter(None, (_unlike_later(status, name) for name in _LATER_TYPES)), None)
+
+
+def _unlike_final(final: Mapping[str, Any]) -> str | None:
+    """Say what a run came to that no run comes to."""
+    for name, value in final.items():
+        if type(value) not in (int, float, type(None)) or finite(value) != value:
+            return "final holds more than numbers"
+        if name.startswith(("test/accuracy", "val/accuracy")) and not 0 <= (value or 0) <= 1:
+            return f"{name} is {shown(value)}, and no share"
+    return None
 
 
 def _unlike_later(status: Any, name: str) -> str | None:

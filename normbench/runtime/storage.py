@@ -269,7 +269,7 @@ def cannot_write(path: Path, needed: int, error: OSError) -> NormbenchError:
     full = error.errno in lacking.SPACE
     room = f" ({needed:,} bytes needed, {lacking.free(path):,} free)" if full else ""
     place = "with more space" if full else "in which you may write"
-    fix = lacking.raised(error) or f"outputs=DIR or data.root=DIR    (a folder {place})"
+    fix = lacking.raised(error) or f"outputs=DIR, data.root=DIR or -o FILE    (a folder {place})"
     return MachineError(str(path), f"cannot be written: {_said(error)}{room}", fix)
 
 

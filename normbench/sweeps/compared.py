@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from normbench.errors import Mistake, Refused, counted
-from normbench.parts.options import nearest, written
+from normbench.errors import Mistake, Refused, counted, pasted
+from normbench.parts.options import nearest
 from normbench.results import differing, groups, metrics
-from normbench.results.groups import Result
-from normbench.results.layout import BASELINES, Block, Layout, compared_key
+from normbench.results.groups import Result, Twice
+from normbench.results.layout import Block, Layout, compared_key
 from normbench.results.pairs import Comparison
 from normbench.settings.schema import EVALUATION
 from normbench.sweeps import filters, records, traces
@@ -89,10 +90,10 @@ def of(stored: StoredSweep, question: Question) -> Answer:
     else:
         differs = differing.differing(found, by)
         keys, told, confounders = differs.keys, differs.results, differs.confounders
-        told = ordered(told, keys, filters.read(question.where))
+        told = filters.ordered(told, keys, filters.read(question.where))
     kept = in_common(told, by) if question.in_common else told
     laid = Layout(kept, keys, metric, by, baseline, question.as_chance)
-    check(laid, varying)
+    check(laid, varying, question)
     if question.sort:
         laid = replace(laid, order=laid.ranking, wanted=laid.baseline)
     brought = {
@@ -119,7 +120,7 @@ def chosen(question: Question) -> StoredSweep:
         stored = records.sweep(places[0])
     elif places:
         read = [result for place in places for result in records.at(place)]
-        once = {(result.directory, result.evaluation): result for result in read}
+        once = {(os.path.abspath(each.directory), each.evaluation): each for each in read}
         stored = StoredSweep(_evaluated([*once.values()], question, wanted))
     else:
         stored = StoredSweep(_evaluated(records.everything(question.outputs), question, wanted))
@@ -169,31 +170,6 @@ def measured(results: Sequence[Result], metric: str, question: Question) -> list
     return found
 
 
-def ordered(
-    results: Sequence[Result], keys: Sequence[str], wanted: Sequence[Filter]
-) -> list[Result]:
-    """Sort runs by some keys: the values of a filter as they come, others by size or name."""
-    asked = [each.key for each in wanted]
-    comes = {
-        key: {value: at for at, value in enumerate(dict.fromkeys(_values(results, key)))}
-        for key in asked
-    }
-
-    def place(result: Result) -> list[object]:
-        values = ((key, written(result.settings.get(key, ""))) for key in [*asked, *keys])
-        return [comes[key][text] if key in comes else natural(text) for key, text in values]
-
-    return sorted(results, key=place)
-
-
-def natural(text: str) -> tuple[int, float, str]:
-    """Give the place of a value: what stands for nothing, then numbers by size, then names."""
-    try:
-        return 1, float(text), ""
-    except ValueError:
-        return (0 if text in BASELINES else 2), 0.0, text
-
-
 def in_common(results: Sequence[Result], by: str) -> list[Result]:
     """Keep the runs with the seeds that all values of the compared key have."""
     seeds: dict[object, set[int]] = {}
@@ -203,8 +179,8 @@ def in_common(results: Sequence[Result], by: str) -> list[Result]:
     return [result for result in results if result.seed in common]
 
 
-def check(laid: Layout, varying: Sequence[str]) -> None:
-    """Refuse a layout in which nothing can be compared.
+def check(laid: Layout, varying: Sequence[str], question: Question) -> None:
+    """Refuse a layout in which nothing can be compared, or of which a run has a copy.
 
     Raises: Refused.
     """
@@ -217,17 +193,33 @@ def check(laid: Layout, varying: Sequence[str]) -> None:
             else f"{counted(count, 'run')} of one kind"
         )
         other = next((key for key in varying if key != laid.by), None)
-        fix = f"--by {other}" if other else RUNS
+        fix = f"--by {other}" if other else _more(question)
         raise Refused(Mistake("compare", f"{has}: there is nothing to compare it with", fix))
     if laid.wanted is not None and laid.wanted not in values:
         why = f"is not a value of {laid.by} here: {', '.join(values[:MOST])}"
         raise Refused(Mistake(f"--baseline {laid.wanted}", why, f"--baseline {values[0]}"))
-    blocks = [block for block in laid.blocks.values() if len(block.trained) > 1]
+    blocks = [block for block in _blocks(laid) if len(block.trained) > 1]
     if blocks and not any(rival.d for block in blocks for rival in _pairs(block, laid.baseline)):
         arms = next(iter(blocks)).trained
         seeds = "; ".join(f"{row[-1]} {_seeds(arm.values)}" for row, arm in [*arms.items()][:MOST])
         fix = "normbench train -m norm=bn,gn seeds=6    (equal seeds for all)"
         raise Refused(Mistake("seeds", f"none is in common, so nothing is paired: {seeds}", fix))
+
+
+def _more(question: Question) -> str:
+    """Name the command that has more to compare: with all runs, or if those are all, a training."""
+    some = question.places or question.preset or question.where
+    return RUNS if some else "normbench train -m norm=none,bn seeds=6"
+
+
+def _blocks(laid: Layout) -> list[Block]:
+    try:
+        return [*laid.blocks.values()]
+    except Twice as error:
+        first, second = error.first.directory, error.second.directory
+        why = f"has the settings and the seed of {first}, too: only one can count"
+        fix = f"mv {pasted(Path(second).parent)} .    (which takes it out of the runs)"
+        raise Refused(Mistake(second, why, fix)) from None
 
 
 def _pairs(block: Block, baseline: str) -> list[Comparison]:
@@ -252,16 +244,13 @@ def _asked(
         why = (
             f"does not vary among these runs; what varies is {', '.join(keys[:MOST]) or 'nothing'}"
         )
-        raise Refused(Mistake(f"--by {by}", why, f"--by {nearest(by, keys)}" if keys else RUNS))
+        fix = f"--by {nearest(by, keys)}" if keys else _more(question)
+        raise Refused(Mistake(f"--by {by}", why, fix))
     if key and key != by:
         why = f"is of {key}, and {by} is compared"
         raise Refused(Mistake(f"--baseline {question.baseline}", why, f"--by {key}"))
     own = stored.baseline if by == (stored.compare or by) else None
     return by, value or own
-
-
-def _values(results: Sequence[Result], key: str) -> list[str]:
-    return [written(result.settings.get(key, "")) for result in results]
 
 
 def here(place: Path, outputs: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Chooses among recorded runs by their settings: `norm=bn,gn batch=2`. Imports no torch."""
+"""Chooses among recorded runs by their settings, `norm=bn,gn batch=2`, and sorts them. No torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from normbench.errors import Mistake, Refused
 from normbench.parts.options import nearest, written
 from normbench.results.groups import Result
+from normbench.results.layout import BASELINES
 
 ITEMS = re.compile(r"(?:\[[^\]]*\]|\([^)]*\)|[^,\[(])+")  # a comma in brackets does not separate
 MOST = 12  # values that a message lists
@@ -63,6 +64,31 @@ def apply(filters: Sequence[Filter], results: Sequence[Result]) -> list[Result]:
     return [result for _, result in sorted(kept, key=lambda pair: pair[0])]
 
 
+def ordered(
+    results: Sequence[Result], keys: Sequence[str], wanted: Sequence[Filter]
+) -> list[Result]:
+    """Sort runs by some keys: the values of a filter as they come, others by size or name."""
+    asked = [each.key for each in wanted]
+    comes = {
+        key: {value: at for at, value in enumerate(dict.fromkeys(_values(results, key)))}
+        for key in asked
+    }
+
+    def place(result: Result) -> list[object]:
+        values = ((key, written(result.settings.get(key, ""))) for key in [*asked, *keys])
+        return [comes[key][text] if key in comes else natural(text) for key, text in values]
+
+    return sorted(results, key=place)
+
+
+def natural(text: str) -> tuple[int, float, str]:
+    """Give the place of a value: what stands for nothing, then numbers by size, then names."""
+    try:
+        return 1, float(text), ""
+    except ValueError:
+        return (0 if text in BASELINES else 2), 0.0, text
+
+
 def _unknown(wanted: Filter, results: Sequence[Result]) -> list[Mistake]:
     """Say that no run has a key, or which of the wanted values none has."""
     keys = {key: value for result in results for key, value in result.settings.items()}
@@ -94,3 +120,7 @@ def _equal(one: str, other: str) -> bool:
         return float(one) == float(other)
     except ValueError:
         return False
+
+
+def _values(results: Sequence[Result], key: str) -> list[str]:
+    return [written(result.settings.get(key, "")) for result in results]

@@ -59,7 +59,8 @@ def everything(outputs: Path) -> list[Result]:
     """
     runs = outputs / "runs"
     if not runs.is_dir():
-        raise FileRefused(str(runs), "is not a folder of runs", "the folder that outputs=DIR named")
+        fix = "normbench train -m norm=none,bn seeds=6    (or the folder that outputs=DIR named)"
+        raise FileRefused(str(runs), "is not a folder of runs", fix)
     folders = sorted(path for path in runs.glob("*/*") if path.name.startswith("seed"))
     return several(folders)
 

@@ -76,7 +76,8 @@ class Report:
     @cached_property
     def results(self) -> list[Result]:
         """List the runs that have begun, those in which parts do not fit left out."""
-        return [run for run in self.answer.layout.results if run.directory]
+        found = self.answer.layout.results
+        return [run for run in found if run.directory and run.state != "planned"]
 
     @cached_property
     def spent(self) -> dict[str, float]:

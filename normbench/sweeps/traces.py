@@ -12,7 +12,7 @@ from normbench.results.groups import RESULTS, Result
 from normbench.results.images import Right
 from normbench.rows import TimeRow, Value, from_json
 from normbench.runs import evaluations
-from normbench.runs.reader import METRICS_BYTES, TIMING, read_rows
+from normbench.runs.reader import METRICS, METRICS_BYTES, TIMING, read_rows
 from normbench.runtime import storage
 
 
@@ -41,13 +41,15 @@ def with_curve(result: Result, metric: str, target: float | None) -> Result:
 
 
 def validations(folder: Path) -> list[Validation]:
-    """Read the validation curve of a run, with the seconds of training until each point of it.
+    """Read the validation curve of a run that ended, with the seconds of training until each point.
 
-    Raises: FileRefused if the rows are damaged.
+    Raises: FileRefused if the rows are damaged, or lack the last one.
     """
     clocks = {row.step: row.values for row in times(folder)}
-    found = []
-    for row in read_rows(folder):
+    found, rows = [], read_rows(folder)
+    if not rows or rows[-1].kind != "end":
+        raise storage.damaged(folder / METRICS, "has been cut off: its run ended, its rows do not")
+    for row in rows:
         accuracy = row.values.get("val/accuracy")
         if row.kind == "val" and isinstance(accuracy, int | float):
             clock = clocks.get(row.step, {} if row.step else {"train_s": 0.0})

@@ -245,6 +245,12 @@ def test_nothing_heavy_is_imported_and_nothing_written(place: Path) -> None:
             "--where norm=bn,gn batch=2",
             2,
         ),
+        (
+            "--csv --json",
+            "--csv: is another form than --json: one of the two is written",
+            "--json",
+            2,
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
@@ -270,12 +276,38 @@ def test_seeds_that_do_not_overlap_are_named(place: Path, tmp_path: Path) -> Non
     )
 
 
+def test_a_copy_of_a_run_is_named_and_one_place_may_be_named_twice(
+    place: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(place / "outputs", tmp_path / "outputs")
+    (bn,) = tmp_path.glob("outputs/runs/mlp-width32-bn-b32-*")
+    twice = document("compare", sweep(tmp_path).name, f"outputs/runs/{bn.name}", cwd=tmp_path)
+    assert len(twice["runs"]) == 4
+    shutil.copytree(bn, bn.with_name("zz"))
+    done = normbench("compare", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "normbench: error: outputs/runs/zz/seed0: has the settings and the seed of "
+        f"outputs/runs/{bn.name}/seed0, too: only one can count\n"
+        "  try: mv outputs/runs/zz .    (which takes it out of the runs)\n"
+    )
+
+
+def test_where_there_is_one_arm_in_all_a_training_is_suggested(place: Path, tmp_path: Path) -> None:
+    (bn,) = place.glob("outputs/runs/mlp-width32-bn-b32-*")
+    shutil.copytree(bn, tmp_path / "outputs" / "runs" / bn.name)
+    done = normbench("compare", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("  try: normbench train -m norm=none,bn seeds=6\n")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
         ("status.json", "{", "is not JSON"),
         ("config.yaml", "- 1", "does not consist of the two maps experiment and execution"),
         ("metrics.jsonl", "{}\n", "line 1 is not a row"),
+        ("metrics.jsonl", "", "has been cut off"),
     ],
 )
 def test_damaged_files_are_named(

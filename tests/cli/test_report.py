@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from commands import document, normbench
 
+from normbench.sweeps import compared
+from normbench.sweeps.reported import Report
+
 TINY = ["data=synthetic", "data.shape=[1,8,8]", "model=mlp", "model.width=32", "device=cpu"]
 SHORT = ["train", "-m", *TINY, "epochs=1", "eval_every=0.5", "optimizer.lr=0.3", "tb=false"]
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>&\"'|$x_1$"
@@ -87,6 +90,14 @@ def test_every_command_of_a_report_names_the_runs_that_are_there(place: Path) ->
     assert [plan.returncode for plan in plans] == [0] * 4, plans
     assert told.count("finished already") == 22
     assert told.count("to train ") == 2
+
+
+def test_runs_that_are_gone_are_reported_without_a_command(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "outputs", tmp_path / "outputs")
+    (gone,) = tmp_path.glob("outputs/runs/mlp-width32-gn-b64-*")
+    shutil.rmtree(gone)
+    answer = compared.answer(compared.Question(tmp_path / "outputs", [tmp_path / sweep(place)]))
+    assert len(Report(answer, [], "").commands) == 3
 
 
 GOLDEN = """\

@@ -415,6 +415,8 @@ def test_a_damaged_folder_is_never_taken_for_a_new_run(directory, name, content)
         ("resumed_at", ["x"], "resumed_at is not a list of steps"),
         ("warnings", [1], "warnings is not a list of texts"),
         ("final", {"a": {}}, "final holds more than numbers"),
+        ("final", {"test/accuracy": "0.9"}, "final holds more than numbers"),
+        ("final", {"test/accuracy": 90}, "test/accuracy is 90, and no share"),
         ("train_s", "long", "train_s is long"),
     ],
 )
