@@ -207,8 +207,11 @@ def beside(tensors: list[Tensor]) -> Tensor | None:
 
 
 def _put_beside(tensors: list[Tensor]) -> Tensor:
-    """Copy the tensors of all lanes into one, in which the lanes are like channels."""
-    if tensors[0].dim() < 2:
+    """Copy the tensors of all lanes into one, in which the lanes are like channels.
+
+    Images of one channel would lie as those of as many channels do, every pixel apart.
+    """
+    if tensors[0].dim() < 2 or tensors[0].shape[1] == 1:
         return torch.stack(tensors)
     return narrow(torch.cat(tensors, 1), len(tensors))
 
