@@ -10,6 +10,7 @@ from torch import Tensor
 from normbench.engine.capture.laned import Laned
 from normbench.engine.loader import Batch
 from normbench.engine.train import Outputs, TrainStep
+from normbench.optimizers._base import FlatOptimizer, joined
 
 ALIGN = 16  # float32 values in 64 bytes, where the parameters of each lane begin
 Due = tuple[int, Batch, float]
@@ -27,6 +28,7 @@ class Lanes:
     def __init__(self, steps: Sequence[TrainStep]) -> None:
         self.steps = steps
         self.here = set(range(len(steps)))
+        self.joined: dict[tuple[int, ...], FlatOptimizer | None] = {}
         if len(steps) > 1:
             side_by_side(steps)
         self.gradient = Laned([step.gradient for step in steps])
@@ -42,10 +44,30 @@ class Lanes:
         made: Mapping[int, Sequence[Outputs]] = {}
         if together and not self.obstacle:
             made = self._differentiate({number: batch for number, batch, _ in due})
+        rates: dict[float, list[tuple[int, Tensor]]] = {}
         failed = {}
         for number, batch, lr in due:
             try:
-                self.steps[number](batch, lr, made.get(number, ()))
+                square = self.steps[number].begin(batch, made.get(number, ()))
+                rates.setdefault(lr, []).append((number, square))
+            except Exception as error:  # of this run alone
+                failed[number] = error
+        for lr, begun in rates.items():
+            failed |= self._finish(dict(begun), lr)
+        return failed
+
+    def _finish(self, squares: Mapping[int, Tensor], lr: float) -> dict[int, Exception]:
+        """Make the optimizers' steps of runs with one learning rate, and what comes after them."""
+        numbers, failed = tuple(squares), {}
+        if numbers not in self.joined:
+            self.joined[numbers] = joined([self.steps[number].optimizer for number in numbers])
+        if optimizer := self.joined[numbers]:
+            optimizer.step(lr)
+        for number, square in squares.items():
+            try:
+                if not optimizer:
+                    self.steps[number].optimizer.step(lr)
+                self.steps[number].end(square)
             except Exception as error:  # of this run alone
                 failed[number] = error
         return failed

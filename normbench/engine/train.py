@@ -110,8 +110,14 @@ class TrainStep:
     options: StepOptions
     together: bool = False
 
-    def __call__(self, batch: Batch, lr: float, made: Iterable[Outputs] = ()) -> None:
-        """Train on one batch with learning rate `lr`; the model is in training mode.
+    def __call__(self, batch: Batch, lr: float) -> None:
+        """Train on one batch with learning rate `lr`; the model is in training mode."""
+        square = self.begin(batch)
+        self.optimizer.step(lr)
+        self.end(square)
+
+    def begin(self, batch: Batch, made: Iterable[Outputs] = ()) -> Tensor:
+        """Do what comes before the optimizer's step; return the gradient's squared length.
 
         Args: made: loss and logits of each micro-batch, where the gradient is there already.
         """
@@ -127,7 +133,10 @@ class TrainStep:
         square = grad.dot(grad)  # half the time of the norm; the root is taken by the sums
         if self.options.clip is not None:
             self.optimizer.clip(square, self.options.clip)
-        self.optimizer.step(lr)
+        return square
+
+    def end(self, square: Tensor) -> None:
+        """Do what comes after the optimizer's step."""
         if self.after_step:
             self.norm.after_step(self.model)
         self.sums.close(square)

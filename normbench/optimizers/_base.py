@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from normbench.errors import OptimizerError
 from normbench.parts.options import Options, option
 
+Parts = list[tuple[float, list[list[Tensor]]]]  # by weight decay, as `_parts` returns them
 ALIGN = 16  # each parameter starts at a multiple of this many elements: 64 bytes in float32
 
 
@@ -78,6 +80,9 @@ class FlatOptimizer:
     def __init__(self, flat: FlatParameters) -> None:
         self.params, self.grad, self.message = flat.params, flat.grad, flat.message
         self.state: dict[str, Tensor] = {}
+        self.parts: Parts = []  # of those that step by one of torch's fused calls, and how
+        self.how: dict[str, Any] = {}
+        self.steps: list[Tensor] = []
         self._decayed = slice(0, flat.decayed)
 
     def step(self, lr: float) -> None:
@@ -112,7 +117,7 @@ class FlatOptimizer:
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
-    def _parts(self, weight_decay: float, *state: str) -> list[tuple[float, list[list[Tensor]]]]:
+    def _parts(self, weight_decay: float, *state: str) -> Parts:
         """Cut parameters, gradients and tensors of the state into parts by their weight decay.
 
         Returns: for each part that is not empty its weight decay, and each tensor in a list, as
@@ -139,3 +144,22 @@ class FlatOptimizer:
             saved, needed = (f"{t.dtype} {tuple(t.shape)}" for t in (state[name], own))
             if saved != needed:
                 yield f"saved {name} is {saved}, needed is {needed}"
+
+
+def joined(optimizers: Sequence[FlatOptimizer]) -> FlatOptimizer | None:
+    """Return one that steps the models of several with one learning rate, each as its own does.
+
+    Fused calls take lists of tensors, and go through one after the other.
+    Returns: None where they have no fused call in common.
+    """
+    first = optimizers[0]
+    alike = [(type(each), each.how, [decay for decay, _ in each.parts]) for each in optimizers]
+    if not first.parts or any(each != alike[0] for each in alike):
+        return None
+    made = copy.copy(first)
+    made.steps = [tensor for each in optimizers for tensor in each.steps]
+    made.parts = [
+        (part[0][0], [sum(lists, []) for lists in zip(*(lists for _, lists in part), strict=True)])
+        for part in zip(*(each.parts for each in optimizers), strict=True)
+    ]
+    return made

@@ -50,8 +50,9 @@ class FlatAdam(FlatOptimizer):
             "square": torch.zeros_like(self.params),
             "steps": torch.zeros_like(self.params[0]),  # beside them: a GPU then need not wait
         }
+        self.steps = [self.state["steps"]]
         self.parts = self._parts(options.weight_decay, "mean", "square")
-        self.how: dict[str, Any] = {
+        self.how = {
             "beta1": options.beta1,
             "beta2": options.beta2,
             "eps": options.eps,
@@ -61,8 +62,7 @@ class FlatAdam(FlatOptimizer):
 
     def step(self, lr: float) -> None:
         """Change the parameters by their gradients."""
-        steps = [self.state["steps"].add_(1)]
+        torch._foreach_add_(self.steps, 1)
         for decay, (params, grads, means, squares) in self.parts:
-            torch._fused_adam_(
-                params, grads, means, squares, [], steps, weight_decay=decay, lr=lr, **self.how
-            )
+            given: tuple[Any, ...] = (params, grads, means, squares, [], self.steps)
+            torch._fused_adam_(*given, weight_decay=decay, lr=lr, **self.how)

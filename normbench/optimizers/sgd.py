@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -53,7 +53,7 @@ class FlatSGD(FlatOptimizer):
         if options.momentum:
             self.state["momentum"] = torch.zeros_like(self.params)
         self.parts = self._parts(options.weight_decay, *self.state)
-        self.how: dict[str, Any] = {
+        self.how = {
             "momentum": options.momentum,
             "nesterov": options.nesterov,
             "dampening": 0.0,
