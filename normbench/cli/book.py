@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normbench.cli import study
+from normbench.cli import report, study
 from normbench.cli.parser import Parser, outputs, screen
 from normbench.errors import Mistake, NormbenchError, Refused, first_line, pasted
 
@@ -47,13 +47,17 @@ def run(words: list[str]) -> int:
 
     options = parser().parsed(words)
     shown, place = screen(options), outputs(options)
-    path = options.out or Path(place) / "claims.md"
-    if path.suffix != ".md":
-        raise Refused(Mistake(f"-o {path}", "is not a .md file", f"-o {path.with_suffix('.md')}"))
+    found = [cards.read(name) for name in options.names or cards.packaged()]
+    sizes = list(dict.fromkeys(size for card in found for size in card.sizes))
+    if options.size not in sizes:
+        why = f"there are {', '.join(sizes)}"
+        raise Refused(Mistake(f"--size {options.size}", why, f"--size {sizes[0]}"))
+    usual = Path(place) / "claims.md"
+    path = report.target(options.out, (".md",), "-o claims.md") if options.out else usual
+    storage.make_directory(path.parent)  # before hours of training
     grid, failed = compose.Grid(compose.loader()), False
     chapters = []
-    for name in options.names or cards.packaged():
-        card = cards.read(name)
+    for card in found:
         try:
             chapters.append(
                 _chapter(card, options.size, place, grid, None if options.stored else shown)
@@ -62,12 +66,11 @@ def run(words: list[str]) -> int:
             failed = failed or error.code == 1
             shown.warn(error.mistakes[0].text)
             chapters.append(book.Chapter(card, options.size, None, first_line(error)))
-    storage.make_directory(path.parent)
     storage.write_atomic(path, book.markdown(chapters, options.size))
     storage.write_atomic(path.with_suffix(".html"), book.html(chapters, options.size))
-    found = [chapter.found for chapter in chapters if chapter.found]
-    shown.document({"command": "book", "file": str(path), "verdicts": found})
-    shown.table(book.overview(found))
+    verdicts = [chapter.found for chapter in chapters if chapter.found]
+    shown.document({"command": "book", "file": str(path), "verdicts": verdicts})
+    shown.table(book.overview(verdicts))
     shown.note(f"book {pasted(path)} and {pasted(path.with_suffix('.html'))}")
     return int(failed)
 
@@ -80,8 +83,6 @@ def _chapter(card: Card, size: str, place: str, grid: Grid, shown: Screen | None
     from normbench.studies import record, resolve
     from normbench.studies.book import Chapter
 
-    if card.needs:
-        return Chapter(card, size, None, f"needs {', '.join(card.needs)}")
     if size not in card.sizes:
         return Chapter(card, size, None, f"has no size {size}")
     plan = study.planned(resolve.resolve(card, size), place, grid=grid)

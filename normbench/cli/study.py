@@ -76,7 +76,7 @@ def run(words: list[str]) -> int:
 def chosen(options: argparse.Namespace) -> tuple[Study, list[str]]:
     """Read the study that is asked for, and the words that only say how it is run.
 
-    Raises: Refused with what is wrong with it, or where parts of it are not built.
+    Raises: Refused with what is wrong with it.
     """
     from normbench.settings.schema import EXECUTION
     from normbench.studies import card as cards
@@ -84,20 +84,11 @@ def chosen(options: argparse.Namespace) -> tuple[Study, list[str]]:
     from normbench.studies import resolve as studies
 
     card = cards.read(options.name)
-    keys = {*EXECUTION} - {
-        "seeds",
-        "seeds_max",
-        "tune",
-        "tune_lrs",
-        "tune_seeds",
-    }  # the study says these
+    keys = {*EXECUTION} - {*overrides.KEYED}  # the study says these
     execution = [word for word in options.words if word.partition("=")[0] in keys]
     own = [word for word in options.words if word not in execution]
     if own:
         card = overrides.overridden(card, own, options.size)
-    if card.needs:
-        why = f"needs what is not built yet: {', '.join(card.needs)}"
-        raise Refused(Mistake(card.id, why, "normbench study list"))
     stage = "certify" if options.certify else "screen"
     return studies.resolve(card, options.size, stage), execution
 

@@ -23,13 +23,12 @@ def list_all(options: argparse.Namespace, shown: Screen) -> int:
     rows, entries = [], []
     for name in cards.packaged():
         card = cards.read(name)
-        sizes = {size: studies.resolve(card, size).cost for size in card.sizes if not card.needs}
+        sizes = {size: studies.resolve(card, size).cost for size in card.sizes}
         costs = [f"{size} {runs} runs {cost / 60:.0f} min" for size, (runs, cost) in sizes.items()]
-        told = f"needs: {', '.join(card.needs)}" if card.needs else "; ".join(costs)
-        rows.append((name, card.text("title"), told, last.get(name, "")))
+        rows.append((name, card.text("title"), "; ".join(costs), last.get(name, "")))
         costs_of = {size: {"runs": n, "core_seconds": round(s)} for size, (n, s) in sizes.items()}
         entries.append(
-            {"id": name, "title": card.text("title"), "needs": card.needs, "sizes": costs_of}
+            {"id": name, "title": card.text("title"), "sizes": costs_of}
             | {"verdict": last.get(name)}
         )
     shown.document({"command": "study", "studies": entries})
@@ -47,12 +46,9 @@ def show(options: argparse.Namespace, shown: Screen) -> int:
     card = cards.read(options.name)
     keys = ("id", "title", "claim", "source", "question", "expect")
     lines = [f"{key}: {card.text(key)}" for key in keys if card.text(key)]
-    if card.needs:
-        lines.append(f"needs: {', '.join(card.needs)}")
-    else:
-        found = studies.resolve(card, options.size)
-        lines.append(f"scope: {wording.scope(found)}")
-        lines += [f"{each.role} {each.id}: {wording.hypothesis(each)}" for each in found.hypotheses]
+    found = studies.resolve(card, options.size)
+    lines.append(f"scope: {wording.scope(found)}")
+    lines += [f"{each.role} {each.id}: {wording.hypothesis(each)}" for each in found.hypotheses]
     lines += [f"threat: {text}" for text in card.tree.get("threats", ())]
     shown.document({"command": "study", "card": dict(card.tree)})
     for line in lines:

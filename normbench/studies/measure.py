@@ -13,7 +13,7 @@ from normbench.results import curves, stats
 from normbench.results.curves import Validation
 from normbench.results.groups import Result
 from normbench.runs.reader import read_rows
-from normbench.studies.card import calls
+from normbench.studies.form import calls
 from normbench.studies.plan import PLAIN, RECOMPUTED, Plan
 from normbench.studies.probes import ProbeMeasures, ProbePlan
 from normbench.studies.study import FIRST_SEED, LR, Arm, Hypothesis

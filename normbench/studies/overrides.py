@@ -10,12 +10,15 @@ from normbench.runtime import storage
 from normbench.studies.card import Card, checked
 
 SHORT = {"seeds=auto": "seeds.screen=auto"}
-KEYED = {  # what a word of the command line may not replace whole, and what is meant
+GRID = "[0.01,0.03,0.1]"
+KEYED = {  # settings of a run that a study says in its own words, and these
+    "outputs": "--outputs DIR",
     "seed": "seeds.screen=12",
     "seeds": "seeds.screen=12",
+    "seeds_max": "seeds.max=40",
     "lr": "lr.shared=0.03",
     "tune": "lr.headline=tuned",
-    "tune_lrs": "lr.grid=[0.01,0.03,0.1]",
+    "tune_lrs": f"lr.grid={GRID}",
     "tune_seeds": "seeds.tune=3",
 }
 
@@ -38,7 +41,7 @@ def overridden(card: Card, words: Iterable[str], size: str) -> Card:
         except yaml.YAMLError:
             value, deep = None, True
         if key in KEYED:
-            mistakes.append(Mistake(word, "says several things of a study", KEYED[key]))
+            mistakes.append(named_otherwise(key, text))
         elif not (key and equals) or deep:
             mistakes.append(Mistake(word, "is not of the form KEY=VALUE", "seeds.screen=12"))
         if mistakes:
@@ -54,3 +57,8 @@ def overridden(card: Card, words: Iterable[str], size: str) -> Card:
     if mistakes:
         raise Refused(*mistakes)
     return checked(tree, card.place)
+
+
+def named_otherwise(key: str, value: object) -> Mistake:
+    """Refuse a setting of a run that a study says in its own words."""
+    return Mistake(f"{key}={value}", "is said otherwise in a study", KEYED[key])

@@ -19,7 +19,7 @@ from normbench.runs.reader import read_rows, read_status
 from normbench.settings.cell import Cell
 from normbench.settings.compose import Grid
 from normbench.settings.schema import Config
-from normbench.studies import card as cards
+from normbench.studies import form
 from normbench.studies.study import FIRST_SEED, LR, Arm, Study, seconds, seconds_of
 from normbench.sweeps.items import Item
 from normbench.sweeps.plan import Sweep
@@ -184,7 +184,7 @@ class Plan:
     def _curves(self) -> bool:
         """Tell whether a metric is read off validation curves."""
         metrics = [each.metric for each in self.study.hypotheses]
-        return any(name in metric for metric in metrics for name in cards.CURVES)
+        return any(name in metric for metric in metrics for name in form.CURVES)
 
     def _validated(self, arm: Arm) -> list[str]:
         """Say when runs are validated: quick ones whose curves nobody reads at their end only.
@@ -204,7 +204,7 @@ class Plan:
 
     def _cell(self, arm: Arm, rated: Sequence[str], further: Sequence[str]) -> Cell:
         own = [word for word in arm.words if not (rated and word.startswith(f"{LR}="))]
-        metrics = {cards.calls(each.metric)[0] for each in self.study.hypotheses}
+        metrics = {form.calls(each.metric)[0] for each in self.study.hypotheses}
         asked = ["train_acc=true"] if {"train_acc", "gen_gap"} & metrics else []
         asked += ["probe=true"] * any("probe(" in each.metric for each in self.study.hypotheses)
         asked = [] if any(word in RECOMPUTED for word in further) else asked

@@ -15,7 +15,7 @@ from normbench.results.groups import Result
 from normbench.results.lr_search import Choice, LRSearch
 from normbench.runtime import storage
 from normbench.settings.compose import Grid
-from normbench.studies.card import calls
+from normbench.studies.form import calls
 from normbench.studies.study import FIRST_SEED, Arm, Study
 from normbench.studies.values import Value, mean
 

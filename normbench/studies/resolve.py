@@ -10,8 +10,10 @@ from normbench.errors import Mistake, Refused, shown
 from normbench.parts.options import copied, leaves, near, written
 from normbench.results.verdict import Region, fewest_seeds
 from normbench.settings.fields import AUTO
-from normbench.studies import card as cards
-from normbench.studies.card import EFFECTS, Card
+from normbench.studies import form
+from normbench.studies.card import Card
+from normbench.studies.form import EFFECTS
+from normbench.studies.overrides import GRID, KEYED, named_otherwise
 from normbench.studies.study import POINTS, RECIPE, Arm, Hypothesis, Study, scale_of
 
 SMALL = {"data.train_size": 3500}  # mnist5k, at size quick
@@ -32,6 +34,8 @@ def resolve(card: Card, size: str, stage: str = "screen") -> Study:
         why = f"{card.id} has the sizes {', '.join(card.sizes)}"
         raise Refused(Mistake(f"--size {shown(size)}", why, f"--size {card.sizes[0]}"))
     tree = _at_size(card, size)
+    if mistakes := [*_levelless(tree["factors"])]:
+        raise Refused(*mistakes)
     arms = _arms(tree)
     made = [_hypothesis(each, tree, arms, size) for each in tree["hypotheses"]]
     mistakes = [each for each in made if isinstance(each, Mistake)]
@@ -41,6 +45,8 @@ def resolve(card: Card, size: str, stage: str = "screen") -> Study:
             why = f"is not a factor: {', '.join(tree['factors'])}"
             mistakes.append(Mistake(f"lr.per={key}", why, f"lr.per=[{[*tree['factors']][0]}]"))
     mistakes += _rates(lr, arms)
+    said = {key: value for arm in arms for key, value in arm.settings.items() if key in KEYED}
+    mistakes += [named_otherwise(key, value) for key, value in said.items()]
     hypotheses = tuple(each for each in made if isinstance(each, Hypothesis))
     if not mistakes:
         mistakes += _undecidable(tree, stage, hypotheses)
@@ -51,6 +57,18 @@ def resolve(card: Card, size: str, stage: str = "screen") -> Study:
     return Study(card, size, stage, tree, arms, hypotheses, lr)
 
 
+def _levelless(factors: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Say where a factor has no levels, or a named one no settings."""
+    for factor, levels in factors.items():
+        if levels in ([], {}, None):
+            yield Mistake(f"{factor}={written(levels)}", "has no levels", "norm: [bn, gn]")
+        for name, level in levels.items() if isinstance(levels, dict) else ():
+            if not isinstance(level, dict | None):
+                why = "is not a map of settings"
+                fix = f"{name}: {{norm: bn}}"
+                yield Mistake(f"{factor}.{name}={shown(level)}", why, fix)
+
+
 def _rates(lr: Mapping[str, Any], arms: Sequence[Arm]) -> Iterator[Mistake]:
     """Say where a learning rate is no number, or an arm has none."""
     shared, grid = lr.get("shared", 1.0), lr.get("grid", [1.0, 2.0])
@@ -59,17 +77,16 @@ def _rates(lr: Mapping[str, Any], arms: Sequence[Arm]) -> Iterator[Mistake]:
     if by_level and lacking:
         yield Mistake("lr.shared", f"has no value for {lacking[0]}", "lr.shared=0.03")
     rates = list(by_level.values()) or [shared]
-    for key, values, fix in (("shared", rates, "0.03"), ("grid", grid, "[0.01,0.03,0.1]")):
-        numbers = isinstance(values, list) and all(
-            type(value) in (int, float) and value > 0 for value in values
-        )
-        if not numbers:
+    for key, values, least, fix in (("shared", rates, 1, "0.03"), ("grid", grid, 2, GRID)):
+        if not isinstance(values, list) or len(values) < least:
+            yield Mistake(f"lr.{key}={written(lr[key])}", "is no list of rates", f"lr.{key}={fix}")
+        elif not all(type(value) in (int, float) and value > 0 for value in values):
             yield Mistake(f"lr.{key}={written(lr[key])}", "is not above 0", f"lr.{key}={fix}")
 
 
 def _at_size(card: Card, size: str) -> dict[str, Any]:
     """Apply what a size says, and leave out the texts."""
-    tree = copied({key: value for key, value in card.tree.items() if key not in cards.TEXTS})
+    tree = copied({key: value for key, value in card.tree.items() if key not in form.TEXTS})
     given = tree.pop("sizes")[size] or {}
     factors = dict(tree.get("factors", {}))
     if "arms" in tree:
@@ -182,7 +199,7 @@ def _unmeasurable(
     place: str, metric: str, effect: str, over: str | None, factors: Mapping[str, Any]
 ) -> Mistake | None:
     """Say where a metric has not the number or the factor that it needs."""
-    called, argument = cards.calls(metric)
+    called, argument = form.calls(metric)
     number = argument.split(",")[0]
     if called in NUMBERED and not (number.replace(".", "", 1).isdigit() and float(number) >= 1):
         return Mistake(place, f"{number} is no number from 1 on", f"metric: {NUMBERED[called]}")

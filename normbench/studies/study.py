@@ -14,7 +14,7 @@ from normbench.results.sequential import LEAST
 from normbench.results.verdict import Region
 from normbench.settings.declared import GROUPS
 from normbench.settings.fields import AUTO
-from normbench.studies import card as cards
+from normbench.studies import form
 from normbench.studies.card import Card
 
 # What all arms share unless a study says otherwise: studies.md, A.2.
@@ -191,6 +191,6 @@ def seconds_of(model: str, steps: int) -> float:
 
 def scale_of(metric: str, effect: str) -> float:
     """Tell what the numbers of a file are divided by: 100 for accuracies, which are in percent."""
-    called, argument = cards.calls(metric)
+    called, argument = form.calls(metric)
     plain = called in PLAIN or effect == "log_ratio" or argument.startswith(PLAIN)
     return 1.0 if plain else POINTS
