@@ -27,7 +27,7 @@ EXAMPLES = (
 )
 FORMS = (".svg", ".png", ".pdf")
 FACTORS = {  # shown as the factor from a layer to the next
-    "growth/activation": "activation",
+    "growth/activation": "signal",  # a column may be called activation by what is compared
     "growth/gradient": "gradient",
     "growth/weight_gradient": "weight gradient",
 }
@@ -49,8 +49,8 @@ LAYERS = (
     *("cka", "drift", "linear_drift", "settled"),
 )
 NOTES = (
-    "activation: factor from layer to layer of its mean square; gradient, weight gradient: of the "
-    "norm of the loss's gradient, toward the input",
+    "signal: factor from layer to layer of the mean square of activations; gradient, weight "
+    "gradient: of the norm of the loss's gradient, toward the input",
 )
 WATCHED = (
     "drift: change of a unit's mean in one step, in deviations, after a third of the steps; "

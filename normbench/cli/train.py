@@ -109,7 +109,9 @@ def _checked(options: argparse.Namespace) -> Command | None:
         shown.note(line)
     sweeper = grid.hydra.sweeper
     chooses = options.multirun and sweeper not in composer.GRIDS
-    work = planned(cells, Screen(quiet=True) if chooses else shown)
+    # Hydra may refuse its own words as late as when it starts; jobs of other launchers say nothing.
+    untold = bool(own) and (grid.rounds or not options.multirun)
+    work = planned(cells, Screen(quiet=True) if chooses else shown, told=not untold)
     if chooses and work.cells:
         better = trials.direction(work.cells[0].config.optimize)
         if not any(word.startswith("hydra.sweeper.direction") for word in words):
@@ -119,7 +121,7 @@ def _checked(options: argparse.Namespace) -> Command | None:
         lines = [f"plan: hydra/sweeper={sweeper} chooses"] if chooses else describe.plan_lines(work)
         shown.text("\n".join(lines))
         return None
-    command = Command(work, shown, options.multirun, options.typed)
+    command = Command(work, shown, options.multirun, options.typed, untold=untold)
     if chooses:
         searched = trials.searched(cells)
         command.trials, command.sweep = trials.Trials(grid, better, searched), plan.Sweep([])

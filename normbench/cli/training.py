@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 BUSY_WAIT_S = 1.0  # between two tries at a run that another job works on
 
 
-def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
+def planned(cells: Sequence[Cell], shown: Screen, told: bool = True) -> Sweep:
     """Plan the runs of checked cells, see whether their parts fit, and download missing data.
 
+    Args: told: whether the runs are announced.
     Raises: Refused with all misfits; FileRefused if data is not here and may not be downloaded.
     """
     from normbench.cli import data
@@ -34,7 +35,7 @@ def planned(cells: Sequence[Cell], shown: Screen) -> Sweep:
     # Who looks at a terminal sees the runs before the check, which imports torch, unless it may
     # leave some out; those of a tuning are not known yet.
     early = shown.live and not any(cell.config.skip_invalid for cell in work.cells)
-    known = not dry and not work.tunings
+    known = told and not dry and not work.tunings
     if known and early:
         sweep.announce(work, shown)
     if shown.live and "torch" not in sys.modules and any(cell.left for cell in work.cells):
@@ -112,6 +113,8 @@ def task(composed: Any) -> Any:
     try:
         if command.trials:
             return command.trials.run(composed, _train_cells, shown.warn)
+        if command.untold and not work.tunings:
+            sweep.announce(work, shown)
         board = conclusion.begin(work, shown, command.multirun, command.words)
         if len(work.items) == 1 and not work.skipped:
             (item,) = work.items

@@ -67,9 +67,10 @@ def drawn(console: Console, table: Table, width: int) -> Iterator[Text]:
 def _pairs(table: Table, width: int) -> Iterator[Text]:
     """Yield each row as its name and, below it, the other values behind what they are."""
     for row in table.rows:
-        yield Text(f" {escaped(row[0].text)}")
-        cells = [*zip(table.head, row, strict=True)][1:]
-        told = [f"{head} {cell.text}".strip() for head, cell in cells if cell.text]
+        cells = [*zip(table.head, row, strict=True)]
+        if table.labels:
+            yield Text(f" {escaped(cells.pop(0)[1].text)}")
+        told = [f"{head} {cell.text.strip()}".strip() for head, cell in cells if cell.text]
         room = width - INDENT
         whole = "  ".join(
             text.replace(" ", "\0") if len(text) <= room else text for text in map(escaped, told)
@@ -85,7 +86,7 @@ def _below(table: Table, room: int) -> tuple[bool, int]:
     """
     columns = [*zip(*([cell.text for cell in row] for row in table.rows), strict=True)]
     texts = 0
-    while texts < len(columns) - 1 and any(" " in text for text in columns[-1 - texts]):
+    while texts < len(columns) - 1 and any(" " in text.strip() for text in columns[-1 - texts]):
         texts += 1
     kept = zip(table.head, columns[: len(columns) - texts], strict=False)
     taken = sum(max(map(cell_len, [head, *column])) + GAPS[1] for head, column in kept)
@@ -101,7 +102,11 @@ def _laid_out(console: Console, table: Table, gap: int) -> tuple[RichTable, int]
     for place, text in enumerate([table.title or table.head[0], *table.head[labels:]]):
         right = place + labels - 1 in table.right
         justify: Literal["left", "right"] = "right" if right else "left"
-        drawn.add_column(Text(escaped(text)), justify=justify, no_wrap=right, overflow="fold")
+        # Of a list, only texts are broken: never a name, whose pieces nobody can paste.
+        whole = not (table.title or any(" " in row[place].text.strip() for row in table.rows))
+        drawn.add_column(
+            Text(escaped(text)), justify=justify, no_wrap=right or whole, overflow="fold"
+        )
     for name, row in zip(_names(table, labels), table.rows, strict=True):
         cells = [replace(row[0], text=name), *row[labels:]]
         drawn.add_row(*(Text(escaped(cell.text), STYLES.get(cell.style, "")) for cell in cells))

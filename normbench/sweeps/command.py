@@ -19,7 +19,8 @@ class Command:
     """One `train`: its checked runs, where they are shown, and the exit codes of Hydra's jobs.
 
     `trials` are those of a sweeper that chooses its cells itself; `raised`: what a run did raise;
-    `holds`: whether it is held back until Hydra has ended.
+    `holds`: whether it is held back until Hydra has ended; `untold`: whether the runs are announced
+    only when Hydra has started.
 
     Args: words: the settings as they were typed.
     """
@@ -32,6 +33,7 @@ class Command:
     codes: list[int] = field(default_factory=list)
     raised: Exception | None = None
     holds: bool = False
+    untold: bool = False
 
 
 # Hydra calls its plugins and the task with its own arguments only. Other threads, and processes

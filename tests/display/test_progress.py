@@ -508,6 +508,10 @@ def test_the_widest_columns_of_text_give_way_first(monkeypatch):
     lines = said(screen)[0].splitlines()
     assert max(map(len, lines)) <= 60
     assert lines[1] == " bn    1,000,000  word word word word  source source source"
+    screen = on_terminal(color=False)
+    row = ("mlp-bn-b2-93b0d3b1133f/seed0", "word " * 12)
+    screen.table(Table("", ("run", "message"), (tuple(map(TableCell, row)),)))
+    assert said(screen)[0].splitlines()[1].startswith(f" {row[0]}  word word ")  # a name is whole
 
 
 def test_a_list_that_is_too_wide_stands_below_its_names(monkeypatch):
@@ -523,6 +527,12 @@ def test_a_list_that_is_too_wide_stands_below_its_names(monkeypatch):
         " bn     1       1x1\n"
         "    no    now\n"
     )  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "23")
+    screen = on_terminal(color=False)
+    factors = [TableCell(text) for text in ("   1.5", "1000.5")]  # set in columns by blanks
+    numbers = tuple((*row[:2], factor) for row, factor in zip(cells, factors, strict=True))
+    screen.table(Table("", ("name", "images", "factor"), numbers))
+    assert said(screen)[0].splitlines()[1] == " a-set  70,000     1.5"
     monkeypatch.setenv("COLUMNS", "20")
     screen = on_terminal(color=False)
     screen.table(Table("", ("name", "images", "shape", "here"), cells[:1]))
