@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
+from textwrap import TextWrapper
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TextIO, cast
 
@@ -27,6 +27,14 @@ USUAL = 80  # columns of a terminal that has fewer than that
 REDRAW_S = 0.1  # between two drawings of something live
 BOUNDLESS = 1 << 20  # columns of a line that may be as long as it likes
 BARS = (8, 28)  # columns of a bar, at least and at most
+
+
+def between_words(text: str, width: int, indent: str = "") -> list[str]:
+    """Break a text into lines of `width` columns, the second and further ones indented."""
+    whole = TextWrapper(
+        width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return whole.wrap(text)
 
 
 class Sink:
@@ -137,13 +145,16 @@ class Terminal:
         self.console.print(text, style=style or None, soft_wrap=True)
 
     def wrapped(self, text: str, style: str = "") -> Iterator[Text]:
-        """Break a line between words where the terminal is too narrow for it."""
+        """Break a line between words where the terminal is too narrow for it.
+
+        A longer word, such as a path, is whole: what a terminal breaks itself can be copied.
+        """
         from rich.text import Text
 
         pieces = [text]
         if self.width is not None:
             width = max(LEAST_WRAP, self.width)
-            pieces = textwrap.wrap(text, width, subsequent_indent="  ") or [""]
+            pieces = between_words(text, width, "  ") or [""]
         for piece in pieces:
             yield Text(piece, style)
 

@@ -17,6 +17,8 @@ from normbench.display.sweep_progress import RunLine, SweepProgress
 from normbench.errors import NormbenchError, escaped
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from normbench.results.tables import Table
 
 PLAIN_COLUMNS = 80  # of a picture where nothing says how many there are
@@ -57,6 +59,11 @@ class Screen:
         """Print a line that is good to know; nothing if quiet."""
         for text in [] if self.quiet else self._err.wrapped(escaped(line), "dim"):
             self._err.line(text)
+
+    def command(self, line: str) -> None:
+        """Print a command to paste, in one piece however long; nothing if quiet."""
+        if not self.quiet:
+            self._err.line(escaped(line), "dim")
 
     def loading(self, what: str) -> None:
         """Say that something takes a while to load; nothing if quiet."""
@@ -169,13 +176,17 @@ class Screen:
 
     def _marked(self, text: str, style: str) -> None:
         """Print lines, and set off how those begin that name the program."""
-        from rich.text import Text
-
-        for line in text.splitlines():
-            marked = Text(escaped(line))
-            if line.startswith("normbench: "):
-                marked.stylize(style, 0, line.index(": ", len("normbench: ")) + 1)
-            self._err.line(marked)
+        for line in map(escaped, text.splitlines()):
+            fix, gap, about = line.partition("    (")
+            pieces: list[Text | str] = [line]
+            if head := re.match("normbench: [^:]*:", line):
+                first, *rest = self._err.wrapped(line)
+                first.stylize(style, 0, head.end())
+                pieces = [first, *rest]
+            elif gap and len(line) > (self._err.width or BOUNDLESS):
+                pieces = [fix, *self._err.wrapped(gap + about)]  # what is to be copied is whole
+            for piece in pieces:
+                self._err.line(piece)
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
@@ -13,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from normbench.display.console import BOUNDLESS, LEAST_WRAP, STYLES, Terminal
+from normbench.display.console import BOUNDLESS, LEAST_WRAP, STYLES, Terminal, between_words
 from normbench.errors import escaped
 from normbench.results.tables import Table
 
@@ -60,7 +59,7 @@ def drawn(console: Console, table: Table, width: int) -> Iterator[Text]:
     for place, line in enumerate(lines, -1):
         yield line
         for cell in table.rows[place][-texts:] if texts and place >= 0 else ():
-            for piece in textwrap.wrap(escaped(cell.text), max(LEAST_WRAP, width - INDENT)):
+            for piece in between_words(escaped(cell.text), max(LEAST_WRAP, width - INDENT)):
                 yield Text(" " * INDENT + piece, STYLES.get(cell.style, ""))
 
 
@@ -75,7 +74,7 @@ def _pairs(table: Table, width: int) -> Iterator[Text]:
         whole = "  ".join(
             text.replace(" ", "\0") if len(text) <= room else text for text in map(escaped, told)
         )
-        for piece in textwrap.wrap(whole, room, break_on_hyphens=False):
+        for piece in between_words(whole, room):
             yield Text(" " * INDENT + piece.replace("\0", " "))
 
 

@@ -75,7 +75,7 @@ def stopped(sweep: Sweep, screen: Screen, multirun: bool, words: Sequence[str]) 
     if len(states) == 1:
         kept = f"at step {states[0].get('step', 0)} of {sweep.items[0].config.steps}, which is kept"
     screen.note(f"stopped: {kept}; the same command goes on:")
-    screen.note(f"  {_command(multirun, words)}")
+    screen.command(f"  {_command(multirun, words)}")
 
 
 def conclude(
@@ -121,7 +121,7 @@ def _show(screen: Screen, shown: Sequence[Table], curves: Path) -> None:
     for number, table in enumerate(shown):
         screen.lines([""] * (number > 0))
         screen.table(table)
-    screen.note(f"tensorboard --logdir {shlex.quote(str(curves))}")
+    screen.command(f"tensorboard --logdir {shlex.quote(str(curves))}")
 
 
 def _differences(sweep: Sweep, layout: Layout) -> Table | None:

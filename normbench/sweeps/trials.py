@@ -64,7 +64,7 @@ class Trials:
         if self.cells:  # those that another launcher has run are not known here
             screen.document({"command": "train", **self.document()})
             screen.table(self.table())
-            screen.note(f"tensorboard --logdir {shlex.quote(str(made[0].outputs) + '/runs')}")
+            screen.command(f"tensorboard --logdir {shlex.quote(str(made[0].outputs) + '/runs')}")
         return sweep
 
     def table(self) -> Table:

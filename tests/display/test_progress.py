@@ -514,6 +514,20 @@ def test_the_widest_columns_of_text_give_way_first(monkeypatch):
     assert said(screen)[0].splitlines()[1].startswith(f" {row[0]}  word word ")  # a name is whole
 
 
+def test_what_is_to_be_copied_is_in_one_piece(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    screen, path = on_terminal(color=False), "outputs/sweeps/norm-init-batch-603ef174/tensorboard"
+    screen.command(f"tensorboard --logdir {path}")
+    screen.heading([f"1 worker x 64 of a two-part name, all at {path}"])
+    fix = f"normbench report {path}"
+    screen.error(Refused(Mistake("norm=gm", "no norm has this name", f"{fix}    (all of it here)")))
+    _, err = said(screen)
+    assert err == (
+        f"tensorboard --logdir {path}\n1 worker x 64 of a two-part name, all at\n  {path}\n"
+        f"normbench: error: norm=gm: no norm has\n  this name\n  try: {fix}\n    (all of it here)\n"
+    )
+
+
 def test_a_list_that_is_too_wide_stands_below_its_names(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     rows = [("a-set", "70,000", "3x32x32", "yes, in a folder"), ("bn", "1", "1x1", "no    now")]
