@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -209,7 +210,8 @@ def show(answer: Answer, form: str | None, shown: Screen, more: Further | None) 
         return
     if form:
         write = tables.markdown if form == "markdown" else tables.latex
-        shown.text("\n".join([*map(write, drawn), *said]))
+        drawn[-1] = replace(drawn[-1], notes=(*drawn[-1].notes, *said))
+        shown.text("\n".join(map(write, drawn)).rstrip("\n"))
         return
     for place, table in enumerate(drawn):
         shown.lines([""] * bool(place))

@@ -165,8 +165,8 @@ def test_the_forms_say_the_same(place: Path) -> None:
     markdown = normbench(*words, "--markdown", cwd=place).stdout
     latex = normbench(*words, "--latex", cwd=place).stdout
     for sentence in text.splitlines()[-2:]:
-        assert sentence.strip() in markdown
-        assert sentence.strip() in latex
+        assert f"- {sentence.strip()}" in markdown.splitlines()
+        assert rf"{{\footnotesize {sentence.strip()}\par}}" in latex.splitlines()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
 
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 from results.samples import run, seeded
@@ -200,6 +203,20 @@ def test_text_of_the_user_is_no_command_of_latex() -> None:
     assert r"\input" not in text
     assert text.count("{") == text.count("}")
     assert "\n{}[x & {}*" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_a_table_of_latex_compiles_without_packages(tmp_path: Path) -> None:
+    cell = tables.TableCell(HOSTILE)
+    hostile = tables.Table(HOSTILE, ("[x", "*"), ((cell, cell),), notes=(HOSTILE,))
+    laid = compare.layout(sweep(), ["norm", "batch"])
+    found = [compare.table(laid), compare.differences(laid), against.table(laid), hostile]
+    body = "\n".join(tables.latex(table) for table in found if table)
+    text = rf"\documentclass{{article}}\begin{{document}}{body}\end{{document}}"
+    (tmp_path / "all.tex").write_text(text)
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_table_of_latex_closes_what_it_opens_and_fills_its_columns() -> None:
