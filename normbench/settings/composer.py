@@ -133,12 +133,12 @@ class Composer:
         if not words:
             return
         try:
-            self._load(words)
+            self._taken(words)
             self.words = tuple(words)
         except Exception:  # whatever it is, it is looked for in the single words
             for word in sorted(words, key=lambda word: "/" not in word.partition("=")[0]):
                 try:
-                    self._load([*self.words, word])
+                    self._taken([*self.words, word])
                     self.words = (*self.words, word)
                 except Exception as error:
                     yield Mistake(word, said(error), self._fix(word))
@@ -173,6 +173,11 @@ class Composer:
             simplefilter("error", UserWarning)  # such as of a folder that is not there
             return self.loader.load_configuration("train", list(words), RunMode.RUN)
 
+    def _taken(self, words: Sequence[str]) -> None:
+        """Compose words of Hydra's, and read what references may hide: they are followed late."""
+        made = Composed({}, self._load(words).hydra)
+        _ = made.multirun, made.changes_folder, made.params
+
     def _not_chosen(self, word: str) -> Iterator[Mistake]:
         """Yield a mistake if a word sets what is chosen: `hydra.launcher=joblib`."""
         key, _, value = word.lstrip("+").partition("=")
@@ -200,7 +205,7 @@ class Composer:
             fixes += [f"hydra/launcher={name} {plus.get(name, '')}{key}={value}" for name in names]
         for fix in fixes:
             try:
-                self._load([*self.words, *fix.split(" ", 1)])
+                self._taken([*self.words, *fix.split(" ", 1)])
                 return fix
             except Exception:  # a suggestion has to work
                 continue
