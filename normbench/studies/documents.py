@@ -31,6 +31,7 @@ def verdict(plan: AnyPlan, verdicts: Mapping[str, Verdict], state: str) -> dict[
         "hash": study.hash,
         "size": study.size,
         "status": "exploratory" if mixed else state,
+        "title": study.card.text("title"),
         "claim": study.card.text("claim"),
         "source": study.card.text("source"),
         "expect": study.card.text("expect"),

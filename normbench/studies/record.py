@@ -63,7 +63,7 @@ def write(path: Path, plan: AnyPlan, verdicts: Mapping[str, Verdict], state: str
     Raises: MachineError if the storage fails.
     """
     found = documents.verdict(plan, verdicts, state)
-    text = json.dumps(found, indent=1, allow_nan=False)
+    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
     shown = []
     for role, each in verdicts.items():
         shown.append(tables.markdown(wording.hypotheses(each.findings, f"{role} learning rate")))
@@ -71,9 +71,17 @@ def write(path: Path, plan: AnyPlan, verdicts: Mapping[str, Verdict], state: str
             shown.append(tables.markdown(wording.arms(plan, role)))
     storage.write_atomic(path / RUNS, tables.csv_text(documents.runs(plan)))
     storage.write_atomic(path / TABLE, "\n".join(shown))
-    storage.write_atomic(path / FIGURE, _forest(plan.study, verdicts[plan.study.headline]))
-    storage.write_atomic(path / VERDICT, text + "\n")  # last: it says that the others are there
+    if not _drawn(path, text):
+        storage.write_atomic(path / FIGURE, _forest(plan.study, verdicts[plan.study.headline]))
+    storage.write_atomic(path / VERDICT, text)  # last: it says that the others are there
     return found
+
+
+def _drawn(path: Path, text: str) -> bool:
+    """Tell whether the figure there is of this verdict, which holds all that it shows."""
+    kept = path / VERDICT
+    whole = kept.is_file() and (path / FIGURE).is_file()
+    return whole and storage.read_bytes(kept, BYTES) == text.encode()
 
 
 def read(path: Path) -> dict[str, Any]:
