@@ -56,6 +56,7 @@ def table(laid: Layout) -> Table:
         *notes.verdicts(laid),
         *notes.intervals(groups),
         *notes.failures(groups),
+        *notes.shared(groups),
         *notes.messages([run for group in groups for run in group.results], laid.keys),
     ]
     title = _title(laid, laid.measured.title)

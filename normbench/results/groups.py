@@ -30,11 +30,11 @@ class Result:
     Args: directory: of the run, `.../<name>/seed<k>`; state: as in `status.json`, or `does not
     apply`; final: by metric, None where it was not finite; classes: of the data set; target: the
     validation accuracy that ends the run; length: its examples, if nothing does; train_s: seconds
-    of training; cpu_s: CPU seconds of a worker, None where they were not recorded; tests: names of
-    the tests beside that of the test set as it is; evaluation: what names it among those of the
-    run, empty for that of its training; steps, examples: those it took; parameters: of its model
-    that are trained; finished_at: date and time in UTC; waited: lower bounds of times to a target,
-    by metric, where it was not reached.
+    of training; cpu_s: CPU seconds of a worker, None where they were not recorded; shared: both are
+    shares of what runs in one process took; tests: names of the tests beside that of the test set
+    as it is; evaluation: what names it among those of the run, empty for that of its training;
+    steps, examples: those it took; parameters: of its model that are trained; finished_at: date and
+    time in UTC; waited: lower bounds of times to a target, by metric, where it was not reached.
     """
 
     directory: str
@@ -47,6 +47,7 @@ class Result:
     length: int = 0
     train_s: float | None = None
     cpu_s: float | None = None
+    shared: bool = False
     tests: Sequence[str] = ()
     evaluation: str = ""
     steps: int = 0

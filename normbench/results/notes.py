@@ -191,6 +191,14 @@ def failures(groups: Sequence[Group]) -> list[str]:
     return [f"failures: {'; '.join(said)}"]
 
 
+def shared(groups: Sequence[Group]) -> list[str]:
+    """Say of how many runs the seconds are shares."""
+    runs = [run for group in groups for run in group.results if run.train_s is not None]
+    count = sum(run.shared for run in runs)
+    who = "the runs" if count == len(runs) else f"{count} of {len(runs)} runs"
+    return [f"{who} trained with others in a process: seconds are shares of it"] * bool(count)
+
+
 def messages(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
     """Give the first line of the message of each run that failed or does not apply."""
     lines: dict[str, None] = {}

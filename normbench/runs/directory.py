@@ -143,7 +143,8 @@ class RunDirectory:
         Args: state: `finished`, `diverged`, `interrupted` or `failed`. reason: for the last two,
             a key of `attempt.EXIT_CODES`. message: what happened, for people. state_sha256:
             digest of model and optimizer. figures: `train_s`, seconds of training, evaluations left
-            out; `cpu_s`, CPU seconds of worker 0, with evaluations; `parameters` that are trained.
+            out; `cpu_s`, CPU seconds of worker 0, with evaluations; `parameters` that are trained;
+            `shared`, whether both are shares of what runs in one process took.
         """
         assert state in STATES[2:]
         # A run that fails because the disk is full must still be able to say so.

@@ -144,6 +144,7 @@ _STATUS_TYPES: dict[str, tuple[type, ...]] = {
 _LATER_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("train_s", "cpu_s"), (int, float, type(None))),
     "parameters": (int, type(None)),
+    "shared": (bool, type(None)),
     "metrics_sha256": (str, type(None)),
 }  # of what a run has when it is done
 

@@ -178,6 +178,7 @@ def _last(job: Job, row: Row, clock: Clock) -> Message:
             "train_s": round(clock.trained_s, 4),
             "cpu_s": round(clock.cpu_s, 4),
             "parameters": sum(p.numel() for p in job.model.parameters() if p.requires_grad),
+            **({"shared": True} if job.train_step.together else {}),
         },
     }
     right = {name: bits.hex() for name, bits in judge.packed(job.evaluator.right).items()}

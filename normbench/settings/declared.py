@@ -212,7 +212,7 @@ class Settings:
         low=1,
         high=1024,
         choices=("auto",),
-        help="most runs that train as one in a process, same bits; auto: one, for times to compare",
+        help="most runs that train as one in a process, same bits; auto: 8 where all norms gain",
     )
     compare: str | None = recorded(
         None, help="what a sweep's table compares, such as batch; null: norm, init, or the first"

@@ -96,6 +96,7 @@ class Item:
             length=(self.config.steps or 0) * self.config.batch,
             train_s=status.get("train_s"),
             cpu_s=status.get("cpu_s"),
+            shared=bool(status.get("shared")),
             tests=how.tests,
             evaluation=how.evaluation_name,
             steps=status.get("step", 0),

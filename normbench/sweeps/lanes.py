@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from normbench.errors import Mistake
 from normbench.parts import registry
@@ -12,27 +13,55 @@ from normbench.settings.declared import GROUPS
 from normbench.settings.fields import AUTO
 from normbench.settings.schema import Config
 
-# How many runs are trained together by `lanes=auto`, by model and norm: up to which batch, and how
-# many, on one core in float32. None yet: docs/performance.md has what wins, but where some norms of
-# a sweep win and others do not, their times would no longer compare.
-MEASURED: dict[tuple[str, str], tuple[tuple[int, int], ...]] = {}
-LEAST = 4  # runs that gain by `lanes=auto`; fewer are trained one by one
+# Up to which batch LANES runs gain by being trained together, by model and norm, as measured on one
+# core in float32 with the models' own sizes and images of PIXELS values (docs/performance.md).
+MEASURED: dict[str, dict[str, int]] = {
+    "cnn": {"none": 2, "bn": 4, "gn": 4, "ln": 4, "frn": 4, "brn": 8, "wn": 8},
+    "mlp": {"none": 2, "bn": 4, "gn": 4, "frn": 4, "brn": 8},
+}
+LANES = 8  # runs that `lanes=auto` trains together at most; more fall out of the cache
+LEAST = 4  # runs that gain by it; fewer are trained one by one
+STEPS = 500  # from which on a run gains what it takes to find out how steps are made together
+PIXELS = 28 * 28
 # In what runs may differ that make the same steps.
 FREE = ("seed", "lr_rule", "lr_base_batch", "warmup", "warmup_least", "schedule")
 EVEN = 1.15  # times the mean that the busiest core may have to do before a group is cut
+Place = tuple[str, int]  # model and batch, at which the costs of norms are compared
 
 
-def most(config: Config) -> int:
+def gaining(configs: Iterable[Config]) -> set[Place]:
+    """Find at which model and batch `lanes=auto` trains runs of a sweep together.
+
+    All do so or none: the seconds of one that shared its process are not those of one that did not.
+    """
+    gains: dict[Place, bool] = {}
+    for config in configs:
+        gains[_place(config)] = gains.get(_place(config), True) and _gains(config)
+    return {place for place, all_gain in gains.items() if all_gain}
+
+
+def _place(config: Config) -> Place:
+    return config.model["name"], config.batch
+
+
+def _gains(config: Config) -> bool:
+    """Tell whether a run is like those that have been measured to gain."""
+    model, options = config.model, registry.facts("model", config.model["name"]).options
+    usual = all(model[name] == option.default for name, option in options.items())
+    here = (config.device, config.threads, config.precision) == ("cpu", 1, "fp32")
+    long = (config.steps or 0) >= STEPS and math.prod(config.shape) <= PIXELS
+    batch = MEASURED.get(model["name"], {}).get(config.norm["name"], 0)
+    replayed = config.capture != "off" and not why_alone(config)
+    return usual and here and long and replayed and config.batch <= batch
+
+
+def most(config: Config, gaining: Collection[Place]) -> int:
     """Say how many runs like this one are trained together."""
     if why_alone(config):
         return 1
     if isinstance(config.lanes, int):
         return config.lanes
-    here = config.device, config.threads, config.precision
-    if here != ("cpu", 1, "fp32") or config.capture == "off":
-        return 1  # not measured
-    sizes = MEASURED.get((config.model["name"], config.norm["name"]), ())
-    return next((count for batch, count in sizes if config.batch <= batch), 1)
+    return LANES if _place(config) in gaining else 1
 
 
 def why_alone(config: Config) -> str:
@@ -66,19 +95,39 @@ def alike(config: Config) -> str:
 
 
 def groups(
-    configs: Mapping[int, Config], lengths: Mapping[int, float], slots: int
+    configs: Mapping[int, Config],
+    lengths: Mapping[int, float],
+    slots: int,
+    together: Collection[Place],
 ) -> list[list[int]]:
     """Put runs into groups that are trained together, the longest first.
 
-    Groups of `lanes=auto` are cut in two as long as that makes the busiest of the `slots`, which
-    work at a time, much less so.
+    Args: configs: of the runs by number; lengths: how long each takes; slots: groups that are
+        trained at a time; together: where `lanes=auto` gains, as `gaining` finds it.
+    """
+    while True:
+        found = _balanced(configs, lengths, slots, together)
+        alone = {_place(configs[group[0]]) for group in found if len(group) == 1}
+        if not alone.intersection(together):
+            return found
+        together = {*together} - alone
 
-    Args: configs: of the runs by number; lengths: how long each takes.
+
+def _balanced(
+    configs: Mapping[int, Config],
+    lengths: Mapping[int, float],
+    slots: int,
+    together: Collection[Place],
+) -> list[list[int]]:
+    """Put runs into groups; those of `lanes=auto` are cut in two as long as slots would be idle.
+
+    That is, as long as it makes the busiest of the slots much less so.
     """
     kinds: defaultdict[str, list[int]] = defaultdict(list)
     for number, config in configs.items():
-        kinds[alike(config) if most(config) > 1 else str(number)].append(number)
-    found = [part for kind in kinds.values() for part in _cut(kind, configs[kind[0]])]
+        kinds[alike(config) if most(config, together) > 1 else str(number)].append(number)
+    sizes = {number: most(config, together) for number, config in configs.items()}
+    found = [p for kind in kinds.values() for p in _cut(kind, configs[kind[0]], sizes[kind[0]])]
     while True:
         found.sort(key=lambda group: -_work(group, lengths))
         busiest = _busiest(found, lengths, slots)
@@ -107,9 +156,9 @@ def _busiest(
     return max(loads, key=lambda load: load[0])[1]
 
 
-def _cut(group: list[int], config: Config, size: int | None = None) -> list[list[int]]:
-    """Cut a group into parts of about equal size, at most `size` or as many as train together."""
-    parts = -(-len(group) // (size or most(config)))
+def _cut(group: list[int], config: Config, size: int) -> list[list[int]]:
+    """Cut a group into parts of about equal size, at most `size`."""
+    parts = -(-len(group) // size)
     if config.lanes == AUTO and len(group) < LEAST * parts:
         parts = len(group)
     bounds = [len(group) * part // parts for part in range(parts + 1)]

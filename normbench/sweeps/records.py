@@ -99,6 +99,7 @@ def recorded(folder: Path, known: Known | None = None) -> list[Result]:
         length=(experiment["steps"] or 0) * experiment["batch"],
         train_s=status.get("train_s"),
         cpu_s=status.get("cpu_s"),
+        shared=bool(status.get("shared")),
         tests=_tests(final),
         steps=status["step"],
         examples=status["step"] * experiment["batch"],

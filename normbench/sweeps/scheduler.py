@@ -41,9 +41,10 @@ def length(config: Config) -> float:
     return config.steps * STEP + (3 * config.steps * config.batch + judged) * build.work(config)
 
 
-def train_all(items: list[Item], on_change: OnChange) -> None:
+def train_all(items: list[Item], on_change: OnChange, grows: bool = False) -> None:
     """Train every unfinished run; `on_change` is called at each row and change of state.
 
+    Args: grows: further runs of these cells may follow, too few to be trained together.
     Raises: KeyboardInterrupt or SystemExit once all children are gone.
     """
     todo = [item for item in items if not item.finished]
@@ -55,7 +56,9 @@ def train_all(items: list[Item], on_change: OnChange) -> None:
         lengths = {i: length(config) for i, config in configs.items()}
         parts = {i: Fraction(1, max_parallel(config)) for i, config in configs.items()}
         slots = max(part.denominator for part in parts.values())
-        Pool(items, lanes.groups(configs, lengths, slots), parts, on_change).train()
+        together = set() if grows else lanes.gaining(item.config for item in items)
+        found = lanes.groups(configs, lengths, slots, together)
+        Pool(items, found, parts, on_change).train()
         return
     # Forking is not safe with macOS's frameworks, and torchrun's processes go through all runs
     # together.

@@ -118,9 +118,10 @@ def many(sweep: Sweep, screen: Screen, board: Board | None = None) -> None:
 
     With `seeds=auto` there are further rounds, until each pair is decided.
     """
-    train(sweep.items, labels(sweep.items), screen, board)
+    grows = rounds.automatic(sweep.cells)
+    train(sweep.items, labels(sweep.items), screen, board, grows)
     seen = set(map(id, sweep.items))
-    while rounds.automatic(sweep.cells):
+    while grows:
         sweep.settle()
         items = [item for item in sweep.items if id(item) not in seen]
         if not items:
@@ -128,7 +129,7 @@ def many(sweep: Sweep, screen: Screen, board: Board | None = None) -> None:
         seen |= set(map(id, items))
         screen.heading([f"{_count('next seeds', items)}{further_seeds(sweep)}"])
         names = dict(zip(map(id, sweep.items), labels(sweep.items), strict=True))
-        train(items, [names[id(item)] for item in items], screen)
+        train(items, [names[id(item)] for item in items], screen, grows=grows)
 
 
 def choose(sweep: Sweep, screen: Screen) -> None:
@@ -161,9 +162,16 @@ def _count(what: str, items: Sequence[Item]) -> str:
 
 
 def train(
-    items: list[Item], names: Sequence[str], screen: Screen, board: Board | None = None
+    items: list[Item],
+    names: Sequence[str],
+    screen: Screen,
+    board: Board | None = None,
+    grows: bool = False,
 ) -> None:
-    """Train what is left of some runs with a live table, and curves of their cells."""
+    """Train what is left of some runs with a live table, and curves of their cells.
+
+    Args: grows: as `scheduler.train_all` takes it.
+    """
     if all(item.finished for item in items):
         return
     from normbench.sweeps import scheduler  # imports torch, which a finished sweep does without
@@ -178,7 +186,7 @@ def train(
             if board:
                 board.refresh()
 
-        scheduler.train_all(items, update)
+        scheduler.train_all(items, update, grows)
 
 
 def _last(item: Item) -> Row:

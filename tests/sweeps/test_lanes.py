@@ -33,9 +33,15 @@ def configs(grid, *words):
 
 def sizes(found, slots, lengths=None):
     runs = dict(enumerate(found))
-    made = lanes.groups(runs, lengths or dict.fromkeys(runs, 1.0), slots)
+    lengths = lengths or dict.fromkeys(runs, 1.0)
+    made = lanes.groups(runs, lengths, slots, lanes.gaining(found))
     assert sorted(number for group in made for number in group) == [*runs]
     return [len(group) for group in made]
+
+
+def measured(monkeypatch):
+    monkeypatch.setattr(lanes, "MEASURED", {"mlp": {"bn": 8, "gn": 8}})
+    monkeypatch.setattr(lanes, "STEPS", 8)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,12 @@ def sizes(found, slots, lengths=None):
         (["seeds=24"], 2, [8, 8, 4, 4]),
         (["seeds=3"], 4, [1, 1, 1]),
         (["norm=bn,gn", "seeds=8"], 2, [8, 8]),
+        (["norm=bn,ln", "seeds=4"], 1, [1] * 8),  # ln does not gain: seconds are to compare
+        (["norm=bn,gn,none", "seeds=4", "lanes=4"], 1, [4] * 3),
+        (["norm.momentum=0.1,0.2,0.3", "seeds=4"], 2, [1] * 12),  # or one would be cut
+        (["steps=7", "seeds=4"], 1, [1] * 4),
+        (["model.width=200", "seeds=4"], 1, [1] * 4),
+        (["data.shape=[3,32,32]", "seeds=4"], 1, [1] * 4),
         (["optimizer.lr=0.1,0.2", "schedule=constant,cosine", "seeds=2"], 1, [8]),
         (["seeds=11"], 1, [6, 5]),
         (["norm.momentum=0.1,0.2", "seeds=4"], 1, [4, 4]),
@@ -59,12 +71,12 @@ def sizes(found, slots, lengths=None):
     ],
 )
 def test_runs_that_make_the_same_steps_are_put_together(grid, words, slots, expected, monkeypatch):
-    monkeypatch.setattr(lanes, "MEASURED", {("mlp", norm): ((8, 8),) for norm in ("bn", "gn")})
+    measured(monkeypatch)
     assert sizes(configs(grid, *words), slots) == expected
 
 
 def test_a_long_group_is_cut_where_others_would_wait_for_it(grid, monkeypatch):
-    monkeypatch.setattr(lanes, "MEASURED", {("mlp", norm): ((8, 8),) for norm in ("bn", "gn")})
+    measured(monkeypatch)
     found = configs(grid, "norm=bn,gn", "seeds=8")
     lengths = {number: 100.0 if number < 8 else 1.0 for number in range(16)}
     assert sizes(found, 2, lengths) == [4, 4, 8]
@@ -115,7 +127,9 @@ def test_a_tuned_sweep_has_the_table_that_it_has_without_lanes(tmp_path):
     for lanes_and_jobs in (("lanes=1", "jobs=2"), ("lanes=4", "jobs=1")):
         place = tmp_path / lanes_and_jobs[0]
         place.mkdir()
-        assert normbench("train", "-m", *words, *lanes_and_jobs, cwd=place).returncode == 0
+        done = normbench("train", "-m", *words, *lanes_and_jobs, cwd=place)
+        assert done.returncode == 0
+        assert ("seconds are shares" in done.stdout) == (lanes_and_jobs[0] == "lanes=4")
         (path,) = place.glob("outputs/sweeps/*/results.csv")
         rows = list(csv.DictReader(io.StringIO(path.read_text())))
         assert all(row.pop("seconds") and row.pop("cpu_seconds") for row in rows)
