@@ -21,7 +21,7 @@ MEASURED: dict[str, dict[str, int]] = {
 }
 LANES = 8  # runs that `lanes=auto` trains together at most; more fall out of the cache
 LEAST = 4  # runs that gain by it; fewer are trained one by one
-STEPS = 500  # from which on a run gains what it takes to find out how steps are made together
+STEPS = 500  # from which on most win back what it takes to find out how they step together
 PIXELS = 28 * 28
 # In what runs may differ that make the same steps.
 FREE = ("seed", "lr_rule", "lr_base_batch", "warmup", "warmup_least", "schedule")
