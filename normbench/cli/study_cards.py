@@ -24,15 +24,15 @@ def list_all(options: argparse.Namespace, shown: Screen) -> int:
     for name in cards.packaged():
         card = cards.read(name)
         sizes = {size: studies.resolve(card, size).cost for size in card.sizes}
-        costs = [f"{size} {runs} runs {cost / 60:.0f} min" for size, (runs, cost) in sizes.items()]
-        rows.append((name, card.text("title"), "; ".join(costs), last.get(name, "")))
+        costs = [f"{size} {cost / 60:.0f}" for size, (_, cost) in sizes.items()]
+        rows.append((name, card.text("title"), ", ".join(costs), last.get(name, "")))
         costs_of = {size: {"runs": n, "core_seconds": round(s)} for size, (n, s) in sizes.items()}
         entries.append(
             {"id": name, "title": card.text("title"), "sizes": costs_of}
             | {"verdict": last.get(name)}
         )
     shown.document({"command": "study", "studies": entries})
-    head = ("study", "title", "cost (core-minutes)", "verdict")
+    head = ("study", "title", "core-minutes", "verdict")
     shown.table(Table("", head, tuple(tuple(map(TableCell, row)) for row in rows)))
     return 0
 
