@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,40 +57,64 @@ def run(words: list[str]) -> int:
     usual = Path(place) / "claims.md"
     path = report.target(options.out, (".md",), "-o claims.md") if options.out else usual
     storage.make_directory(path.parent)  # before hours of training
-    grid, failed = compose.Grid(compose.loader()), False
-    chapters = []
-    for card in found:
-        try:
-            chapters.append(
-                _chapter(card, options.size, place, grid, None if options.stored else shown)
-            )
-        except NormbenchError as error:
-            failed = failed or error.code == 1
-            shown.warn(error.mistakes[0].text)
-            chapters.append(book.Chapter(card, options.size, None, first_line(error)))
+    shelf = Shelf(options.size, place, compose.Grid(compose.loader()))
+    chapters = shelf.chapters(found, shown, trains=not options.stored)
+    if shelf.trained:  # by then runs that several studies share may have been trained once more
+        whole = [chapter.card for chapter in chapters if chapter.found]
+        judged = iter(shelf.chapters(whole, shown, trains=False))
+        chapters = [next(judged) if chapter.found else chapter for chapter in chapters]
     storage.write_atomic(path, book.markdown(chapters, options.size))
     storage.write_atomic(path.with_suffix(".html"), book.html(chapters, options.size))
     verdicts = [chapter.found for chapter in chapters if chapter.found]
     shown.document({"command": "book", "file": str(path), "verdicts": verdicts})
     shown.table(book.overview(verdicts))
     shown.note(f"book {pasted(path)} and {pasted(path.with_suffix('.html'))}")
-    return int(failed)
+    return int(shelf.failed)
 
 
-def _chapter(card: Card, size: str, place: str, grid: Grid, shown: Screen | None) -> Chapter:
-    """Bring a study to its verdict; without a screen nothing is trained.
+@dataclass
+class Shelf:
+    """The studies of a book at one size, with their runs below a folder.
 
-    Raises: NormbenchError if it comes to none.
+    Args: trained, failed: whether a run was trained, or one failed.
     """
-    from normbench.studies import record, resolve
-    from normbench.studies.book import Chapter
 
-    if size not in card.sizes:
-        return Chapter(card, size, None, f"has no size {size}")
-    plan = study.planned(resolve.resolve(card, size), place, grid=grid)
-    if shown:
-        shown.heading([f"{card.id}  {card.text('claim')}"])
-        study.trained(plan, place, shown)
-    elif plan.left:
-        return Chapter(card, size, None, f"pending {plan.done()}/{plan.seeds} seeds")
-    return Chapter(card, size, study.concluded(plan, place), folder=record.place(place, plan.study))
+    size: str
+    place: str
+    grid: Grid
+    trained: bool = False
+    failed: bool = False
+
+    def chapters(self, cards: Sequence[Card], shown: Screen, trains: bool) -> list[Chapter]:
+        """Bring studies to their verdicts, or say of each why it has none."""
+        from normbench.studies.book import Chapter
+
+        found = []
+        for card in cards:
+            try:
+                found.append(self._chapter(card, shown, trains))
+            except NormbenchError as error:
+                self.failed = self.failed or error.code == 1
+                shown.warn(error.mistakes[0].text)
+                found.append(Chapter(card, self.size, None, first_line(error)))
+        return found
+
+    def _chapter(self, card: Card, shown: Screen, trains: bool) -> Chapter:
+        """Bring a study to its verdict.
+
+        Raises: NormbenchError if it comes to none.
+        """
+        from normbench.studies import record, resolve
+        from normbench.studies.book import Chapter
+
+        if self.size not in card.sizes:
+            return Chapter(card, self.size, None, f"has no size {self.size}")
+        plan = study.planned(resolve.resolve(card, self.size), self.place, grid=self.grid)
+        if trains:
+            self.trained = self.trained or bool(plan.left)
+            shown.heading([f"{card.id}  {card.text('claim')}"])
+            study.trained(plan, self.place, shown)
+        elif plan.left:
+            return Chapter(card, self.size, None, f"pending {plan.done()}/{plan.seeds} seeds")
+        folder = record.place(self.place, plan.study)
+        return Chapter(card, self.size, study.concluded(plan, self.place), folder=folder)
