@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from normbench.cli.parser import outputs
-from normbench.errors import FileRefused
+from normbench.errors import FileRefused, pasted
 
 if TYPE_CHECKING:
     from normbench.display.screen import Screen
@@ -57,12 +57,20 @@ def show(options: argparse.Namespace, shown: Screen) -> int:
 
 
 def report(options: argparse.Namespace, shown: Screen) -> int:
-    """Print one line per finished study."""
-    from normbench.studies import book, record
+    """Print one line per finished study, or those of the one that is named.
 
+    Raises: FileRefused if there is none.
+    """
+    from normbench.studies import book, record
+    from normbench.studies import card as cards
+
+    card = cards.read(options.name or "bn-fig1")
     found = record.finished(outputs(options))
+    if options.name:
+        found = [each for each in found if each["study"] == card.id]
     if not found:
-        raise FileRefused(outputs(options), "has no finished study", "normbench study run bn-fig1")
+        why = f"has no finished study {card.id if options.name else ''}".rstrip()
+        raise FileRefused(outputs(options), why, f"normbench study run {pasted(card.place)}")
     shown.document({"command": "study", "verdicts": found})
     shown.table(book.overview(found))
     return 0

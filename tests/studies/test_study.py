@@ -42,6 +42,10 @@ def test_known_effects_are_found_and_kept(tmp_path: Path) -> None:
     assert (place / "verdict.json").read_bytes() == before
     book = document("book", "./mine.yaml", "-o", "claims.md", cwd=tmp_path)
     assert [each["hash"] for each in book["verdicts"]] == [found["hash"]]
+    told = document("study", "report", "./mine.yaml", cwd=tmp_path)
+    assert [each["hash"] for each in told["verdicts"]] == [found["hash"]]
+    other = normbench("study", "report", "bn-fig1", cwd=tmp_path)
+    assert (other.returncode, "has no finished study bn-fig1" in other.stderr) == (3, True)
     page = (tmp_path / "claims.md").read_text()
     assert "| true | test_acc: long - short > 0.5 pp | +" in page
     (place / "plan.yaml").write_text("hash: 0\n")
