@@ -122,7 +122,10 @@ class GroupNorm:
     def backward(self, g: Tensor) -> Tensor:
         """Map the gradient of the output to that of the input."""
         backward = aten.native_group_norm_backward.default
-        g = g if self.x.dim() < 4 else g.contiguous()
+        if self.x.dim() == 4:  # torch 2.11 reads it as x lies
+            last = self.x.is_contiguous(memory_format=torch.channels_last)
+            form = torch.channels_last if last else torch.contiguous_format
+            g = g.contiguous(memory_format=form)
         gx, gw, gb = backward(g, self.x, *self.kept, self.affine[0], *self.size, ALL)
         self.grads[0].copy_(gw)
         self.grads[1].copy_(gb)
