@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,11 +57,12 @@ def run(words: list[str]) -> int:
     path = report.target(options.out, (".md",), "-o claims.md") if options.out else usual
     storage.make_directory(path.parent)  # before hours of training
     shelf = Shelf(options.size, place, compose.Grid(compose.loader()))
-    chapters = shelf.chapters(found, shown, trains=not options.stored)
+    chapters = [shelf.chapter(card, shown, trains=not options.stored) for card in found]
     if shelf.trained:  # by then runs that several studies share may have been trained once more
-        whole = [chapter.card for chapter in chapters if chapter.found]
-        judged = iter(shelf.chapters(whole, shown, trains=False))
-        chapters = [next(judged) if chapter.found else chapter for chapter in chapters]
+        chapters = [
+            shelf.chapter(each.card, shown, trains=False) if each.found else each
+            for each in chapters
+        ]
     storage.write_atomic(path, book.markdown(chapters, options.size))
     storage.write_atomic(path.with_suffix(".html"), book.html(chapters, options.size))
     verdicts = [chapter.found for chapter in chapters if chapter.found]
@@ -85,21 +85,18 @@ class Shelf:
     trained: bool = False
     failed: bool = False
 
-    def chapters(self, cards: Sequence[Card], shown: Screen, trains: bool) -> list[Chapter]:
-        """Bring studies to their verdicts, or say of each why it has none."""
+    def chapter(self, card: Card, shown: Screen, trains: bool) -> Chapter:
+        """Bring a study to its verdict, or say why it has none."""
         from normbench.studies.book import Chapter
 
-        found = []
-        for card in cards:
-            try:
-                found.append(self._chapter(card, shown, trains))
-            except NormbenchError as error:
-                self.failed = self.failed or error.code == 1
-                shown.warn(error.mistakes[0].text)
-                found.append(Chapter(card, self.size, None, first_line(error)))
-        return found
+        try:
+            return self._judged(card, shown, trains)
+        except NormbenchError as error:
+            self.failed = self.failed or error.code == 1
+            shown.warn(error.mistakes[0].text)
+            return Chapter(card, self.size, None, first_line(error))
 
-    def _chapter(self, card: Card, shown: Screen, trains: bool) -> Chapter:
+    def _judged(self, card: Card, shown: Screen, trains: bool) -> Chapter:
         """Bring a study to its verdict.
 
         Raises: NormbenchError if it comes to none.

@@ -64,13 +64,14 @@ def report(options: argparse.Namespace, shown: Screen) -> int:
     from normbench.studies import book, record
     from normbench.studies import card as cards
 
-    card = cards.read(options.name or "bn-fig1")
-    found = record.finished(outputs(options))
+    found, which, place = record.finished(outputs(options)), "", "bn-fig1"
     if options.name:
+        card = cards.read(options.name)
         found = [each for each in found if each["study"] == card.id]
+        which, place = f" {card.id}", card.place
     if not found:
-        why = f"has no finished study {card.id if options.name else ''}".rstrip()
-        raise FileRefused(outputs(options), why, f"normbench study run {pasted(card.place)}")
+        why = f"has no finished study{which}"
+        raise FileRefused(outputs(options), why, f"normbench study run {pasted(place)}")
     shown.document({"command": "study", "verdicts": found})
     shown.table(book.overview(found))
     return 0

@@ -123,10 +123,10 @@ def _balanced(
 
     That is, as long as it makes the busiest of the slots much less so.
     """
+    sizes = {number: most(config, together) for number, config in configs.items()}
     kinds: defaultdict[str, list[int]] = defaultdict(list)
     for number, config in configs.items():
-        kinds[alike(config) if most(config, together) > 1 else str(number)].append(number)
-    sizes = {number: most(config, together) for number, config in configs.items()}
+        kinds[alike(config) if sizes[number] > 1 else str(number)].append(number)
     found = [p for kind in kinds.values() for p in _cut(kind, configs[kind[0]], sizes[kind[0]])]
     while True:
         found.sort(key=lambda group: -_work(group, lengths))
